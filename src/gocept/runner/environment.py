@@ -1,0 +1,294 @@
+"""From zope.conf to an open database, in steps that undo themselves.
+
+`load` reads zope.conf, `configure` sets up paths, product configuration,
+loggers and components, `root_of_databases` opens the databases while it is
+entered, and `find_site` looks up the object that becomes the site.
+"""
+
+import contextlib
+import functools
+import logging
+import os.path
+import sys
+import weakref
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import transaction
+import ZConfig
+import ZODB.interfaces
+import zope.component
+import zope.event
+import zope.interface.interfaces
+import zope.processlifetime
+import zope.security.management
+from ZConfig.components.logger.loghandler import NullHandler
+from zope.app.appsetup import appsetup, product
+
+from gocept.runner import registrations
+from gocept.runner.errors import ConfigurationError, NotASiteError
+from gocept.runner.transaction import abort
+
+log = logging.getLogger(__name__)
+
+APPLICATION = 'Application'
+"""The name of the root folder, as in zope.app.publication."""
+
+here = os.path.dirname(__file__)
+
+
+def load(configfile: str | os.PathLike[str]) -> Any:
+    """Read a zope.conf; ZConfig.ConfigurationError tells what is wrong."""
+    if not os.path.isfile(configfile):
+        raise ZConfig.ConfigurationError(f'no such file: {configfile}')
+    try:
+        options, _ = ZConfig.loadConfig(_schema(), os.fspath(configfile))
+    except ZConfig.ConfigurationError as error:
+        lineno = getattr(error, 'lineno', None)
+        if type(error) is not ZConfig.ConfigurationError or lineno is None:
+            raise
+        # This kind has a line, but does not show it.
+        raise ZConfig.ConfigurationSyntaxError(
+            error.message, error.url, lineno) from error
+    options.site_definition = os.path.abspath(
+        options.site_definition or os.path.join(here, 'site.zcml'))
+    return options
+
+
+@functools.cache
+def _schema() -> Any:
+    return ZConfig.loadSchema(os.path.join(here, 'zopeconf.xml'))
+
+
+def configure(options: Any, *, verbose: bool = False) -> None:
+    """Set up the process as zope.conf says, or leave it as it was.
+
+    `verbose` shows debug messages, and all of them on standard error. The
+    loggers, product configuration and components stay when the worker has
+    ended; calling this again with the same site definition runs no ZCML.
+
+    Raises zope.configuration's ConfigurationError for wrong ZCML, and
+    `gocept.runner.errors.ConfigurationError` for another site definition.
+    """
+    with contextlib.ExitStack() as undo:
+        _set_paths(options.path, undo)
+        undo.callback(product.restoreConfiguration,
+                      product.saveConfiguration())
+        product.setProductConfigurations(options.product_config)
+        replaced = _set_loggers(options, verbose, undo)
+        _report_ignored(options)
+        _load_zcml(options, undo)
+        undo.pop_all()
+    for handler in replaced:
+        handler.close()
+
+
+def _set_paths(paths: list[str], undo: contextlib.ExitStack) -> None:
+    undo.callback(sys.path.__setitem__, slice(None), list(sys.path))
+    new = [os.path.abspath(path) for path in paths]
+    sys.path[:0] = [path for path in new if path not in sys.path]
+
+
+# The handlers that a zope.conf of this process has installed.
+_installed: weakref.WeakSet[logging.Handler] = weakref.WeakSet()
+
+
+def _set_loggers(options: Any, verbose: bool, undo: contextlib.ExitStack,
+                 ) -> list[logging.Handler]:
+    replaced: list[logging.Handler] = []
+    for factory in [options.eventlog, *options.loggers]:
+        if factory is not None:
+            logger = logging.getLogger(factory.name)
+            _restore_logger_on_error(logger, undo)
+            before = list(logger.handlers)
+            factory()
+            new = [h for h in logger.handlers if h not in before]
+            _installed.update(new)
+            # A zope.conf that logs somewhere replaces what an earlier one in
+            # this process set, lest lines be logged twice.
+            if not all(isinstance(handler, NullHandler) for handler in new):
+                for handler in _installed.intersection(before):
+                    logger.removeHandler(handler)
+                    replaced.append(handler)
+    root = logging.getLogger()
+    if verbose or (options.eventlog is None and not root.handlers):
+        _restore_logger_on_error(root, undo)
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter(
+            '%(asctime)s %(levelname)s %(name)s %(message)s'))
+        root.addHandler(handler)
+        root.setLevel(logging.DEBUG if verbose else logging.INFO)
+        _installed.add(handler)
+    return replaced
+
+
+def _restore_logger_on_error(logger: logging.Logger,
+                             undo: contextlib.ExitStack) -> None:
+    handlers, level = list(logger.handlers), logger.level
+    propagate = logger.propagate
+
+    def restore() -> None:
+        for handler in logger.handlers:
+            if handler not in handlers:
+                handler.close()
+        logger.handlers[:] = handlers
+        logger.setLevel(level)
+        logger.propagate = propagate
+    undo.callback(restore)
+
+
+def _report_ignored(options: Any) -> None:
+    ignored = [f'<{section.getSectionType()}>'
+               for section in options.web_sections]
+    ignored += [name.removeprefix('web_').replace('_', '-')
+                for name in options.getSectionAttributes()
+                if name.startswith('web_') and name != 'web_sections'
+                and getattr(options, name) is not None]
+    if ignored:
+        log.debug('Ignored in zope.conf, as only a web server needs it: %s',
+                  ', '.join(ignored))
+
+
+def _load_zcml(options: Any, undo: contextlib.ExitStack) -> None:
+    wanted = options.site_definition
+    if appsetup.getConfigContext() is not None:
+        loaded = appsetup.getConfigSource()
+        if os.path.realpath(loaded) != os.path.realpath(wanted):
+            raise ConfigurationError(
+                f'the site definition {loaded} was loaded in this process '
+                f'before, so {wanted} cannot be: there is one component '
+                'registry; run the other worker in a process of its own')
+        return
+    if not os.path.isfile(wanted):
+        raise ConfigurationError(f'site-definition: no such file: {wanted}')
+    features: tuple[str, ...] = ()
+    if options.devmode:
+        log.warning('Developer mode is on; turn it off where others have '
+                    'access: devmode off')
+        features = ('devmode',)
+    registrations.restore_with(undo)
+    undo.callback(appsetup.reset)
+    with without_interaction():
+        appsetup.config(wanted, features=features)
+
+
+@contextlib.contextmanager
+def without_interaction() -> Iterator[None]:
+    """End the interaction for the block, and put it back afterwards."""
+    local = zope.security.management.thread_local
+    outer = zope.security.management.queryInteraction()
+    zope.security.management.endInteraction()
+    try:
+        yield
+    finally:
+        zope.security.management.endInteraction()
+        if outer is not None:
+            local.interaction = outer
+
+
+@contextlib.contextmanager
+def root_of_databases(options: Any) -> Iterator[Any]:
+    """Open all databases, and hand out the root of the first.
+
+    An empty one gets its root folder first. At the end the transaction is
+    aborted, and connection and databases are closed.
+
+    Raises what the storage raises if it is locked or cannot be reached, and
+    ConfigurationError if the database belongs to another application.
+    """
+    with contextlib.ExitStack() as close:
+        database = _open_databases(options.databases, close)
+        _ensure_root_folder(database)
+        _notify_opened(database)
+        connection = database.open()
+        close.callback(connection.close)
+        close.callback(abort)
+        yield connection.root()
+
+
+def _open_databases(factories: list[Any], close: contextlib.ExitStack) -> Any:
+    def closing(factory: Any) -> SimpleNamespace:
+        def open_database() -> Any:
+            database = factory.open()
+            close.callback(database.close)
+            return database
+        return SimpleNamespace(name=factory.name, open=open_database)
+
+    components = zope.component.getGlobalSiteManager()
+    databases, by_name = appsetup.multi_database(map(closing, factories))
+    for name, database in by_name.items():
+        close.callback(components.unregisterUtility, database,
+                       ZODB.interfaces.IDatabase, name)
+    return databases[0]
+
+
+def _ensure_root_folder(database: Any) -> None:
+    # With a manager of its own, since this is not the worker's transaction.
+    manager = transaction.TransactionManager()
+    connection = database.open(manager)
+    try:
+        # Another process may do the same at this moment.
+        for attempt in manager.attempts():
+            with attempt:
+                root = connection.root()
+                if APPLICATION in root:
+                    break
+                if len(root):
+                    raise ConfigurationError(
+                        f'the database has no root folder {APPLICATION!r}, '
+                        'so it belongs to another application: its root '
+                        f'holds {", ".join(sorted(map(repr, root)))}')
+                root[APPLICATION] = _new_root_folder()
+    finally:
+        manager.abort()
+        connection.close()
+
+
+def _new_root_folder() -> Any:
+    from zope.lifecycleevent import ObjectCreatedEvent
+    from zope.site.folder import rootFolder
+    from zope.site.site import LocalSiteManager
+    log.debug('The database is empty: creating the root folder %r',
+              APPLICATION)
+    folder = rootFolder()
+    zope.event.notify(ObjectCreatedEvent(folder))
+    folder.setSiteManager(LocalSiteManager(folder))
+    return folder
+
+
+def _notify_opened(database: Any) -> None:
+    """Send the events that zope.app.appsetup sends for an opened database.
+
+    Its own subscriber, where ZCML includes it, answers the first with the
+    second, which is sent here where it does not.
+    """
+    seen: list[object] = []
+    watch = seen.append
+    zope.event.subscribers.append(watch)
+    try:
+        zope.event.notify(zope.processlifetime.DatabaseOpened(database))
+    finally:
+        zope.event.subscribers.remove(watch)
+    if not any(zope.processlifetime.IDatabaseOpenedWithRoot.providedBy(event)
+               for event in seen):
+        zope.event.notify(
+            zope.processlifetime.DatabaseOpenedWithRoot(database))
+
+
+def find_site(root: Any, appname: str | None) -> Any:
+    """The root folder, or the object in it that `appname` names.
+
+    Raises KeyError if there is none, and NotASiteError if it is no site.
+    """
+    application = root[APPLICATION]
+    if appname is None:
+        return application
+    site = application[appname]
+    try:
+        site.getSiteManager()
+    except (AttributeError, zope.interface.interfaces.ComponentLookupError):
+        raise NotASiteError(
+            f'{appname!r} in the root folder is a {type(site).__name__} '
+            'without a site manager, so it cannot be the site') from None
+    return site

@@ -1,0 +1,54 @@
+"""The project's own errors, and the statuses that its programs end with.
+
+The statuses beyond 2 are those of ``sysexits.h``, which service managers show
+by name.
+"""
+
+SUCCESS = 0
+"""All went well; also a loop that a signal or its worker ended."""
+
+WORKER_FAILED = 1
+"""The worker failed, in a program that runs one tick."""
+
+BAD_USAGE = 2
+"""The command line cannot be understood."""
+
+UNKNOWN_SITE = 66
+"""The root folder has no such object, or it is not a site (EX_NOINPUT)."""
+
+UNKNOWN_PRINCIPAL = 67
+"""No authentication knows the principal (EX_NOUSER)."""
+
+DATABASE_UNAVAILABLE = 69
+"""The database is locked or cannot be reached (EX_UNAVAILABLE)."""
+
+BAD_CONFIGURATION = 78
+"""zope.conf or the ZCML it names is wrong (EX_CONFIG)."""
+
+INTERRUPTED = 130
+"""A KeyboardInterrupt ended the program, as in a shell (128 + SIGINT)."""
+
+
+class RunnerError(Exception):
+    """The root of the project's own errors."""
+
+    status = WORKER_FAILED
+    """What a program ends with that this error ends."""
+
+
+class ConfigurationError(RunnerError):
+    """Raised when what zope.conf names cannot be run together.
+
+    Another site definition was loaded in this process before, or the database
+    belongs to another application. What ZConfig and zope.configuration find
+    wrong in their files is reported by exceptions of their own.
+    """
+
+    status = BAD_CONFIGURATION
+
+
+class NotASiteError(RunnerError):
+    """Raised when the object that was named as the site has no site manager.
+    """
+
+    status = UNKNOWN_SITE

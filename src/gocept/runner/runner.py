@@ -1,0 +1,254 @@
+"""The main loop, and the decorators that make a program of a function.
+
+The loop belongs to the thread that calls it; `MainLoop.stop` may be called
+from any other, and `MainLoop.stopMainLoop` by a signal handler.
+"""
+
+import contextlib
+import functools
+import logging
+import numbers
+import signal
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+import transaction
+import zope.component
+import zope.component.hooks
+import zope.interface
+from zope.authentication.interfaces import IAuthentication
+from zope.security.management import endInteraction, newInteraction
+
+from gocept.runner import environment
+from gocept.runner.errors import WORKER_FAILED
+from gocept.runner.interfaces import IMainLoop
+from gocept.runner.signals import Shutdown, handling, restore_defaults
+from gocept.runner.transaction import Failure, run_attempts, text
+
+log = logging.getLogger(__name__)
+
+
+class _Exit:
+    """What a worker returns to end the loop."""
+
+    def __repr__(self) -> str:
+        return 'gocept.runner.Exit'
+
+
+Exit = _Exit()
+
+Worker = Callable[..., object]
+Principal = str | Callable[[], str] | None
+
+
+@zope.interface.implementer(IMainLoop)
+class MainLoop:
+    """See `IMainLoop`."""
+
+    def __init__(self, app: Any, ticks: float, worker: Callable[[], object],
+                 principal: Principal = None, once: bool = False, *,
+                 attempts: int = 3) -> None:
+        if attempts < 1:
+            raise ValueError(f'attempts must be at least 1, not {attempts!r}')
+        self.app = app
+        self.ticks = _seconds(ticks)
+        self.worker = worker
+        self.principal = principal
+        self.once = once
+        self.attempts = attempts
+        self.failed = False
+        self.ended_by: SystemExit | KeyboardInterrupt | None = None
+        self._shutdown = Shutdown()
+
+    def stop(self) -> None:
+        """See `IMainLoop`."""
+        self._shutdown.request()
+
+    def stopMainLoop(self, signum: int, frame: FrameType | None) -> None:
+        """See `IMainLoop`."""
+        restore_defaults()
+        self._shutdown.request(signum)
+
+    def _reopen_logs(self, signum: int, frame: FrameType | None) -> None:
+        self._shutdown.request_reopening()
+
+    def __call__(self) -> None:
+        """See `IMainLoop`."""
+        self.failed, self.ended_by = False, None
+        with (self._shutdown, handling({
+                signal.SIGTERM: self.stopMainLoop,
+                signal.SIGHUP: self.stopMainLoop,
+                signal.SIGINT: self.stopMainLoop,
+                signal.SIGUSR2: self._reopen_logs}),
+              environment.without_interaction(),
+              zope.component.hooks.site(self.app)):
+            begin = self._begin_for(
+                self.principal() if callable(self.principal)
+                else self.principal)
+            self._loop(begin)
+            if self._shutdown.signum is not None:
+                log.info('Received signal %d, terminating.',
+                         self._shutdown.signum)
+
+    def _begin_for(self, principal: str | None) -> Callable[[], object]:
+        if principal is None:
+            return transaction.begin  # type: ignore[no-any-return]
+        # Imported here, since it takes its time and few workers need it.
+        from zope.publisher.base import BaseRequest
+
+        def get_principal() -> Any:
+            auth = zope.component.getUtility(IAuthentication)
+            return auth.getPrincipal(principal)
+
+        def begin() -> None:
+            transaction.begin()
+            request = BaseRequest(None, {})
+            request.setPrincipal(get_principal())
+            newInteraction(request)
+
+        get_principal()  # report an unknown one before the first tick
+        return begin
+
+    def _loop(self, begin: Callable[[], object]) -> None:
+        def step(number: int) -> _Exit | float:
+            zope.component.hooks.setSite(self.app)
+            endInteraction()
+            begin()
+            return self._checked(self.worker())
+
+        while not self._shutdown.attend():
+            pause = self._tick(step)
+            endInteraction()
+            if isinstance(pause, _Exit) or self.once:
+                break
+            if pause:
+                log.debug('Sleeping %s seconds', pause)
+                self._shutdown.wait(pause)
+
+    def _tick(self, step: Callable[[int], _Exit | float]) -> _Exit | float:
+        try:
+            outcome = run_attempts(
+                step, self.attempts, self._shutdown, self._report)
+        except (SystemExit, KeyboardInterrupt) as error:
+            self.ended_by = error
+            return Exit
+        self.failed = isinstance(outcome, Failure)
+        return self.ticks if isinstance(outcome, Failure) else outcome
+
+    def _checked(self, result: object) -> _Exit | float:
+        if result is None:
+            return self.ticks
+        if isinstance(result, _Exit):
+            return result
+        return _seconds(result)
+
+    def _report(self, error: BaseException) -> None:
+        log.error('Error in worker: %s', text(error, repr), exc_info=True)
+
+
+def _seconds(value: object) -> float:
+    """`value`, if it is a number of seconds that can be slept."""
+    if isinstance(value, numbers.Number) and not isinstance(value, bool):
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
+            seconds = float(value)  # type: ignore[arg-type]
+            if seconds >= 0:
+                return value if isinstance(value, int) else seconds
+    raise ValueError(
+        'expected None, a number of seconds >= 0 or Exit, '
+        f'not {text(value, repr)}')
+
+
+class appmain:
+    """See `IAppMain`."""
+
+    once = False
+
+    def __init__(self, ticks: float = 1, principal: Principal = None, *,
+                 attempts: int = 3) -> None:
+        if callable(ticks):
+            raise TypeError(
+                f'use parentheses: @gocept.runner.{type(self).__name__}()')
+        self.ticks = _seconds(ticks)
+        self.principal = principal
+        self.attempts = attempts
+
+    def __call__(self, worker: Worker) -> Callable[..., int | None]:
+        """See `IAppMain`."""
+        nothing = object()
+
+        @functools.wraps(worker)
+        def program(appname: Any = nothing, configfile: Any = nothing,
+                    *args: Any) -> int | None:
+            if appname is nothing and configfile is nothing:
+                from gocept.runner import command
+                return command.main(self, worker)
+            if appname is nothing or configfile is nothing:
+                raise TypeError(
+                    f'{worker.__name__}() takes an object name and the path '
+                    'of a zope.conf, or neither to read the command line')
+            return self._run(worker, appname, configfile, args)
+
+        # Its own signature is the one that callers need.
+        del program.__wrapped__  # type: ignore[attr-defined]
+        return program
+
+    def loop(self, app: Any, worker: Worker, args: tuple[Any, ...] = (),
+             **options: Any) -> MainLoop:
+        """The loop that runs `worker` with its arguments.
+
+        `options` are keywords of `MainLoop`, in place of the decorator's.
+        """
+        options = {'ticks': self.ticks, 'principal': self.principal,
+                   'once': self.once, 'attempts': self.attempts} | options
+        return MainLoop(
+            app, worker=functools.partial(worker, *args) if args else worker,
+            **options)
+
+    def _run(self, worker: Worker, appname: str | None, configfile: Any,
+             args: tuple[Any, ...]) -> int | None:
+        check_arguments(worker, args)
+        with init(appname, configfile) as app:
+            loop = self.loop(app, worker, args)
+            loop()
+        return WORKER_FAILED if loop.once and loop.failed else None
+
+
+class once(appmain):
+    """See `IOnce`."""
+
+    once = True
+
+    def __init__(self, principal: Principal = None, *,
+                 attempts: int = 3) -> None:
+        super().__init__(principal=principal, attempts=attempts)
+
+
+def check_arguments(worker: Worker, args: tuple[Any, ...]) -> None:
+    """Raise TypeError unless `worker` can be called with `args`."""
+    import inspect
+    try:
+        signature = inspect.signature(worker)
+    except ValueError:
+        return  # written in C, and says nothing about itself
+    signature.bind(*args)
+
+
+@contextlib.contextmanager
+def init(appname: str | None, configfile: Any) -> Iterator[Any]:
+    """See `IInit`."""
+    options = environment.load(configfile)
+    environment.configure(options)
+    with environment.root_of_databases(options) as root:
+        yield environment.find_site(root, appname)
+
+
+def from_config(section: str, variable: str) -> Callable[[], str]:
+    """See `IFromConfig`."""
+    def get_config() -> str:
+        from zope.app.appsetup.product import getProductConfiguration
+        config = getProductConfiguration(section)
+        if config is None:
+            raise KeyError(f'No such section {section}')
+        return config[variable]  # type: ignore[no-any-return]
+    return get_config

@@ -1,0 +1,204 @@
+"""How a program learns that it is to end, and the waits that this ends.
+
+A signal handler only records and wakes; what it recorded is acted on in the
+thread that runs the loop, between two ticks or in a wait.
+"""
+
+import contextlib
+import ctypes
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from types import FrameType, TracebackType
+from typing import Self
+
+import zope.interface
+
+from gocept.runner.interfaces import IShutdown
+from gocept.runner.poller import Poller
+
+log = logging.getLogger(__name__)
+
+TERMINATING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+"""The signals that end a loop after the tick in progress."""
+
+_running = threading.local()
+
+
+@zope.interface.implementer(IShutdown)
+class Shutdown:
+    """See `IShutdown`."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.signum: int | None = None
+        self._reopen = False
+        self._poller: Poller | None = None
+
+    def request(self, signum: int | None = None) -> None:
+        """See `IShutdown`."""
+        self.signum = signum
+        self.requested = True
+        self._wake()
+
+    def request_reopening(self) -> None:
+        """See `IShutdown`."""
+        self._reopen = True
+        self._wake()
+
+    def _wake(self) -> None:
+        poller = self._poller
+        if poller is not None:
+            poller.wakeup()
+
+    def attend(self) -> bool:
+        """See `IShutdown`."""
+        if self._reopen:
+            self._reopen = False
+            _reopen_logs()
+        return self.requested
+
+    def wait(self, seconds: float) -> bool:
+        """See `IShutdown`."""
+        if self._poller is None:
+            raise RuntimeError('wait() needs an entered shutdown: with ...:')
+        deadline = time.monotonic() + seconds
+        with _woken_by_signals(self._poller):
+            while not self.attend():
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    break
+                self._poller.wait(left)
+        return self.requested
+
+    def __enter__(self) -> Self:
+        self._poller = Poller()
+        self._outer = getattr(_running, 'shutdown', None)
+        _running.shutdown = self
+        return self
+
+    def __exit__(self, exc_type: type[BaseException] | None,
+                 exc: BaseException | None,
+                 traceback: TracebackType | None) -> None:
+        _running.shutdown = self._outer
+        poller, self._poller = self._poller, None
+        if poller is not None:
+            poller.close()
+        self.requested, self.signum = False, None
+
+
+@contextlib.contextmanager
+def current_shutdown() -> Iterator[Shutdown]:
+    """The shutdown of the loop that runs in this thread.
+
+    Where none runs: one that nobody requests, so that its waits can be used.
+    """
+    shutdown: Shutdown | None = getattr(_running, 'shutdown', None)
+    if shutdown is not None:
+        yield shutdown
+    else:
+        with Shutdown() as shutdown:
+            yield shutdown
+
+
+Handler = Callable[[int, FrameType | None], None]
+
+
+@contextlib.contextmanager
+def handling(handlers: Mapping[signal.Signals, Handler]) -> Iterator[None]:
+    """Install signal handlers, and put those that were there back at the end.
+
+    The action of a signal in `TERMINATING` is its default again as soon as it
+    has arrived once, whatever code runs then. Outside the main thread, where
+    Python can install none, nothing is done.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        log.debug('Not in the main thread: running without signal handlers')
+        yield
+        return
+    with contextlib.ExitStack() as undo:
+        for signum, handler in handlers.items():
+            # Where C code had installed a handler, Python does not know it.
+            undo.callback(_set_action, signum, _get_action(signum))
+            previous = signal.signal(signum, handler)
+            undo.callback(signal.signal, signum, previous or signal.SIG_DFL)
+            if signum in TERMINATING:
+                _handle_once(signum)
+        yield
+
+
+def restore_defaults() -> None:
+    """Let the next signal that ends a loop end the process at once."""
+    if threading.current_thread() is threading.main_thread():
+        for signum in TERMINATING:
+            signal.signal(signum, signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def _woken_by_signals(poller: Poller) -> Iterator[None]:
+    # A signal that arrives after the last bytecode and before the system call
+    # would not be seen until the wait is over, did it not write to the poller.
+    # Set only while waiting, so that a worker may run an event loop.
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.set_wakeup_fd(
+        poller.wakeup_fd, warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(previous)
+
+
+def _reopen_logs() -> None:
+    from ZConfig.components.logger.loghandler import reopenFiles
+    try:
+        reopenFiles()
+    except OSError as error:
+        log.error('Cannot reopen a log file: %s', error)
+    else:
+        log.info('Reopened the log files')
+
+
+_SA_RESETHAND = 0x80000000
+_SA_ONSTACK = 0x08000000
+_SA_RESTORER = 0x04000000
+
+
+class _Action(ctypes.Structure):
+    # struct sigaction of the C libraries of Linux, on all but MIPS and s390.
+    # The rest makes it large enough for any system.
+    _fields_ = [
+        ('handler', ctypes.c_void_p),
+        ('mask', ctypes.c_byte * 128),
+        ('flags', ctypes.c_uint),
+        ('rest', ctypes.c_byte * 128),
+    ]
+
+
+_sigaction = ctypes.CDLL(None).sigaction
+
+
+def _get_action(signum: int) -> _Action:
+    action = _Action()
+    _sigaction(signum, None, ctypes.byref(action))
+    return action
+
+
+def _set_action(signum: int, action: _Action) -> None:
+    _sigaction(signum, ctypes.byref(action), None)
+
+
+def _handle_once(signum: int) -> None:
+    """Let the system itself restore the default when a signal is delivered.
+
+    Python runs a handler only between two bytecodes, so one that restores the
+    default is too late while C code runs. Where the structure is not as we
+    know it, that is all there is. See sigaction(2), SA_RESETHAND.
+    """
+    action = _get_action(signum)
+    if not action.flags & ~(_SA_ONSTACK | _SA_RESTORER):  # as Python sets it
+        action.flags |= _SA_RESETHAND
+        _set_action(signum, action)

@@ -1,0 +1,148 @@
+"""What several test modules need: zope.conf files, and programs to run."""
+
+import contextlib
+import logging
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import textwrap
+import unittest
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import transaction
+import zope.component.hooks
+import zope.security.management
+import zope.testing.cleanup
+
+DEADLINE = 60
+"""How long a test waits for an event, in seconds, before it fails."""
+
+SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+
+
+def child_environment(**more: str) -> dict[str, str]:
+    """An environment in which a child finds what this process can import."""
+    return os.environ | {
+        'PYTHONPATH': os.pathsep.join(filter(None, sys.path)), **more}
+
+
+class Program:
+    """A script that runs in a process group of its own."""
+
+    def __init__(self, script: pathlib.Path, *args: str,
+                 cwd: pathlib.Path,
+                 environment: Mapping[str, str] | None = None) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, str(script), *args], cwd=cwd,
+            env=child_environment(**environment or {}),
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True, process_group=0)
+        self.output = ''
+
+    def wait_for(self, expected: str) -> None:
+        """Read its output up to a line that contains `expected`."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.output += line
+            if expected in line:
+                return
+        raise AssertionError(
+            f'{expected!r} not in the output of a program that ended:\n'
+            + self.output)
+
+    def send(self, signum: int) -> None:
+        """Send it a signal."""
+        self.process.send_signal(signum)
+
+    def end(self) -> int:
+        """Wait for its end; returns the status."""
+        output, _ = self.process.communicate(timeout=DEADLINE)
+        self.output += output
+        return self.process.returncode
+
+    def close(self) -> None:
+        """End it, whatever it does."""
+        self.process.kill()
+        self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+class TestCase(unittest.TestCase):
+    """A directory of its own, and a process as if it were new."""
+
+    def setUp(self) -> None:
+        self.dir = pathlib.Path(tempfile.mkdtemp())
+        self.addCleanup(shutil.rmtree, self.dir, ignore_errors=True)
+        self.addCleanup(reset_process)
+        reset_process()
+
+    def write(self, name: str, text: str) -> pathlib.Path:
+        """Write a file to the directory; returns its path."""
+        path = self.dir / name
+        path.write_text(textwrap.dedent(text).lstrip('\n'))
+        return path
+
+    def zope_conf(self, more: str = '<eventlog>\n</eventlog>',
+                  name: str = 'zope.conf') -> str:
+        """Write a zope.conf with a FileStorage; returns its path."""
+        return str(self.write(name, '\n'.join([
+            '<zodb>',
+            '  <filestorage>',
+            f'    path {self.dir}/Data.fs',
+            '  </filestorage>',
+            '</zodb>',
+            textwrap.dedent(more), ''])))
+
+    def program(self, text: str, *args: str,
+                environment: Mapping[str, str] | None = None) -> Program:
+        """Start a script in the directory, with zope.conf in it."""
+        script = self.write('program.py', text)
+        program = Program(script, *args, cwd=self.dir, environment=environment)
+        self.addCleanup(program.close)
+        return program
+
+    @contextlib.contextmanager
+    def assertPutBack(self) -> Iterator[None]:
+        """No site, interaction, descriptor or handler is left behind."""
+        before = process_state()
+        yield
+        self.assertEqual(before, process_state())
+
+
+def reset_process() -> None:
+    """Forget components, product configuration, site and interaction."""
+    transaction.abort()
+    zope.component.hooks.setSite(None)
+    zope.security.management.endInteraction()
+    zope.testing.cleanup.cleanUp()
+    root = logging.getLogger()
+    for handler in list(root.handlers):
+        if type(handler).__module__.startswith('ZConfig.'):
+            root.removeHandler(handler)
+            handler.close()
+
+
+def process_state() -> dict[str, Any]:
+    """What a loop has to leave as it found it."""
+    return {
+        'site': zope.component.hooks.getSite(),
+        'interaction': zope.security.management.queryInteraction(),
+        'descriptors': open_descriptors(),
+        'handlers': {signum: signal.getsignal(signum)
+                     for signum in (*SIGNALS, signal.SIGUSR2)},
+    }
+
+
+def open_descriptors() -> dict[str, str]:
+    """The open descriptors of this process, and what they refer to."""
+    targets = {}
+    for fd in os.listdir('/proc/self/fd'):
+        with contextlib.suppress(FileNotFoundError):
+            targets[fd] = os.readlink(f'/proc/self/fd/{fd}')
+    return targets

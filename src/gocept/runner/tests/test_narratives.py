@@ -1,0 +1,62 @@
+"""The manual, run as tests: each narrative in an empty directory."""
+
+import doctest
+import os
+import pathlib
+import shlex
+import subprocess
+import sys
+import tempfile
+import textwrap
+import unittest
+
+from gocept.runner.tests.support import (
+    DEADLINE,
+    child_environment,
+    reset_process,
+)
+
+NARRATIVES = ('appmain.rst', 'once.rst', 'transaction.rst', 'zopeconf.rst')
+
+OPTIONS = (doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+           | doctest.REPORT_NDIFF | doctest.IGNORE_EXCEPTION_DETAIL)
+
+
+def write(name: str, text: str) -> None:
+    """Write a file to the current directory."""
+    pathlib.Path(name).write_text(textwrap.dedent(text).lstrip('\n'))
+
+
+def sh(command: str) -> None:
+    """Run a command, and print its output and any status that is not 0."""
+    program, *args = shlex.split(command)
+    if program == 'python':
+        program = sys.executable
+    process = subprocess.run(
+        [program, *args], env=child_environment(), timeout=DEADLINE,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True)
+    print(process.stdout, end='')
+    if process.returncode:
+        print(f'(status {process.returncode})')
+
+
+def set_up(test: doctest.DocTest) -> None:
+    reset_process()
+    directory = tempfile.TemporaryDirectory()
+    test.globs.update(
+        write=write, sh=sh, environment=child_environment(),
+        _directory=directory, _cwd=os.getcwd())
+    os.chdir(directory.name)
+
+
+def tear_down(test: doctest.DocTest) -> None:
+    os.chdir(test.globs['_cwd'])
+    test.globs['_directory'].cleanup()
+    reset_process()
+
+
+def test_suite() -> unittest.TestSuite:
+    return doctest.DocFileSuite(
+        *NARRATIVES, package='gocept.runner', setUp=set_up,
+        tearDown=tear_down, optionflags=OPTIONS, encoding='utf-8')

@@ -1,0 +1,619 @@
+import contextlib
+import decimal
+import fractions
+import inspect
+import io
+import logging
+import math
+import os
+import signal
+import threading
+from unittest import mock
+
+import persistent.mapping
+import transaction
+import ZODB
+import zope.component
+import zope.component.hooks
+import zope.security.management
+import zope.site.folder
+import zope.site.site
+from ZODB.POSException import ConflictError
+from zope.authentication.interfaces import (
+    IAuthentication,
+    PrincipalLookupError,
+)
+from zope.interface.interfaces import ComponentLookupError
+from zope.principalregistry.principalregistry import principalRegistry
+
+import gocept.runner
+from gocept.runner import Exit, appmain, from_config, once
+from gocept.runner.runner import MainLoop, init
+from gocept.runner.tests.support import SIGNALS, TestCase
+
+LOGGER = 'gocept.runner.runner'
+
+
+class LoopCase(TestCase):
+
+    def setUp(self):
+        super().setUp()
+        self.db = ZODB.DB(None)
+        self.addCleanup(self.db.close)
+        connection = self.db.open()
+        self.addCleanup(connection.close)
+        self.addCleanup(transaction.abort)
+        self.app = zope.site.folder.rootFolder()
+        self.app.setSiteManager(zope.site.site.LocalSiteManager(self.app))
+        connection.root()['Application'] = self.app
+        transaction.commit()
+        zope.component.hooks.setHooks()
+        patch = mock.patch('gocept.runner.transaction.LONGEST_PAUSE', 0.001)
+        patch.start()
+        self.addCleanup(patch.stop)
+
+    def loop(self, *results, ticks=0, **kwargs):
+        """A loop whose worker returns, raises or calls one after another."""
+        self.calls = 0
+        remaining = list(results)
+
+        def worker():
+            self.calls += 1
+            result = remaining.pop(0) if remaining else Exit
+            if isinstance(result, type) and issubclass(result, BaseException):
+                raise result
+            if isinstance(result, BaseException):
+                raise result
+            return result() if callable(result) else result
+        return MainLoop(self.app, ticks, worker, **kwargs)
+
+    def run_logged(self, loop, level=logging.WARNING):
+        with self.assertLogs(LOGGER, level) as logs:
+            loop()
+        return [record.getMessage() for record in logs.records]
+
+    def define_principal(self, name='zope.mgr'):
+        zope.component.provideUtility(principalRegistry, IAuthentication)
+        principalRegistry.definePrincipal(name, name, '', name, b'')
+
+    def committed(self, name):
+        with self.db.transaction() as connection:
+            return getattr(connection.root()['Application'], name, None)
+
+
+class TickTests(LoopCase):
+
+    def test_runs_until_exit_and_commits(self):
+        def work():
+            self.app.done = True
+            return Exit
+        loop = self.loop(None, work, None)
+        with self.assertPutBack():
+            loop()
+        self.assertEqual(2, self.calls)
+        self.assertTrue(self.committed('done'))
+        self.assertFalse(loop.failed)
+        self.assertIsNone(loop.ended_by)
+
+    def test_numbers_are_seconds_to_sleep(self):
+        messages = self.run_logged(
+            self.loop(0.002, 0, decimal.Decimal('0.003'),
+                      fractions.Fraction(1, 1000), None, ticks=0.004),
+            logging.DEBUG)
+        self.assertEqual(
+            [f'Sleeping {number} seconds'
+             for number in (0.002, 0.003, 0.001, 0.004)], messages)
+
+    def test_any_other_value_is_an_error(self):
+        for value in ('3', -1, math.nan, True, object, [], 1j,
+                      decimal.Decimal('NaN'), 10 ** 400):
+            with self.subTest(value):
+                def work(value=value):
+                    self.app.done = True
+                    return value
+                [message] = self.run_logged(self.loop(work))
+                self.assertIn('Error in worker: ValueError(', message)
+                self.assertIn('expected None, a number of seconds', message)
+                self.assertIsNone(self.committed('done'))
+                self.assertEqual(2, self.calls)
+
+    def test_a_value_that_cannot_be_printed(self):
+        class Value:
+            def __repr__(self):
+                raise ZeroDivisionError
+        [message] = self.run_logged(self.loop(Value()))
+        self.assertIn('unprintable: ZeroDivisionError', message)
+
+    def test_an_error_is_logged_aborted_and_the_loop_goes_on(self):
+        def work():
+            self.app.done = True
+            raise ValueError('no good')
+        loop = self.loop(work, None, Exit)
+        with self.assertLogs(LOGGER, 'ERROR') as logs:
+            loop()
+        self.assertIn("Error in worker: ValueError('no good')",
+                      logs.records[0].getMessage())
+        self.assertEqual(ValueError, logs.records[0].exc_info[0])
+        self.assertEqual(3, self.calls)
+        self.assertIsNone(self.committed('done'))
+        self.assertFalse(loop.failed)
+
+    def test_an_error_is_logged_before_the_abort(self):
+        order = []
+
+        class Handler(logging.Handler):
+            def emit(self, record):
+                order.append(record.getMessage())
+        handler = Handler()
+        logging.getLogger(LOGGER).addHandler(handler)
+        self.addCleanup(logging.getLogger(LOGGER).removeHandler, handler)
+
+        def work():
+            transaction.get().addAfterAbortHook(order.append, ('abort', ))
+            raise ValueError()
+        self.loop(work)()
+        self.assertEqual(['Error in worker: ValueError()', 'abort'], order)
+
+    def test_after_an_error_it_sleeps_the_default(self):
+        messages = self.run_logged(
+            self.loop(ValueError, ticks=0.003), logging.DEBUG)
+        self.assertEqual('Sleeping 0.003 seconds', messages[-1])
+
+    def test_system_exit_and_keyboard_interrupt_end_the_loop(self):
+        for error in (SystemExit(3), KeyboardInterrupt()):
+            def work(error=error):
+                self.app.done = True
+                raise error
+            loop = self.loop(work, None)
+            with self.assertPutBack():
+                loop()
+            self.assertEqual(1, self.calls)
+            self.assertIs(error, loop.ended_by)
+            self.assertIsNone(self.committed('done'))
+
+    def test_a_conflict_is_retried_in_the_same_tick(self):
+        with self.assertLogs('gocept.runner.transaction', 'WARNING') as logs:
+            loop = self.loop(ConflictError, ConflictError, 0)
+            loop()
+        self.assertEqual(4, self.calls)
+        self.assertEqual(2, len(logs.records))
+        self.assertFalse(loop.failed)
+
+    def test_attempts(self):
+        with self.assertLogs('gocept.runner.transaction', 'WARNING') as logs:
+            loop = self.loop(ConflictError, attempts=1, once=True)
+            loop()
+        self.assertEqual('Conflict error', logs.records[0].getMessage())
+        self.assertTrue(loop.failed)
+        with self.assertRaisesRegex(ValueError, 'attempts must be at least'):
+            self.loop(attempts=0)
+
+    def test_once(self):
+        loop = self.loop(3600, None, once=True)
+        loop()
+        self.assertEqual(1, self.calls)
+        self.assertFalse(loop.failed)
+
+    def test_once_that_fails(self):
+        loop = self.loop(ValueError, once=True)
+        self.run_logged(loop)
+        self.assertTrue(loop.failed)
+
+    def test_one_transaction_for_a_tick(self):
+        logger = f'txn.{threading.get_ident()}'
+        with self.assertLogs(logger, 'DEBUG') as logs:
+            self.loop(None, 0)()
+        self.assertEqual(['new transaction', 'commit'] * 3,
+                         [record.getMessage() for record in logs.records])
+        with self.assertLogs(logger, 'DEBUG') as logs, self.assertLogs(LOGGER):
+            self.loop(ValueError, once=True)()
+        self.assertEqual(['new transaction', 'abort'],
+                         [record.getMessage() for record in logs.records])
+
+    def test_sees_the_changes_of_others_at_the_start_of_a_tick(self):
+        seen = []
+
+        def work():
+            seen.append(getattr(self.app, 'others', None))
+            with self.db.transaction() as connection:
+                connection.root()['Application'].others = len(seen)
+            seen.append(getattr(self.app, 'others', None))
+            return 0
+        self.loop(work, work)()
+        self.assertEqual([None, None, 1, 1], seen)
+
+    def test_the_cache_is_brought_back_to_its_size(self):
+        self.db.setCacheSize(10)
+        self.app._p_jar._cache.cache_size = 10
+        self.app.things = persistent.mapping.PersistentMapping(
+            (number, persistent.mapping.PersistentMapping(x=number))
+            for number in range(100))
+        transaction.commit()
+        sizes = []
+
+        def work():
+            cache = self.app._p_jar._cache
+            # 10, and what setting the site has loaded since.
+            sizes.append(cache.cache_non_ghost_count <= 15)
+            for thing in self.app.things.values():
+                thing['x']
+            sizes.append(cache.cache_non_ghost_count > 100)
+            return 0
+        self.loop(work, work, work)()
+        self.assertEqual([True] * 6, sizes)
+
+    def test_so_are_those_of_the_other_databases(self):
+        databases = {}
+        main = ZODB.DB(None, database_name='', databases=databases)
+        other = ZODB.DB(None, database_name='other', databases=databases,
+                        cache_size=10)
+        self.addCleanup(main.close)
+        self.addCleanup(other.close)
+        connection = main.open()
+        self.addCleanup(connection.close)
+        root = connection.get_connection('other').root()
+        for number in range(100):
+            root[str(number)] = persistent.mapping.PersistentMapping(x=1)
+        connection.root()['Application'] = self.app = (
+            zope.site.folder.rootFolder())
+        self.app.setSiteManager(zope.site.site.LocalSiteManager(self.app))
+        transaction.commit()
+        sizes = []
+
+        def work():
+            sizes.append(root._p_jar._cache.cache_non_ghost_count <= 10)
+            for thing in root.values():
+                thing['x']
+            return 0
+        self.loop(work, work, work)()
+        self.assertEqual([True] * 3, sizes)
+
+
+class SiteAndPrincipalTests(LoopCase):
+
+    def test_the_site_is_set_in_each_tick(self):
+        sites = []
+
+        def work():
+            sites.append(zope.component.hooks.getSite())
+            zope.component.hooks.setSite(None)
+            return 0
+        with self.assertPutBack():
+            self.loop(work, work)()
+        self.assertEqual([self.app] * 2, sites)
+
+    def test_site_and_interaction_from_before_are_put_back(self):
+        self.define_principal()
+        zope.component.hooks.setSite(self.app)
+        zope.security.management.newInteraction()
+        mine = zope.security.management.getInteraction()
+        with self.assertPutBack():
+            self.loop(principal='zope.mgr')()
+        self.assertIs(mine, zope.security.management.getInteraction())
+
+    def test_runs_as_the_principal(self):
+        self.define_principal()
+        seen = []
+
+        def work():
+            [request] = (zope.security.management.getInteraction()
+                         .participations)
+            seen.append(request)
+            return 0
+        with self.assertPutBack():
+            self.loop(work, work, principal='zope.mgr')()
+        self.assertEqual(['zope.mgr'] * 2,
+                         [request.principal.id for request in seen])
+        self.assertIsNot(seen[0], seen[1])
+        from zope.publisher.interfaces import IRequest
+        self.assertTrue(IRequest.providedBy(seen[0]))
+
+    def test_without_a_principal_there_is_no_interaction(self):
+        seen = []
+        self.loop(lambda: seen.append(
+            zope.security.management.queryInteraction()))()
+        self.assertEqual([None], seen)
+
+    def test_a_retry_has_its_own_interaction(self):
+        self.define_principal()
+        seen = []
+
+        def work():
+            seen.append(zope.security.management.getInteraction())
+            if len(seen) == 1:
+                raise ConflictError()
+            return Exit
+        with self.assertLogs('gocept.runner.transaction'):
+            self.loop(work, work, principal='zope.mgr')()
+        self.assertIsNot(*seen)
+
+    def test_a_worker_that_tampers_with_the_interaction(self):
+        self.define_principal()
+
+        def end():
+            zope.security.management.endInteraction()
+
+        def begin():
+            zope.security.management.newInteraction()
+        with self.assertPutBack():
+            self.loop(end, None, principal='zope.mgr')()
+            self.assertEqual(3, self.calls)
+            self.loop(begin, None)()
+            self.assertEqual(3, self.calls)
+
+    def test_the_principal_of_a_callable(self):
+        self.define_principal('someone')
+        seen = []
+
+        def work():
+            [request] = (zope.security.management.getInteraction()
+                         .participations)
+            seen.append(request.principal.id)
+        self.loop(work, principal=lambda: 'someone')()
+        self.assertEqual(['someone'], seen)
+
+    def test_an_unknown_principal_is_reported_before_the_first_tick(self):
+        self.define_principal()
+        with self.assertPutBack(), self.assertRaises(PrincipalLookupError):
+            self.loop(principal='nobody')()
+        self.assertEqual(0, self.calls)
+
+    def test_no_authentication_at_all(self):
+        with self.assertPutBack(), self.assertRaises(ComponentLookupError):
+            self.loop(principal='zope.mgr')()
+
+    def test_a_principal_that_cannot_be_looked_up_later(self):
+        self.define_principal()
+
+        def lose():
+            zope.component.getGlobalSiteManager().unregisterUtility(
+                principalRegistry, IAuthentication)
+
+        pauses = []
+
+        def pause(seconds):
+            pauses.append(seconds)
+            if len(pauses) == 2:
+                zope.component.provideUtility(
+                    principalRegistry, IAuthentication)
+        loop = self.loop(lose, principal='zope.mgr', ticks=1)
+        with mock.patch.object(loop._shutdown, 'wait', side_effect=pause):
+            [message] = self.run_logged(loop)
+        self.assertIn('Error in worker: ComponentLookupError', message)
+        self.assertEqual([1, 1], pauses)
+        self.assertEqual(2, self.calls)
+
+
+class SignalTests(LoopCase):
+
+    def test_ends_after_the_tick_in_progress(self):
+        for signum in SIGNALS:
+            with self.subTest(signum):
+                def work(signum=signum):
+                    signal.raise_signal(signum)
+                    self.app.done = signum
+                loop = self.loop(work, None)
+                with self.assertPutBack():
+                    messages = self.run_logged(loop, logging.INFO)
+                self.assertEqual([f'Received signal {signum}, terminating.'],
+                                 messages)
+                self.assertEqual(1, self.calls)
+                self.assertEqual(signum, self.committed('done'))
+
+    def test_a_sleep_ends_at_once(self):
+        for signum in SIGNALS:
+            with self.subTest(signum):
+                loop = self.loop(
+                    lambda signum=signum: self.send_later(signum), None,
+                    ticks=math.inf)
+                self.run_logged(loop, logging.INFO)
+                self.assertEqual(1, self.calls)
+
+    def send_later(self, signum):
+        timer = threading.Timer(0.01, os.kill, (os.getpid(), signum))
+        timer.start()
+        self.addCleanup(timer.join)
+
+    def test_zero_seconds_see_signals_too(self):
+        self.run_logged(
+            self.loop(lambda: signal.raise_signal(signal.SIGTERM) or 0, 0),
+            logging.INFO)
+        self.assertEqual(1, self.calls)
+
+    def test_the_second_signal_has_the_default_action(self):
+        seen = []
+
+        def work():
+            signal.raise_signal(signal.SIGHUP)
+            seen.extend(signal.getsignal(signum) for signum in SIGNALS)
+        self.run_logged(self.loop(work), logging.INFO)
+        self.assertEqual([signal.SIG_DFL] * 3, seen)
+
+    def test_sigusr2_reopens_the_logs(self):
+        with mock.patch('gocept.runner.signals._reopen_logs') as reopen:
+            self.loop(lambda: signal.raise_signal(signal.SIGUSR2), None)()
+        reopen.assert_called_once_with()
+        self.assertEqual(3, self.calls)
+
+    def test_stop_from_another_thread(self):
+        loop = self.loop(
+            lambda: threading.Timer(0.01, loop.stop).start(), ticks=3600)
+        loop()
+        self.assertEqual(1, self.calls)
+
+    def test_stop_before_the_start(self):
+        loop = self.loop()
+        loop.stop()
+        loop()
+        self.assertEqual(0, self.calls)
+        loop()
+        self.assertEqual(1, self.calls)
+
+    def test_the_name_of_the_handler(self):
+        loop = self.loop(lambda: loop.stopMainLoop(15, None))
+        self.assertEqual(['Received signal 15, terminating.'],
+                         self.run_logged(loop, logging.INFO))
+
+    def test_outside_the_main_thread(self):
+        loop = self.loop()
+        with self.assertLogs('gocept.runner.signals', 'DEBUG') as logs:
+            thread = threading.Thread(target=loop)
+            thread.start()
+            thread.join()
+        self.assertEqual(1, self.calls)
+        self.assertIn('Not in the main thread', logs.output[0])
+
+
+class DecoratorTests(TestCase):
+
+    def test_keeps_name_doc_and_module(self):
+        @appmain()
+        def worker():
+            """Do it."""
+        self.assertEqual(('worker', 'Do it.', __name__),
+                         (worker.__name__, worker.__doc__, worker.__module__))
+        self.assertEqual(['appname', 'configfile', 'args'],
+                         list(inspect.signature(worker).parameters))
+
+    def test_needs_parentheses(self):
+        with self.assertRaisesRegex(TypeError, 'use parentheses'):
+            @appmain
+            def worker():
+                pass
+
+    def test_ticks_must_be_seconds(self):
+        for ticks in (-1, 'x', None, math.nan):
+            with self.assertRaisesRegex(ValueError, 'seconds >= 0'):
+                appmain(ticks=ticks)
+
+    def test_runs_in_the_root_folder(self):
+        sites = []
+
+        @once()
+        def worker():
+            sites.append(zope.component.hooks.getSite())
+        with self.assertPutBack():
+            self.assertIsNone(worker(None, self.zope_conf()))
+        self.assertEqual('Folder', type(sites[0]).__name__)
+
+    def test_runs_in_the_named_object(self):
+        conf = self.zope_conf()
+        with init(None, conf) as app:
+            site = app['a-site'] = zope.site.folder.Folder()
+            site.setSiteManager(zope.site.site.LocalSiteManager(site))
+            app['not'] = zope.site.folder.Folder()
+            transaction.commit()
+        names = []
+
+        @once()
+        def worker():
+            names.append(zope.component.hooks.getSite().__name__)
+        worker('a-site', conf)
+        worker(appname='a-site', configfile=conf)
+        self.assertEqual(['a-site'] * 2, names)
+        with self.assertRaisesRegex(
+                gocept.runner.errors.NotASiteError,
+                "'not' in the root folder is a Folder without"):
+            worker('not', conf)
+        with self.assertPutBack(), self.assertRaises(KeyError) as caught:
+            worker('missing', conf)
+        self.assertEqual("'missing'", str(caught.exception))
+
+    def test_arguments(self):
+        seen = []
+
+        @once()
+        def worker(path, encoding='utf-8'):
+            seen.append((path, encoding))
+        conf = self.zope_conf()
+        worker(None, conf, 'file')
+        worker(None, conf, 'file', 'ascii')
+        self.assertEqual([('file', 'utf-8'), ('file', 'ascii')], seen)
+        with self.assertRaisesRegex(TypeError, "argument: 'path'"):
+            worker(None, conf)
+        with self.assertRaisesRegex(TypeError, 'too many'):
+            worker(None, conf, '1', '2', '3')
+
+    def test_one_of_two_arguments_is_an_error(self):
+        @once()
+        def worker():
+            pass
+        for arguments in ({'appname': None}, {'configfile': 'x'}):
+            with self.assertRaisesRegex(TypeError, 'or neither'):
+                worker(**arguments)
+
+    def test_the_status_of_a_failed_once(self):
+        @once()
+        def worker():
+            raise ValueError
+        with self.assertLogs(LOGGER):
+            self.assertEqual(1, worker(None, self.zope_conf()))
+
+    def test_a_worker_that_ended_itself(self):
+        @appmain()
+        def worker():
+            raise SystemExit(3)
+        self.assertIsNone(worker(None, self.zope_conf()))
+
+    def test_from_config(self):
+        conf = self.zope_conf('''
+            <product-config worker>
+              user zope.mgr
+            </product-config>
+            ''')
+        seen = []
+
+        @once(principal=from_config('worker', 'user'))
+        def worker():
+            [request] = (zope.security.management.getInteraction()
+                         .participations)
+            seen.append(request.principal.id)
+        with contextlib.redirect_stderr(io.StringIO()):
+            worker(None, conf)
+        self.assertEqual(['zope.mgr'], seen)
+        with self.assertRaisesRegex(KeyError, 'No such section other'):
+            from_config('other', 'user')()
+        with self.assertRaisesRegex(KeyError, 'other'):
+            from_config('worker', 'other')()
+
+
+class InitTests(TestCase):
+
+    def test_hands_out_the_root_folder(self):
+        conf = self.zope_conf()
+        with self.assertPutBack():
+            with init(None, conf) as app:
+                app['x'] = zope.site.folder.Folder()
+                transaction.commit()
+                app['y'] = zope.site.folder.Folder()
+            with init(None, conf) as app:
+                self.assertEqual(['x'], list(app))
+
+    def test_closes_after_an_exception(self):
+        with self.assertPutBack(), self.assertRaises(ZeroDivisionError):
+            with init(None, self.zope_conf()) as app:
+                app['y'] = zope.site.folder.Folder()
+                raise ZeroDivisionError
+
+
+class NamesTests(TestCase):
+
+    def test_public_names(self):
+        for name in gocept.runner.__all__:
+            self.assertIn(name, dir(gocept.runner))
+            self.assertTrue(getattr(gocept.runner, name))
+        with self.assertRaisesRegex(AttributeError, "no attribute 'nothing'"):
+            gocept.runner.nothing
+
+    def test_exit_says_what_it_is(self):
+        self.assertEqual('gocept.runner.Exit', repr(Exit))
+
+    def test_the_lower_floors_know_no_zodb(self):
+        program = self.program('''
+            import sys
+            import gocept.runner, gocept.runner.poller, gocept.runner.errors
+            print({'ZODB', 'transaction', 'ZConfig',
+                   'zope.configuration', 'zope.schema'} & set(sys.modules))
+            ''')
+        self.assertEqual(0, program.end())
+        self.assertEqual('set()\n', program.output)
