@@ -46,6 +46,7 @@ setup(
         'zope.component[zcml]',
         'zope.configuration',
         'zope.event',
+        'zope.exceptions',
         'zope.interface',
         'zope.lifecycleevent',
         'zope.principalregistry',

@@ -47,7 +47,6 @@ def main(decorator: 'appmain', worker: Callable[..., object]) -> int:
         with dry_run() if options.dry_run else contextlib.nullcontext():
             return _run(decorator, worker, options, args)
     except _ExpectedError as error:
-        log.debug('Ended by an error', exc_info=True)
         print(f'{parser.prog}: error: {error}', file=sys.stderr)
         return error.status
     except KeyboardInterrupt:
@@ -145,23 +144,25 @@ def _run(decorator: 'appmain', worker: Callable[..., object],
     return errors.SUCCESS
 
 
-def _boot(options: argparse.Namespace, stack: contextlib.ExitStack) -> Any:
+def _boot(options: argparse.Namespace, close: contextlib.ExitStack) -> Any:
     with _expecting(errors.BAD_CONFIGURATION, ZConfig.ConfigurationError,
                     OSError, ValueError):
         conf = environment.load(options.config)
-    with _expecting(errors.BAD_CONFIGURATION, errors.ConfigurationError,
-                    zope.configuration.exceptions.ConfigurationError,
-                    OSError):
-        environment.configure(conf, verbose=options.verbose)
-    with _expecting(errors.DATABASE_UNAVAILABLE, Exception):
-        root = stack.enter_context(environment.root_of_databases(conf))
-    with _expecting(errors.UNKNOWN_SITE):
-        try:
-            return environment.find_site(root, options.site)
-        except KeyError:
-            raise _ExpectedError(
-                f'the root folder has no object {options.site!r}',
-                errors.UNKNOWN_SITE) from None
+    with contextlib.ExitStack() as boot:
+        with _expecting(errors.BAD_CONFIGURATION,
+                        zope.configuration.exceptions.ConfigurationError,
+                        OSError):
+            boot.enter_context(
+                environment.configured(conf, verbose=options.verbose))
+        with _expecting(errors.DATABASE_UNAVAILABLE, Exception):
+            root = close.enter_context(environment.root_of_databases(conf))
+        with _expecting(errors.UNKNOWN_SITE):
+            try:
+                return environment.find_site(root, options.site)
+            except KeyError:
+                raise _ExpectedError(
+                    f'the root folder has no object {options.site!r}',
+                    errors.UNKNOWN_SITE) from None
 
 
 class _ExpectedError(Exception):
@@ -174,12 +175,13 @@ class _ExpectedError(Exception):
 
 @contextlib.contextmanager
 def _expecting(status: int, *kinds: type[Exception]) -> Iterator[None]:
+    expected: tuple[type[Exception], ...] = (errors.RunnerError, *kinds)
     try:
         yield
-    except errors.RunnerError as error:
-        raise _ExpectedError(_message(error), error.status) from error
-    except kinds as error:
-        raise _ExpectedError(_message(error), status) from error
+    except expected as error:
+        log.debug('This ends the program', exc_info=True)
+        raise _ExpectedError(
+            _message(error), getattr(error, 'status', status)) from error
 
 
 def _message(error: Exception) -> str:

@@ -1,6 +1,6 @@
 """From zope.conf to an open database, in steps that undo themselves.
 
-`load` reads zope.conf, `configure` sets up paths, product configuration,
+`load` reads zope.conf, `configured` sets up paths, product configuration,
 loggers and components, `root_of_databases` opens the databases while it is
 entered, and `find_site` looks up the object that becomes the site.
 """
@@ -61,12 +61,14 @@ def _schema() -> Any:
     return ZConfig.loadSchema(os.path.join(here, 'zopeconf.xml'))
 
 
-def configure(options: Any, *, verbose: bool = False) -> None:
-    """Set up the process as zope.conf says, or leave it as it was.
+@contextlib.contextmanager
+def configured(options: Any, *, verbose: bool = False) -> Iterator[None]:
+    """Set up the process as zope.conf says; leave it as it was on an error.
 
-    `verbose` shows debug messages, and all of them on standard error. The
-    loggers, product configuration and components stay when the worker has
-    ended; calling this again with the same site definition runs no ZCML.
+    That is, on one in the block too: it holds the other steps of booting. The
+    loggers, product configuration and components stay when it has ended well;
+    the same site definition a second time runs no ZCML. `verbose` shows debug
+    messages, and all messages on standard error.
 
     Raises zope.configuration's ConfigurationError for wrong ZCML, and
     `gocept.runner.errors.ConfigurationError` for another site definition.
@@ -79,6 +81,7 @@ def configure(options: Any, *, verbose: bool = False) -> None:
         replaced = _set_loggers(options, verbose, undo)
         _report_ignored(options)
         _load_zcml(options, undo)
+        yield
         undo.pop_all()
     for handler in replaced:
         handler.close()

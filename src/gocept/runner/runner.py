@@ -15,10 +15,15 @@ from typing import Any
 
 import transaction
 import zope.component
-import zope.component.hooks
 import zope.interface
 from zope.authentication.interfaces import IAuthentication
-from zope.security.management import endInteraction, newInteraction
+from zope.component.hooks import getSite, setSite
+from zope.component.hooks import site as site_set
+from zope.security.management import (
+    endInteraction,
+    newInteraction,
+    queryInteraction,
+)
 
 from gocept.runner import environment
 from gocept.runner.errors import WORKER_FAILED
@@ -82,18 +87,19 @@ class MainLoop:
                 signal.SIGINT: self.stopMainLoop,
                 signal.SIGUSR2: self._reopen_logs}),
               environment.without_interaction(),
-              zope.component.hooks.site(self.app)):
-            begin = self._begin_for(
+              site_set(self.app)):
+            participate = self._participation(
                 self.principal() if callable(self.principal)
                 else self.principal)
-            self._loop(begin)
+            self._loop(participate)
             if self._shutdown.signum is not None:
                 log.info('Received signal %d, terminating.',
                          self._shutdown.signum)
 
-    def _begin_for(self, principal: str | None) -> Callable[[], object]:
+    def _participation(self, principal: str | None) -> Callable[[], object]:
+        """What begins the interaction of a tick."""
         if principal is None:
-            return transaction.begin  # type: ignore[no-any-return]
+            return lambda: None
         # Imported here, since it takes its time and few workers need it.
         from zope.publisher.base import BaseRequest
 
@@ -101,25 +107,26 @@ class MainLoop:
             auth = zope.component.getUtility(IAuthentication)
             return auth.getPrincipal(principal)
 
-        def begin() -> None:
-            transaction.begin()
+        def participate() -> None:
             request = BaseRequest(None, {})
             request.setPrincipal(get_principal())
             newInteraction(request)
 
         get_principal()  # report an unknown one before the first tick
-        return begin
+        return participate
 
-    def _loop(self, begin: Callable[[], object]) -> None:
+    def _loop(self, participate: Callable[[], object]) -> None:
         def step(number: int) -> _Exit | float:
-            zope.component.hooks.setSite(self.app)
-            endInteraction()
-            begin()
+            _leave_interaction()
+            transaction.begin()
+            if getSite() is not self.app:
+                setSite(self.app)
+            participate()
             return self._checked(self.worker())
 
         while not self._shutdown.attend():
             pause = self._tick(step)
-            endInteraction()
+            _leave_interaction()
             if isinstance(pause, _Exit) or self.once:
                 break
             if pause:
@@ -141,10 +148,17 @@ class MainLoop:
             return self.ticks
         if isinstance(result, _Exit):
             return result
+        if type(result) is int and result == 0:  # what a busy worker returns
+            return 0
         return _seconds(result)
 
     def _report(self, error: BaseException) -> None:
         log.error('Error in worker: %s', text(error, repr), exc_info=True)
+
+
+def _leave_interaction() -> None:
+    if queryInteraction() is not None:  # to ask is cheaper
+        endInteraction()
 
 
 def _seconds(value: object) -> float:
@@ -238,9 +252,11 @@ def check_arguments(worker: Worker, args: tuple[Any, ...]) -> None:
 def init(appname: str | None, configfile: Any) -> Iterator[Any]:
     """See `IInit`."""
     options = environment.load(configfile)
-    environment.configure(options)
-    with environment.root_of_databases(options) as root:
-        yield environment.find_site(root, appname)
+    with contextlib.ExitStack() as close:
+        with environment.configured(options):
+            root = close.enter_context(environment.root_of_databases(options))
+            site = environment.find_site(root, appname)
+        yield site
 
 
 def from_config(section: str, variable: str) -> Callable[[], str]:

@@ -51,8 +51,8 @@ class Case(TestCase):
 
     def configure(self, more='<eventlog>\n</eventlog>', **kwargs):
         options = environment.load(self.zope_conf(more))
-        environment.configure(options, **kwargs)
-        return options
+        with environment.configured(options, **kwargs):
+            return options
 
     def zcml(self, body, name='my.zcml'):
         path = self.write(name, f'''
@@ -288,6 +288,25 @@ class FailedConfigureTests(Case):
                 zope.configuration.exceptions.ConfigurationError) as caught:
             self.configure(self.zcml('<nonsense />'))
         self.assertRegex(str(caught.exception), r'my\.zcml", line 7')
+
+
+    def test_a_database_that_cannot_be_opened_counts_too(self):
+        other = self.zcml('')
+        conf = self.zope_conf()
+        locked = ZODB.DB(f'{self.dir}/Data.fs')
+        with self.assertPutBack(), self.assertRaises(zc.lockfile.LockError):
+            with init(None, conf):
+                pass
+        locked.close()
+        self.assertIsNone(zope.component.queryUtility(IAuthentication))
+        with init(None, self.zope_conf(other)):
+            pass
+
+    def test_what_fails_in_the_block_leaves_the_components(self):
+        with self.assertRaises(ZeroDivisionError):
+            with init(None, self.zope_conf()):
+                raise ZeroDivisionError
+        zope.component.getUtility(IAuthentication)
 
 
 class LoggingTests(Case):
