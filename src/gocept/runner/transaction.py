@@ -8,6 +8,7 @@ import collections
 import contextlib
 import functools
 import logging
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, TypeVar, overload
@@ -226,8 +227,11 @@ def _progress_bar(name: str) -> Iterator[Callable[[], object]]:
     class Bar(tqdm.tqdm):  # type: ignore[misc]
         monitor_interval = 0  # it would start a thread
 
+    # It shows nothing on a terminal that does not know its size.
+    columns, lines = shutil.get_terminal_size()
     with (tqdm.contrib.logging.logging_redirect_tqdm(),
-          Bar(desc=name, unit=' items', file=sys.stderr) as bar):
+          Bar(desc=name, unit=' items', file=sys.stderr,
+              ncols=columns, nrows=lines) as bar):
         yield bar.update
 
 
