@@ -10,7 +10,7 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import FrameType, TracebackType
 from typing import Self
 
@@ -118,15 +118,31 @@ def handling(handlers: Mapping[signal.Signals, Handler]) -> Iterator[None]:
         log.debug('Not in the main thread: running without signal handlers')
         yield
         return
-    with contextlib.ExitStack() as undo:
-        for signum, handler in handlers.items():
-            # Where C code had installed a handler, Python does not know it.
-            undo.callback(_set_action, signum, _get_action(signum))
-            previous = signal.signal(signum, handler)
-            undo.callback(signal.signal, signum, previous or signal.SIG_DFL)
-            if signum in TERMINATING:
-                _handle_once(signum)
+    undo = contextlib.ExitStack()
+    try:
+        # A signal comes before or after, as its handler sets handlers too.
+        with _blocked(handlers):
+            for signum, handler in handlers.items():
+                # Where C code had installed one, Python does not know it.
+                undo.callback(_set_action, signum, _get_action(signum))
+                previous = signal.signal(signum, handler)
+                undo.callback(
+                    signal.signal, signum, previous or signal.SIG_DFL)
+                if signum in TERMINATING:
+                    _handle_once(signum)
         yield
+    finally:
+        with _blocked(handlers):
+            undo.close()
+
+
+@contextlib.contextmanager
+def _blocked(signums: Iterable[int]) -> Iterator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signums)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def restore_defaults() -> None:
