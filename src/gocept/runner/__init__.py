@@ -25,7 +25,10 @@ def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
     from importlib import import_module
-    value = getattr(import_module(f'{__name__}.{_MODULES[name]}'), name)
+
+    from gocept.runner.collector import paused
+    with paused():
+        value = getattr(import_module(f'{__name__}.{_MODULES[name]}'), name)
     globals()[name] = value
     return value
 

@@ -15,7 +15,7 @@ from zc.lockfile import LockError
 from zope.authentication.interfaces import PrincipalLookupError
 from zope.interface.interfaces import ComponentLookupError
 
-from gocept.runner import environment, errors
+from gocept.runner import collector, environment, errors
 from gocept.runner.transaction import dry_run
 
 if TYPE_CHECKING:
@@ -124,7 +124,8 @@ def _parse(parser: argparse.ArgumentParser, worker: Callable[..., object],
 def _run(decorator: 'appmain', worker: Callable[..., object],
          options: argparse.Namespace, args: list[str]) -> int:
     with contextlib.ExitStack() as stack:
-        app = _boot(options, stack)
+        with collector.paused():
+            app = _boot(options, stack)
         loop = decorator.loop(app, worker, tuple(args),
                               ticks=options.ticks, once=options.once)
         debugger = _PostMortem(loop)

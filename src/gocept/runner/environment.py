@@ -9,6 +9,7 @@ import contextlib
 import functools
 import logging
 import os.path
+import pathlib
 import sys
 import weakref
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ import zope.processlifetime
 import zope.security.management
 from ZConfig.components.logger.loghandler import NullHandler
 from zope.app.appsetup import appsetup, product
+from zope.component.hooks import getSite, setSite
 
 from gocept.runner import registrations
 from gocept.runner.errors import ConfigurationError, NotASiteError
@@ -43,7 +45,9 @@ def load(configfile: str | os.PathLike[str]) -> Any:
     if not os.path.isfile(configfile):
         raise ZConfig.ConfigurationError(f'no such file: {configfile}')
     try:
-        options, _ = ZConfig.loadConfig(_schema(), os.fspath(configfile))
+        with open(configfile, encoding='utf-8') as file:
+            options, _ = ZConfig.loadConfigFile(
+                _schema(), file, _url(configfile))
     except ZConfig.ConfigurationError as error:
         lineno = getattr(error, 'lineno', None)
         if type(error) is not ZConfig.ConfigurationError or lineno is None:
@@ -58,7 +62,14 @@ def load(configfile: str | os.PathLike[str]) -> Any:
 
 @functools.cache
 def _schema() -> Any:
-    return ZConfig.loadSchema(os.path.join(here, 'zopeconf.xml'))
+    path = os.path.join(here, 'zopeconf.xml')
+    with open(path, encoding='utf-8') as file:
+        return ZConfig.loadSchemaFile(file, _url(path))
+
+
+def _url(path: str | os.PathLike[str]) -> str:
+    # ZConfig could open the file as well, but would set up urllib for it.
+    return pathlib.Path(os.path.abspath(path)).as_uri()
 
 
 @contextlib.contextmanager
@@ -194,8 +205,9 @@ def without_interaction() -> Iterator[None]:
 def root_of_databases(options: Any) -> Iterator[Any]:
     """Open all databases, and hand out the root of the first.
 
-    An empty one gets its root folder first. At the end the transaction is
-    aborted, and connection and databases are closed.
+    An empty one gets its root folder first. At the end the site is the one
+    from before, the transaction is aborted, and connection and databases are
+    closed.
 
     Raises what the storage raises if it is locked or cannot be reached, and
     ConfigurationError if the database belongs to another application.
@@ -207,6 +219,8 @@ def root_of_databases(options: Any) -> Iterator[Any]:
         connection = database.open()
         close.callback(connection.close)
         close.callback(abort)
+        # Callers set the site themselves, and it is no good once it is closed.
+        close.callback(setSite, getSite())
         yield connection.root()
 
 

@@ -78,8 +78,8 @@ class IInit(Interface):
 
         It reads zope.conf, sets up the process and opens the databases; at the
         end it aborts the transaction and closes them. Commit what is to stay.
-        The site is *not* set. Parameters and exceptions are those of
-        `IAppMain`.
+        The site is *not* set; one that the caller sets is put back at the end.
+        Parameters and exceptions are those of `IAppMain`.
 
         Loggers, product configuration and components stay set up afterwards. A
         second call with the same site definition does not run the ZCML again;

@@ -17,15 +17,16 @@ import transaction
 import zope.component
 import zope.interface
 from zope.authentication.interfaces import IAuthentication
-from zope.component.hooks import getSite, setSite
+from zope.component.hooks import getSite, getSiteManager, setSite
 from zope.component.hooks import site as site_set
 from zope.security.management import (
     endInteraction,
-    newInteraction,
+    getSecurityPolicy,
     queryInteraction,
+    thread_local,
 )
 
-from gocept.runner import environment
+from gocept.runner import collector, environment
 from gocept.runner.errors import WORKER_FAILED
 from gocept.runner.interfaces import IMainLoop
 from gocept.runner.signals import Shutdown, handling, restore_defaults
@@ -96,37 +97,46 @@ class MainLoop:
                 log.info('Received signal %d, terminating.',
                          self._shutdown.signum)
 
-    def _participation(self, principal: str | None) -> Callable[[], object]:
-        """What begins the interaction of a tick."""
+    def _participation(self, principal: str | None,
+                       ) -> Callable[[], object] | None:
+        """What begins the interaction of a tick, if it is to have one."""
         if principal is None:
-            return lambda: None
+            return None
         # Imported here, since it takes its time and few workers need it.
-        from zope.publisher.base import BaseRequest
+        from zope.publisher.base import BaseRequest, BaseResponse
+        response = BaseResponse()  # nobody reads it, so one will do
 
         def get_principal() -> Any:
-            auth = zope.component.getUtility(IAuthentication)
+            auth = getSiteManager().getUtility(IAuthentication)
             return auth.getPrincipal(principal)
 
         def participate() -> None:
-            request = BaseRequest(None, {})
+            request = BaseRequest(None, {}, response)
             request.setPrincipal(get_principal())
-            newInteraction(request)
+            # What newInteraction() does, but for a check that there is none.
+            thread_local.interaction = getSecurityPolicy()(request)
 
         get_principal()  # report an unknown one before the first tick
         return participate
 
-    def _loop(self, participate: Callable[[], object]) -> None:
+    def _loop(self, participate: Callable[[], object] | None) -> None:
+        app, worker, begin = self.app, self.worker, transaction.begin
+
         def step(number: int) -> _Exit | float:
-            _leave_interaction()
-            transaction.begin()
-            if getSite() is not self.app:
-                setSite(self.app)
-            participate()
-            return self._checked(self.worker())
+            if number > 1:
+                endInteraction()
+            begin()
+            if getSite() is not app:
+                setSite(app)
+            if participate is not None:
+                participate()
+            result = worker()
+            return self.ticks if result is None else _checked(result)
 
         while not self._shutdown.attend():
             pause = self._tick(step)
-            _leave_interaction()
+            if queryInteraction() is not None:  # to ask is cheaper
+                endInteraction()
             if isinstance(pause, _Exit) or self.once:
                 break
             if pause:
@@ -143,22 +153,12 @@ class MainLoop:
         self.failed = isinstance(outcome, Failure)
         return self.ticks if isinstance(outcome, Failure) else outcome
 
-    def _checked(self, result: object) -> _Exit | float:
-        if result is None:
-            return self.ticks
-        if isinstance(result, _Exit):
-            return result
-        if type(result) is int and result == 0:  # what a busy worker returns
-            return 0
-        return _seconds(result)
-
     def _report(self, error: BaseException) -> None:
         log.error('Error in worker: %s', text(error, repr), exc_info=True)
 
 
-def _leave_interaction() -> None:
-    if queryInteraction() is not None:  # to ask is cheaper
-        endInteraction()
+def _checked(result: object) -> _Exit | float:
+    return result if isinstance(result, _Exit) else _seconds(result)
 
 
 def _seconds(value: object) -> float:
@@ -251,11 +251,13 @@ def check_arguments(worker: Worker, args: tuple[Any, ...]) -> None:
 @contextlib.contextmanager
 def init(appname: str | None, configfile: Any) -> Iterator[Any]:
     """See `IInit`."""
-    options = environment.load(configfile)
     with contextlib.ExitStack() as close:
-        with environment.configured(options):
-            root = close.enter_context(environment.root_of_databases(options))
-            site = environment.find_site(root, appname)
+        with collector.paused():
+            options = environment.load(configfile)
+            with environment.configured(options):
+                root = close.enter_context(
+                    environment.root_of_databases(options))
+                site = environment.find_site(root, appname)
         yield site
 
 

@@ -589,6 +589,11 @@ class InitTests(TestCase):
             with init(None, conf) as app:
                 self.assertEqual(['x'], list(app))
 
+    def test_a_site_that_the_caller_has_set_is_no_obstacle(self):
+        with self.assertPutBack():
+            with init(None, self.zope_conf()) as app:
+                zope.component.hooks.setSite(app)
+
     def test_closes_after_an_exception(self):
         with self.assertPutBack(), self.assertRaises(ZeroDivisionError):
             with init(None, self.zope_conf()) as app:
