@@ -10,7 +10,7 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import FrameType, TracebackType
 from typing import Self
 
@@ -118,31 +118,26 @@ def handling(handlers: Mapping[signal.Signals, Handler]) -> Iterator[None]:
         log.debug('Not in the main thread: running without signal handlers')
         yield
         return
-    undo = contextlib.ExitStack()
+    # Where C code had installed a handler, Python does not know it.
+    before = {signum: (signal.getsignal(signum) or signal.SIG_DFL,
+                       _get_action(signum)) for signum in handlers}
     try:
-        # A signal comes before or after, as its handler sets handlers too.
-        with _blocked(handlers):
-            for signum, handler in handlers.items():
-                # Where C code had installed one, Python does not know it.
-                undo.callback(_set_action, signum, _get_action(signum))
-                previous = signal.signal(signum, handler)
-                undo.callback(
-                    signal.signal, signum, previous or signal.SIG_DFL)
-                if signum in TERMINATING:
-                    _handle_once(signum)
+        for signum, handler in handlers.items():
+            signal.signal(signum, handler)
+            if signum in TERMINATING:
+                _handle_once(signum)
+        # One that arrived meanwhile could not restore those that came later.
+        # To block them does not help, as another thread would get the signal.
+        if any(signal.getsignal(signum) is signal.SIG_DFL
+               for signum in handlers):
+            restore_defaults()
         yield
     finally:
-        with _blocked(handlers):
-            undo.close()
-
-
-@contextlib.contextmanager
-def _blocked(signums: Iterable[int]) -> Iterator[None]:
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signums)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        # Twice, as one that arrives meanwhile restores defaults.
+        for _ in range(2):
+            for signum, (previous, action) in before.items():
+                signal.signal(signum, previous)
+                _set_action(signum, action)
 
 
 def restore_defaults() -> None:

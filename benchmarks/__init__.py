@@ -1,0 +1,27 @@
+"""Measurements against the peers and against the raw limit.
+
+``bin/bench NAME [options]`` runs one of them; without a name it lists them.
+"""
+
+import importlib
+import sys
+
+BENCHMARKS = {
+    'worker': 'a worker: ticks, signals, start and memory, beside '
+              'gocept.runner 3.0',
+}
+
+BAD_USAGE = 2
+
+
+def main() -> int:
+    """Run the benchmark that the command line names; returns the status."""
+    name, *arguments = sys.argv[1:] or ['']
+    if name not in BENCHMARKS:
+        print('usage: bench NAME [options]\n\nbenchmarks:', file=sys.stderr)
+        for known, subject in BENCHMARKS.items():
+            print(f'  {known:10} {subject}', file=sys.stderr)
+        return BAD_USAGE
+    module = importlib.import_module(f'{__name__}.{name}')
+    status: int = module.main(arguments)
+    return status

@@ -1,0 +1,49 @@
+"""Long random fault tests; each module is a part with a function `run`."""
+
+import argparse
+import importlib
+import logging
+import random
+import time
+import traceback
+
+PARTS = ('worker', 'server')
+
+
+def main() -> int:
+    """Run the parts that the command line names; 1 if one of them fails."""
+    parser = argparse.ArgumentParser(
+        description='Kill programs at random, and look at what is left.')
+    parser.add_argument(
+        'parts', metavar='NAME', nargs='*', default=list(PARTS),
+        help=f'what to run (default: all of {", ".join(PARTS)})')
+    parser.add_argument(
+        '--seed', type=int, default=random.randrange(10 ** 9),
+        help='makes the same choices again (default: a random one)')
+    parser.add_argument(
+        '--runs', type=int, default=200,
+        help='how often each part does something (default: %(default)s)')
+    options = parser.parse_args()
+    for name in options.parts:
+        if name not in PARTS:
+            parser.error(f'no part {name!r}; there are {", ".join(PARTS)}')
+    logging.disable(logging.WARNING)  # ZODB tells what it recovers
+    print(f'seed {options.seed}', flush=True)
+    return max([_run(name, options.seed, options.runs)
+                for name in options.parts])
+
+
+def _run(name: str, seed: int, runs: int) -> int:
+    part = importlib.import_module(f'{__name__}.{name}')
+    started = time.monotonic()
+    done = 0
+    try:
+        for step in part.run(random.Random(f'{seed} {name}'), runs):
+            done += 1
+            print(f'{name} {done}/{runs}: {step}', flush=True)
+    except Exception:
+        traceback.print_exc()
+    failed = done < runs
+    print(f'{name}: {"FAILED after " if failed else ""}{done} runs in '
+          f'{time.monotonic() - started:.0f} s, seed {seed}', flush=True)
+    return int(failed)
