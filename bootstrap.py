@@ -22,6 +22,8 @@ import time
 HERE = pathlib.Path(__file__).resolve().parent
 VENV = HERE / '.venv'
 STAMP = VENV / 'bootstrap.stamp'
+# Not the one of a virtual environment, least of all of the one made here.
+PYTHON = getattr(sys, '_base_executable', None) or sys.executable
 INPUTS = ('bootstrap.py', 'buildout.cfg', 'setup.py')
 TOOLS = ('pip', 'setuptools', 'wheel', 'zc.buildout')
 
@@ -50,7 +52,7 @@ def say(message):
 
 def fingerprint():
     """Changes whenever the set-up has to be done anew."""
-    digest = hashlib.sha256(f'{sys.version} {sys.executable} {HERE}'.encode())
+    digest = hashlib.sha256(f'{sys.version} {PYTHON} {HERE}'.encode())
     for name in INPUTS:
         digest.update((HERE / name).read_bytes())
     return digest.hexdigest()
@@ -81,7 +83,7 @@ def make_venv():
         sys.exit('bootstrap: this Python cannot make virtual environments; '
                  'on Debian and Ubuntu: apt-get install python3-venv')
     shutil.rmtree(VENV, ignore_errors=True)
-    step([sys.executable, '-m', 'venv', str(VENV)])
+    step([PYTHON, '-m', 'venv', str(VENV)])
 
 
 def versions():

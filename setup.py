@@ -41,6 +41,7 @@ setup(
         'ZODB',
         'tqdm',
         'transaction',
+        'zc.lockfile',
         'zope.app.appsetup',
         'zope.authentication',
         'zope.component[zcml]',
@@ -57,6 +58,9 @@ setup(
     ],
     extras_require={
         'example': [
+            'BTrees',
+            'persistent',
+            'zope.container',
             'zope.index',
         ],
         'test': [

@@ -40,7 +40,8 @@ def main() -> None:
     done('import zope.configuration')
     with environment.configured(options):
         done('set up loggers, run the ZCML')
-        with environment.root_of_databases(options) as root:
+        with (environment.open_databases(options) as database,
+              environment.root_of(database) as root):
             app = environment.find_site(root, None)
             done('open the database, find the site')
 

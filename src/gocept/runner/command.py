@@ -5,7 +5,9 @@ import contextlib
 import inspect
 import logging
 import os
+import signal
 import sys
+import urllib.parse
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,7 @@ from zope.authentication.interfaces import PrincipalLookupError
 from zope.interface.interfaces import ComponentLookupError
 
 from gocept.runner import collector, environment, errors
+from gocept.runner.signals import handling
 from gocept.runner.transaction import dry_run
 
 if TYPE_CHECKING:
@@ -32,6 +35,7 @@ statuses:
   67  unknown principal
   69  the database is locked or cannot be reached
   78  bad configuration: zope.conf or ZCML
+ 130  interrupted
    n  the worker raised SystemExit(n)
 '''
 
@@ -42,9 +46,10 @@ def main(decorator: 'appmain', worker: Callable[..., object]) -> int:
     A SystemExit of the worker is raised once more when all is closed.
     """
     parser = _parser(decorator, worker)
-    options, args = _parse(parser, worker, sys.argv[1:])
+    options, args = _parse(parser, decorator, worker, sys.argv[1:])
     try:
-        with dry_run() if options.dry_run else contextlib.nullcontext():
+        # Outside the loop the log files are new, or not needed any more.
+        with handling({signal.SIGUSR2: lambda signum, frame: None}):
             return _run(decorator, worker, options, args)
     except _ExpectedError as error:
         print(f'{parser.prog}: error: {error}', file=sys.stderr)
@@ -100,24 +105,25 @@ def _usage_of_arguments(worker: Callable[..., object]) -> str:
 
 
 def _seconds(value: str) -> float:
-    seconds = float(value)
-    if not seconds >= 0:
-        raise argparse.ArgumentTypeError(f'not a number >= 0: {value!r}')
-    return seconds
+    with contextlib.suppress(ValueError):
+        seconds = float(value)
+        if seconds >= 0:
+            return seconds
+    raise argparse.ArgumentTypeError(f'not a number >= 0: {value!r}')
 
 
-def _parse(parser: argparse.ArgumentParser, worker: Callable[..., object],
-           argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+def _parse(parser: argparse.ArgumentParser, decorator: 'appmain',
+           worker: Callable[..., object], argv: list[str],
+           ) -> tuple[argparse.Namespace, list[str]]:
     args: list[str] = []
     if '--' in argv:
         border = argv.index('--')
         argv, args = argv[:border], argv[border + 1:]
     options = parser.parse_args(argv)
-    with contextlib.suppress(ValueError):
-        try:
-            inspect.signature(worker).bind(*args)
-        except TypeError as error:
-            parser.error(f'arguments of the worker (after --): {error}')
+    try:
+        decorator.check_arguments(worker, args)
+    except TypeError as error:
+        parser.error(f'arguments of the worker (after --): {error}')
     return options, args
 
 
@@ -130,9 +136,9 @@ def _run(decorator: 'appmain', worker: Callable[..., object],
                               ticks=options.ticks, once=options.once)
         debugger = _PostMortem(loop)
         if options.debug:
-            logging.getLogger().addHandler(debugger)
-            stack.callback(logging.getLogger().removeHandler, debugger)
-        with (_expecting(errors.BAD_CONFIGURATION, KeyError),
+            debugger.install(stack)
+        with (dry_run() if options.dry_run else contextlib.nullcontext(),
+              _expecting(errors.BAD_CONFIGURATION, KeyError),
               _expecting(errors.UNKNOWN_PRINCIPAL,
                          PrincipalLookupError, ComponentLookupError)):
             loop()
@@ -156,11 +162,14 @@ def _boot(options: argparse.Namespace, close: contextlib.ExitStack) -> Any:
             boot.enter_context(
                 environment.configured(conf, verbose=options.verbose))
         with _expecting(errors.DATABASE_UNAVAILABLE, Exception):
-            root = close.enter_context(environment.root_of_databases(conf))
+            database = close.enter_context(environment.open_databases(conf))
+        root = close.enter_context(environment.root_of(database))
         with _expecting(errors.UNKNOWN_SITE):
             try:
                 return environment.find_site(root, options.site)
-            except KeyError:
+            except KeyError as error:
+                if type(error) is not KeyError:
+                    raise  # POSKeyError: a broken database
                 raise _ExpectedError(
                     f'the root folder has no object {options.site!r}',
                     errors.UNKNOWN_SITE) from None
@@ -197,9 +206,9 @@ def _message(error: Exception) -> str:
             return ('the principal cannot be looked up, as the ZCML registers '
                     'no authentication (IAuthentication)')
         case KeyError():
-            return str(error.args[0])
+            return str(error.args[0]) if error.args else 'KeyError'
         case ZConfig.ConfigurationError() if getattr(error, 'lineno', None):
-            path = error.url.removeprefix('file://')
+            path = urllib.parse.unquote(error.url.removeprefix('file://'))
             return f'{path}, line {error.lineno}: {error.message}'
         case (errors.RunnerError() | ZConfig.ConfigurationError()
               | zope.configuration.exceptions.ConfigurationError()
@@ -219,10 +228,18 @@ class _PostMortem(logging.Handler):
         self.used = False
         self._loop = loop
 
+    def install(self, undo: contextlib.ExitStack) -> None:
+        """Watch the errors that this package logs."""
+        logger = logging.getLogger('gocept.runner')
+        undo.callback(logger.setLevel, logger.level)
+        if not logger.isEnabledFor(logging.ERROR):
+            logger.setLevel(logging.ERROR)
+        logger.addHandler(self)
+        undo.callback(logger.removeHandler, self)
+
     def emit(self, record: logging.LogRecord) -> None:
         """Debug the exception of `record`, if it is the first."""
-        if (self.used or not record.exc_info
-                or not record.name.startswith('gocept.runner.')):
+        if self.used or not record.exc_info:
             return
         import pdb
         self.used = True

@@ -1,8 +1,8 @@
 """From zope.conf to an open database, in steps that undo themselves.
 
 `load` reads zope.conf, `configured` sets up paths, product configuration,
-loggers and components, `root_of_databases` opens the databases while it is
-entered, and `find_site` looks up the object that becomes the site.
+loggers and components, `open_databases` and `root_of` open databases and a
+connection, and `find_site` looks up the object that becomes the site.
 """
 
 import contextlib
@@ -55,6 +55,17 @@ def load(configfile: str | os.PathLike[str]) -> Any:
         # This kind has a line, but does not show it.
         raise ZConfig.ConfigurationSyntaxError(
             error.message, error.url, lineno) from error
+    except (OSError, UnicodeError):
+        raise
+    except Exception as error:  # of a data type, a wrong log format for one
+        raise ConfigurationError(
+            f'{configfile}: {type(error).__name__}: {error}') from error
+    names = [database.name or '' for database in options.databases]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigurationError(
+                f'{configfile}: more than one <zodb> is called {name!r}; '
+                'the name follows the word: <zodb name>')
     options.site_definition = os.path.abspath(
         options.site_definition or os.path.join(here, 'site.zcml'))
     return options
@@ -95,7 +106,8 @@ def configured(options: Any, *, verbose: bool = False) -> Iterator[None]:
         yield
         undo.pop_all()
     for handler in replaced:
-        handler.close()
+        with contextlib.suppress(ValueError):  # one that was not reopened
+            handler.close()
 
 
 def _set_paths(paths: list[str], undo: contextlib.ExitStack) -> None:
@@ -126,13 +138,19 @@ def _set_loggers(options: Any, verbose: bool, undo: contextlib.ExitStack,
                     logger.removeHandler(handler)
                     replaced.append(handler)
     root = logging.getLogger()
-    if verbose or (options.eventlog is None and not root.handlers):
-        _restore_logger_on_error(root, undo)
+    _restore_logger_on_error(root, undo)
+    if verbose:
+        root.setLevel(logging.DEBUG)
+    elif options.eventlog is None and not root.handlers:
+        root.setLevel(logging.INFO)
+    else:
+        return replaced
+    if not any(getattr(handler, 'stream', None) is sys.stderr
+               for handler in root.handlers):
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter(
             '%(asctime)s %(levelname)s %(name)s %(message)s'))
         root.addHandler(handler)
-        root.setLevel(logging.DEBUG if verbose else logging.INFO)
         _installed.add(handler)
     return replaced
 
@@ -202,19 +220,28 @@ def without_interaction() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def root_of_databases(options: Any) -> Iterator[Any]:
-    """Open all databases, and hand out the root of the first.
+def open_databases(options: Any) -> Iterator[Any]:
+    """Open all databases, and hand out the first; close them at the end.
 
-    An empty one gets its root folder first. At the end the site is the one
-    from before, the transaction is aborted, and connection and databases are
-    closed.
+    If it is empty, it gets its root folder.
 
     Raises what the storage raises if it is locked or cannot be reached, and
     ConfigurationError if the database belongs to another application.
     """
     with contextlib.ExitStack() as close:
-        database = _open_databases(options.databases, close)
+        database = _open_all(options.databases, close)
         _ensure_root_folder(database)
+        yield database
+
+
+@contextlib.contextmanager
+def root_of(database: Any) -> Iterator[Any]:
+    """Tell subscribers of the database, and hand out its root.
+
+    At the end the site is the one from before, the transaction is aborted, and
+    the connection is closed.
+    """
+    with contextlib.ExitStack() as close:
         _notify_opened(database)
         connection = database.open()
         close.callback(connection.close)
@@ -224,19 +251,20 @@ def root_of_databases(options: Any) -> Iterator[Any]:
         yield connection.root()
 
 
-def _open_databases(factories: list[Any], close: contextlib.ExitStack) -> Any:
+def _open_all(factories: list[Any], close: contextlib.ExitStack) -> Any:
+    components = zope.component.getGlobalSiteManager()
+
     def closing(factory: Any) -> SimpleNamespace:
         def open_database() -> Any:
             database = factory.open()
             close.callback(database.close)
+            # It is registered next, and perhaps the following one fails.
+            close.callback(components.unregisterUtility, database,
+                           ZODB.interfaces.IDatabase, factory.name or '')
             return database
         return SimpleNamespace(name=factory.name, open=open_database)
 
-    components = zope.component.getGlobalSiteManager()
-    databases, by_name = appsetup.multi_database(map(closing, factories))
-    for name, database in by_name.items():
-        close.callback(components.unregisterUtility, database,
-                       ZODB.interfaces.IDatabase, name)
+    databases, _ = appsetup.multi_database(map(closing, factories))
     return databases[0]
 
 
@@ -298,14 +326,15 @@ def find_site(root: Any, appname: str | None) -> Any:
 
     Raises KeyError if there is none, and NotASiteError if it is no site.
     """
-    application = root[APPLICATION]
-    if appname is None:
-        return application
-    site = application[appname]
+    site = root[APPLICATION]
+    what = 'the root folder'
+    if appname is not None:
+        site = site[appname]
+        what = f'{appname!r} in the root folder'
     try:
         site.getSiteManager()
     except (AttributeError, zope.interface.interfaces.ComponentLookupError):
         raise NotASiteError(
-            f'{appname!r} in the root folder is a {type(site).__name__} '
-            'without a site manager, so it cannot be the site') from None
+            f'{what} is a {type(site).__name__} without a site manager, '
+            'so it cannot be the site') from None
     return site

@@ -14,7 +14,7 @@ BAD_USAGE = 2
 """The command line cannot be understood."""
 
 UNKNOWN_SITE = 66
-"""The root folder has no such object, or it is not a site (EX_NOINPUT)."""
+"""The root folder has no such object, or it is no site (EX_NOINPUT)."""
 
 UNKNOWN_PRINCIPAL = 67
 """No authentication knows the principal (EX_NOUSER)."""

@@ -122,11 +122,13 @@ class IMainLoop(Interface):
         Thus a worker cannot end the loop by failing.
 
         In the main thread, SIGTERM, SIGHUP and SIGINT end the loop when the
-        tick in progress is over, and a pause at once. After the first one all
-        three have their default action, so that a second one ends the process.
-        While the first arrives in C code that does not return to Python, this
-        holds for the same signal only. SIGUSR2 reopens the log files that
-        zope.conf names.
+        tick in progress is over, and a pause at once; also where they were
+        ignored before. After the first one all three have their default
+        action, so that a second one ends the process. While the first arrives
+        in C code that does not return to Python, this holds for the same
+        signal only. In a child that the worker forks they have their default
+        action from the start. SIGUSR2 reopens the log files that zope.conf
+        names.
 
         Afterwards site, interaction and signal handlers are those from before.
         """

@@ -6,10 +6,11 @@ from any other, and `MainLoop.stopMainLoop` by a signal handler.
 
 import contextlib
 import functools
+import inspect
 import logging
 import numbers
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any
 
@@ -55,14 +56,12 @@ class MainLoop:
     def __init__(self, app: Any, ticks: float, worker: Callable[[], object],
                  principal: Principal = None, once: bool = False, *,
                  attempts: int = 3) -> None:
-        if attempts < 1:
-            raise ValueError(f'attempts must be at least 1, not {attempts!r}')
         self.app = app
         self.ticks = _seconds(ticks)
         self.worker = worker
         self.principal = principal
         self.once = once
-        self.attempts = attempts
+        self.attempts = _checked_attempts(attempts)
         self.failed = False
         self.ended_by: SystemExit | KeyboardInterrupt | None = None
         self._shutdown = Shutdown()
@@ -173,6 +172,12 @@ def _seconds(value: object) -> float:
         f'not {text(value, repr)}')
 
 
+def _checked_attempts(attempts: int) -> int:
+    if attempts < 1:
+        raise ValueError(f'attempts must be at least 1, not {attempts!r}')
+    return attempts
+
+
 class appmain:
     """See `IAppMain`."""
 
@@ -181,14 +186,19 @@ class appmain:
     def __init__(self, ticks: float = 1, principal: Principal = None, *,
                  attempts: int = 3) -> None:
         if callable(ticks):
-            raise TypeError(
-                f'use parentheses: @gocept.runner.{type(self).__name__}()')
+            raise TypeError(self._hint)
         self.ticks = _seconds(ticks)
         self.principal = principal
-        self.attempts = attempts
+        self.attempts = _checked_attempts(attempts)
 
-    def __call__(self, worker: Worker) -> Callable[..., int | None]:
+    _hint = 'use parentheses: @gocept.runner.appmain(), @gocept.runner.once()'
+
+    def __call__(self, worker: Worker | None = None,
+                 *misplaced: Any) -> Callable[..., int | None]:
         """See `IAppMain`."""
+        if worker is None or misplaced:
+            # The worker went where the principal belongs: it may be callable.
+            raise TypeError(self._hint)
         nothing = object()
 
         @functools.wraps(worker)
@@ -219,9 +229,18 @@ class appmain:
             app, worker=functools.partial(worker, *args) if args else worker,
             **options)
 
+    @staticmethod
+    def check_arguments(worker: Worker, args: Sequence[Any]) -> None:
+        """Raise TypeError unless `worker` can be called with `args`."""
+        try:
+            signature = inspect.signature(worker)
+        except ValueError:
+            return  # written in C, and says nothing about itself
+        signature.bind(*args)
+
     def _run(self, worker: Worker, appname: str | None, configfile: Any,
              args: tuple[Any, ...]) -> int | None:
-        check_arguments(worker, args)
+        self.check_arguments(worker, args)
         with init(appname, configfile) as app:
             loop = self.loop(app, worker, args)
             loop()
@@ -238,16 +257,6 @@ class once(appmain):
         super().__init__(principal=principal, attempts=attempts)
 
 
-def check_arguments(worker: Worker, args: tuple[Any, ...]) -> None:
-    """Raise TypeError unless `worker` can be called with `args`."""
-    import inspect
-    try:
-        signature = inspect.signature(worker)
-    except ValueError:
-        return  # written in C, and says nothing about itself
-    signature.bind(*args)
-
-
 @contextlib.contextmanager
 def init(appname: str | None, configfile: Any) -> Iterator[Any]:
     """See `IInit`."""
@@ -255,8 +264,9 @@ def init(appname: str | None, configfile: Any) -> Iterator[Any]:
         with collector.paused():
             options = environment.load(configfile)
             with environment.configured(options):
-                root = close.enter_context(
-                    environment.root_of_databases(options))
+                database = close.enter_context(
+                    environment.open_databases(options))
+                root = close.enter_context(environment.root_of(database))
                 site = environment.find_site(root, appname)
         yield site
 
@@ -268,5 +278,7 @@ def from_config(section: str, variable: str) -> Callable[[], str]:
         config = getProductConfiguration(section)
         if config is None:
             raise KeyError(f'No such section {section}')
+        if variable not in config:
+            raise KeyError(f'No such variable {variable} in {section}')
         return config[variable]  # type: ignore[no-any-return]
     return get_config

@@ -7,6 +7,7 @@ thread that runs the loop, between two ticks or in a wait.
 import contextlib
 import ctypes
 import logging
+import os
 import signal
 import threading
 import time
@@ -39,7 +40,8 @@ class Shutdown:
 
     def request(self, signum: int | None = None) -> None:
         """See `IShutdown`."""
-        self.signum = signum
+        if signum is not None:
+            self.signum = signum
         self.requested = True
         self._wake()
 
@@ -123,7 +125,7 @@ def handling(handlers: Mapping[signal.Signals, Handler]) -> Iterator[None]:
                        _get_action(signum)) for signum in handlers}
     try:
         for signum, handler in handlers.items():
-            signal.signal(signum, handler)
+            signal.signal(signum, _in_this_process(handler))
             if signum in TERMINATING:
                 _handle_once(signum)
         # One that arrived meanwhile could not restore those that came later.
@@ -138,6 +140,18 @@ def handling(handlers: Mapping[signal.Signals, Handler]) -> Iterator[None]:
             for signum, (previous, action) in before.items():
                 signal.signal(signum, previous)
                 _set_action(signum, action)
+
+
+def _in_this_process(handler: Handler) -> Handler:
+    pid = os.getpid()
+
+    def handle(signum: int, frame: FrameType | None) -> None:
+        if os.getpid() == pid:
+            handler(signum, frame)
+        else:  # a child that was forked in a tick: it has no loop to end
+            signal.signal(signum, signal.SIG_DFL)
+            os.kill(os.getpid(), signum)
+    return handle
 
 
 def restore_defaults() -> None:
@@ -160,17 +174,23 @@ def _woken_by_signals(poller: Poller) -> Iterator[None]:
     try:
         yield
     finally:
-        signal.set_wakeup_fd(previous)
+        try:
+            signal.set_wakeup_fd(previous)
+        except (OSError, ValueError):  # somebody has closed it
+            signal.set_wakeup_fd(-1)
 
 
 def _reopen_logs() -> None:
-    from ZConfig.components.logger.loghandler import reopenFiles
-    try:
-        reopenFiles()
-    except OSError as error:
-        log.error('Cannot reopen a log file: %s', error)
-    else:
-        log.info('Reopened the log files')
+    from ZConfig.components.logger import loghandler
+    # reopenFiles() would leave out those behind one that fails.
+    for reference in list(loghandler._reopenable_handlers):
+        handler = reference()
+        if handler is not None:
+            try:
+                handler.reopen()
+            except OSError as error:
+                log.error('Cannot reopen a log file: %s', error)
+    log.info('Reopened the log files')
 
 
 _SA_RESETHAND = 0x80000000

@@ -81,7 +81,10 @@ def run_attempts(step: Callable[[int], T], attempts: int, shutdown: Shutdown,
 
 
 def _commit() -> None:
-    txn = transaction.get()
+    try:
+        txn = transaction.get()
+    except NoTransaction:
+        return  # explicit mode: the step has ended it
     try:
         txn.commit()
     except DoomedTransaction:
@@ -111,7 +114,11 @@ def _is_retryable(error: BaseException) -> bool:
     try:
         return bool(transaction.get().isRetryableError(error))
     except NoTransaction:
-        return isinstance(error, TransientError)
+        pass  # explicit mode: it has ended already
+    except Exception:
+        log.error('A data manager cannot tell whether to retry',
+                  exc_info=True)
+    return isinstance(error, TransientError)
 
 
 def _pause_after(number: int) -> float:
@@ -172,6 +179,8 @@ def _run_items(items: Iterator[Item], attempts: int, shutdown: Shutdown,
                progress: Callable[[], object]) -> Any:
     while not shutdown.attend():
         try:
+            # What the generator does on its way to an item belongs to it.
+            _begin(again=bool(counts))
             item = next(items)
         except StopIteration as end:
             return end.value
@@ -186,9 +195,17 @@ def _run_items(items: Iterator[Item], attempts: int, shutdown: Shutdown,
         else:
             counts['failed'] += 1
         progress()
-        # What the generator does on its way to an item belongs to the item.
-        transaction.begin()
     return None
+
+
+def _begin(again: bool) -> None:
+    try:
+        if not again:
+            transaction.get()  # the one of the tick, where there is one
+            return
+    except NoTransaction:
+        pass
+    transaction.begin()
 
 
 def _run_item(item: Item, attempts: int,
@@ -222,53 +239,53 @@ def _progress_bar(name: str) -> Iterator[Callable[[], object]]:
         yield lambda: None
         return
     import tqdm
-    import tqdm.contrib.logging
 
     class Bar(tqdm.tqdm):  # type: ignore[misc]
         monitor_interval = 0  # it would start a thread
 
-    # It shows nothing on a terminal that does not know its size.
-    columns, lines = shutil.get_terminal_size()
-    with (tqdm.contrib.logging.logging_redirect_tqdm(),
-          Bar(desc=name, unit=' items', file=sys.stderr,
-              ncols=columns, nrows=lines) as bar):
-        yield bar.update
+    class AboveTheBar:
+        """A terminal, for a log handler."""
+
+        def __init__(self, stream: Any) -> None:
+            self.stream = stream
+            self.flush = stream.flush
+
+        def write(self, text: str) -> None:
+            Bar.write(text, file=self.stream, end='')
+
+    with contextlib.ExitStack() as undo:
+        for handler in logging.getLogger().handlers:
+            if (isinstance(handler, logging.StreamHandler)
+                    and handler.stream in (sys.stdout, sys.stderr)):
+                stream = handler.setStream(AboveTheBar(handler.stream))
+                undo.callback(handler.setStream, stream)
+        # It shows nothing on a terminal that does not know its size.
+        columns, lines = shutil.get_terminal_size()
+        yield undo.enter_context(
+            Bar(desc=name, unit=' items', file=sys.stderr,
+                ncols=columns, nrows=lines)).update
 
 
 @contextlib.contextmanager
 def dry_run() -> Iterator[None]:
-    """Abort every transaction of this thread where it would be committed.
+    """Abort every transaction where it would be committed, in all threads.
 
     What would have been committed is logged, as a number of objects for each
-    class. Connections have to be opened inside.
+    class.
     """
-    local = transaction.manager
-    outer = local.manager
-    local.manager = _DryRunManager(explicit=outer.explicit)
+    commit = transaction.Transaction.commit
+    transaction.Transaction.commit = _abort_instead
     try:
         yield
     finally:
-        local.manager = outer
-
-
-class _DryRunManager(transaction.TransactionManager):  # type: ignore[misc]
-    """Hands out transactions whose commit is an abort."""
-
-    def begin(self) -> transaction.Transaction:
-        return self._without_commit(super().begin())
-
-    def get(self) -> transaction.Transaction:
-        return self._without_commit(super().get())
-
-    def _without_commit(
-            self, txn: transaction.Transaction) -> transaction.Transaction:
-        txn.commit = functools.partial(_abort_instead, txn)
-        return txn
+        transaction.Transaction.commit = commit
 
 
 def _abort_instead(txn: transaction.Transaction) -> None:
     if txn.isDoomed():
         raise DoomedTransaction('transaction doomed, cannot commit')
+    for hook, args, keywords in txn.getBeforeCommitHooks():
+        hook(*args, **keywords)
     # Stores what is new or changed where it can be counted, and finds what
     # cannot be pickled.
     txn.savepoint(optimistic=True)

@@ -22,9 +22,10 @@ from zope.app.appsetup import appsetup
 from zope.app.appsetup.product import getProductConfiguration
 from zope.authentication.interfaces import IAuthentication
 from zope.component.interfaces import ISite
+from zope.site.folder import Folder
 
 from gocept.runner import environment
-from gocept.runner.errors import ConfigurationError
+from gocept.runner.errors import ConfigurationError, NotASiteError
 from gocept.runner.runner import init
 from gocept.runner.tests.support import TestCase
 
@@ -53,6 +54,12 @@ class Case(TestCase):
         options = environment.load(self.zope_conf(more))
         with environment.configured(options, **kwargs):
             return options
+
+    @contextlib.contextmanager
+    def opened_root(self, options):
+        with (environment.open_databases(options) as database,
+              environment.root_of(database) as root):
+            yield root
 
     def zcml(self, body, name='my.zcml'):
         path = self.write(name, f'''
@@ -134,6 +141,16 @@ class LoadTests(Case):
         options = environment.load(self.zope_conf())
         with self.assertNoLogs('gocept.runner.environment', 'DEBUG'):
             environment._report_ignored(options)
+
+    def test_two_databases_of_one_name(self):
+        for name in ('', ' other'):
+            section = (f'<zodb{name}>\n<mappingstorage>\n</mappingstorage>\n'
+                       '</zodb>\n')
+            path = self.write('two.conf', section * 2)
+            with self.assertRaises((ConfigurationError,
+                                    ZConfig.ConfigurationError)) as caught:
+                environment.load(path)
+            self.assertIn(repr(name.strip()), str(caught.exception))
 
     def test_storages(self):
         for text in ('<mappingstorage>\n</mappingstorage>',
@@ -369,6 +386,23 @@ class LoggingTests(Case):
         logger.debug('hello')
         self.assertEqual((1, 1), (self.lines(), self.lines('further.log')))
 
+    def test_a_logger_that_cannot_be_made(self):
+        for line, message in (
+                ('format %(nothing)s', "zope.conf: KeyError: 'nothing'"),
+                ('formatter no.such.Formatter', 'No module named')):
+            with self.assertRaisesRegex(ConfigurationError, message):
+                self.configure('<eventlog>\n<logfile>\npath STDOUT\n'
+                               f'{line}\n</logfile>\n</eventlog>')
+
+    def test_verbose_beside_an_eventlog_on_standard_error(self):
+        stderr = io.StringIO()
+        with contextlib.redirect_stderr(stderr):
+            self.configure(
+                '<eventlog>\n<logfile>\npath STDERR\nformat %(message)s\n'
+                '</logfile>\n</eventlog>', verbose=True)
+        self.root.debug('hello')
+        self.assertEqual(1, stderr.getvalue().count('hello'))
+
     def test_verbose(self):
         stderr = io.StringIO()
         with contextlib.redirect_stderr(stderr):
@@ -384,7 +418,7 @@ class DatabaseTests(Case):
         events = []
         zope.event.subscribers.append(events.append)
         self.addCleanup(zope.event.subscribers.pop)
-        with environment.root_of_databases(self.configure()) as root:
+        with self.opened_root(self.configure()) as root:
             folder = root['Application']
             self.assertTrue(ISite.providedBy(folder))
             self.assertIn('default', folder.getSiteManager())
@@ -404,7 +438,7 @@ class DatabaseTests(Case):
                 for="zope.processlifetime.IDatabaseOpened"
                 handler="zope.app.appsetup.bootstrap.bootStrapSubscriber" />
             '''))
-        with environment.root_of_databases(options) as root:
+        with self.opened_root(options) as root:
             self.assertTrue(ISite.providedBy(root['Application']))
         self.assertEqual(1, self.opened_with_root(events))
 
@@ -415,7 +449,7 @@ class DatabaseTests(Case):
         bootStrapSubscriber(zope.processlifetime.DatabaseOpened(database))
         with database.transaction() as connection:
             theirs = self.describe(connection.root()['Application'])
-        with environment.root_of_databases(self.configure()) as root:
+        with self.opened_root(self.configure()) as root:
             self.assertEqual(theirs, self.describe(root['Application']))
 
     def describe(self, folder):
@@ -438,7 +472,7 @@ class DatabaseTests(Case):
         with self.assertPutBack(), self.assertRaisesRegex(
                 ConfigurationError, "no root folder 'Application'.*holds "
                 "'theirs', 3"):
-            with environment.root_of_databases(options):
+            with self.opened_root(options):
                 pass
         database = ZODB.DB(f'{self.dir}/Data.fs')
         with database.transaction() as connection:
@@ -494,6 +528,8 @@ class DatabaseTests(Case):
     def test_if_the_second_cannot_be_opened_the_first_is_closed(self):
         locked = ZODB.DB(f'{self.dir}/Locked.fs')
         self.addCleanup(locked.close)
+        with init(None, self.zope_conf()):
+            pass  # so that the components stay
         path = self.write('locked.conf', f'''
             <zodb>
               <filestorage>
@@ -513,6 +549,18 @@ class DatabaseTests(Case):
             with init(None, str(path)):
                 pass
         ZODB.DB(f'{self.dir}/Data.fs').close()
+        self.assertEqual([], list(zope.component.getUtilitiesFor(
+            ZODB.interfaces.IDatabase)))
+
+    def test_a_root_folder_that_is_no_site(self):
+        database = ZODB.DB(f'{self.dir}/Data.fs')
+        with database.transaction() as connection:
+            connection.root()['Application'] = Folder()
+        database.close()
+        with self.assertPutBack(), self.assertRaisesRegex(
+                NotASiteError, 'the root folder is a Folder without'):
+            with init(None, self.zope_conf()):
+                pass
 
     def test_a_transaction_that_cannot_be_aborted_is_no_obstacle(self):
         with (self.assertPutBack(),

@@ -481,6 +481,15 @@ class DecoratorTests(TestCase):
             def worker():
                 pass
 
+        @once
+        def other():
+            pass
+        for arguments in ((), (None, 'zope.conf')):
+            with self.assertRaisesRegex(TypeError, 'use parentheses'):
+                other(*arguments)
+        with self.assertRaisesRegex(ValueError, 'attempts'):
+            once(attempts=0)
+
     def test_ticks_must_be_seconds(self):
         for ticks in (-1, 'x', None, math.nan):
             with self.assertRaisesRegex(ValueError, 'seconds >= 0'):
@@ -574,7 +583,7 @@ class DecoratorTests(TestCase):
         with self.assertRaisesRegex(KeyError, 'No such section other'):
             from_config('other', 'user')()
         with self.assertRaisesRegex(KeyError, 'other'):
-            from_config('worker', 'other')()
+            from_config('worker', 'other')()  # a section without it
 
 
 class InitTests(TestCase):

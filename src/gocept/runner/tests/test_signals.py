@@ -1,3 +1,4 @@
+import contextlib
 import faulthandler
 import logging
 import os
@@ -7,6 +8,8 @@ import tempfile
 import threading
 import unittest
 from unittest import mock
+
+from ZConfig.components.logger.loghandler import FileHandler
 
 from gocept.runner import signals
 from gocept.runner.signals import Shutdown, current_shutdown, handling
@@ -45,15 +48,6 @@ class ShutdownTests(unittest.TestCase):
             self.assertFalse(shutdown.wait(0.02))
         reopen.assert_called_once_with()
 
-    def test_a_log_that_cannot_be_reopened_is_reported(self):
-        with (Shutdown() as shutdown,
-              mock.patch('ZConfig.components.logger.loghandler.reopenFiles',
-                         side_effect=FileNotFoundError(2, 'gone', 'x.log')),
-              self.assertLogs('gocept.runner.signals', 'ERROR') as logs):
-            shutdown.request_reopening()
-            self.assertFalse(shutdown.attend())
-        self.assertIn("'x.log'", logs.output[0])
-
     def test_the_innermost_is_the_current_one(self):
         with Shutdown() as outer:
             with Shutdown() as inner, current_shutdown() as current:
@@ -63,6 +57,42 @@ class ShutdownTests(unittest.TestCase):
         with current_shutdown() as current:
             self.assertIsNot(outer, current)
             self.assertFalse(current.wait(0))
+
+    def test_stopped_after_a_signal(self):
+        with Shutdown() as shutdown:
+            shutdown.request(signal.SIGTERM)
+            shutdown.request()
+            self.assertEqual(signal.SIGTERM, shutdown.signum)
+
+    def test_one_log_of_many_that_cannot_be_reopened(self):
+        with tempfile.TemporaryDirectory() as directory:
+            paths = [f'{directory}/{name}/x.log' for name in 'abc']
+            handlers = []
+            for path in paths:
+                os.mkdir(os.path.dirname(path))
+                handlers.append(FileHandler(path))
+            os.remove(paths[1])
+            os.rmdir(os.path.dirname(paths[1]))
+            os.rename(paths[2], paths[2] + '.1')
+            with self.assertLogs('gocept.runner.signals', 'INFO') as logs:
+                signals._reopen_logs()
+            self.assertTrue(os.path.exists(paths[2]))
+            for handler in handlers:
+                with contextlib.suppress(ValueError):
+                    handler.close()
+        self.assertEqual(2, len(logs.output))
+        self.assertIn(paths[1], logs.output[0])
+
+    def test_a_wakeup_descriptor_that_was_closed(self):
+        read, write = os.pipe()
+        os.set_blocking(write, False)
+        signal.set_wakeup_fd(write)
+        self.addCleanup(signal.set_wakeup_fd, -1)
+        with Shutdown() as shutdown:
+            os.close(write)
+            os.close(read)
+            self.assertFalse(shutdown.wait(0.001))
+        self.assertEqual(-1, signal.set_wakeup_fd(-1))
 
     def test_each_thread_has_its_own(self):
         seen = []
@@ -144,6 +174,16 @@ class HandlingTests(unittest.TestCase):
             self.assertEqual([signal.SIGTERM], self.received)
             file.seek(0)
             self.assertIn(b'most recent call first', file.read())
+
+    def test_a_forked_child_has_no_loop(self):
+        with handling({signal.SIGTERM: self.handler}):
+            pid = os.fork()
+            if not pid:
+                signal.raise_signal(signal.SIGTERM)
+                os._exit(0)
+            _, status = os.waitpid(pid, 0)
+        self.assertEqual(-signal.SIGTERM, os.waitstatus_to_exitcode(status))
+        self.assertEqual([], self.received)
 
     def test_restore_defaults(self):
         with handling(dict.fromkeys(SIGNALS, self.handler)):

@@ -23,6 +23,8 @@ from gocept.runner.transaction import (
 
 LOGGER = 'gocept.runner.transaction'
 
+log = logging.getLogger(__name__)
+
 
 class Thing(persistent.Persistent):
     pass
@@ -290,6 +292,28 @@ class RunAttemptsTests(Case):
         self.assertEqual(7, self.run_attempts(step))
         self.assertEqual({}, dict(self.root))
 
+    def test_a_data_manager_that_cannot_tell_whether_to_retry(self):
+        def step(number):
+            DataManager().should_retry = lambda error: 1 / 0
+            raise KeyError('worker')
+        with self.assertLogs(LOGGER, 'ERROR') as logs:
+            result = self.run_attempts(step)
+        self.assertEqual([result.error], self.reported)
+        self.assertIsInstance(result.error, KeyError)
+        self.assertIn('cannot tell whether to retry', logs.output[0])
+
+    def test_a_step_that_ends_an_explicit_transaction(self):
+        transaction.manager.explicit = True
+        self.addCleanup(setattr, transaction.manager, 'explicit', False)
+
+        def step(number):
+            transaction.begin()
+            self.root['x'] = 1
+            transaction.commit()
+            return 7
+        self.assertEqual(7, self.run_attempts(step))
+        self.assertEqual({'x': 1}, self.committed())
+
     def test_explicit_transactions(self):
         transaction.manager.explicit = True
         self.addCleanup(setattr, transaction.manager, 'explicit', False)
@@ -497,6 +521,40 @@ class TransactionPerItemTests(Case):
         steps()
         self.assertEqual([None, 0, 1], seen)
 
+    def test_explicit_transactions_without_a_loop(self):
+        transaction.manager.explicit = True
+        self.addCleanup(setattr, transaction.manager, 'explicit', False)
+        self.assertEqual('steps: 2 done, 0 failed, 0 skipped',
+                         self.run_items(self.add('a'), self.add('b')))
+        self.assertEqual({'a', 'b'}, set(self.committed()))
+
+    def test_a_transaction_that_cannot_be_begun(self):
+        @transaction_per_item
+        def steps():
+            yield self.add('a')
+            yield self.add('b')
+        with (mock.patch('transaction.begin', side_effect=OSError('lost')),
+              self.assertRaisesRegex(OSError, 'lost'),
+              self.assertLogs(LOGGER, 'INFO') as logs):
+            steps()
+        self.assertEqual({'a'}, set(self.committed()))
+        self.assertEqual('steps: 1 done, 0 failed, 0 skipped',
+                         logs.records[-1].getMessage())
+
+    def test_the_bar_leaves_the_logging_as_it_is(self):
+        terminal = io.StringIO()
+        terminal.isatty = lambda: True
+        handler = logging.StreamHandler(terminal)
+        handler.setLevel('ERROR')
+        logging.getLogger().addHandler(handler)
+        self.addCleanup(logging.getLogger().removeHandler, handler)
+        with mock.patch('sys.stderr', terminal):
+            self.run_items(lambda: log.info('quiet'),
+                           lambda: log.error('loud'))
+        self.assertIn('loud\n', terminal.getvalue())
+        self.assertNotIn('quiet', terminal.getvalue())
+        self.assertIs(terminal, handler.stream)
+
     def test_a_progress_bar_on_a_terminal_only(self):
         stderr = io.StringIO()
         with mock.patch('sys.stderr', stderr):
@@ -585,11 +643,35 @@ class DryRunTests(unittest.TestCase):
             transaction.abort()
             connection.close()
 
-    def test_ends(self):
-        outer = transaction.manager.manager
+    def test_other_managers_and_threads(self):
+        def commit():
+            with self.db.transaction() as connection:
+                connection.root()['a'] = 1
         with dry_run():
-            self.assertIsNot(outer, transaction.manager.manager)
-        self.assertIs(outer, transaction.manager.manager)
+            commit()
+            thread = threading.Thread(target=commit)
+            thread.start()
+            thread.join()
+        with self.db.transaction() as connection:
+            self.assertEqual({}, dict(connection.root()))
+
+    def test_what_hooks_before_the_commit_change(self):
+        connection = self.db.open()
+        self.addCleanup(connection.close)
+        root = connection.root()
+        with dry_run(), self.assertLogs(LOGGER, 'INFO') as logs:
+            transaction.get().addBeforeCommitHook(
+                root.update, (), {'a': Thing()})
+            transaction.commit()
+        self.assertIn(f'1 {__name__}.Thing', logs.output[0])
+
+    def test_ends(self):
+        with self.assertRaises(ZeroDivisionError), dry_run():
+            raise ZeroDivisionError
+        with self.db.transaction() as connection:
+            connection.root()['a'] = 1
+        with self.db.transaction() as connection:
+            self.assertEqual({'a': 1}, dict(connection.root()))
 
     def test_an_idle_transaction_is_no_news(self):
         with (dry_run(), self.assertLogs(LOGGER, logging.DEBUG) as logs):
