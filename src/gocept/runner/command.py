@@ -8,8 +8,8 @@ import os
 import signal
 import sys
 import urllib.parse
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
 
 import ZConfig
 import zope.configuration.exceptions
@@ -20,9 +20,6 @@ from zope.interface.interfaces import ComponentLookupError
 from gocept.runner import collector, environment, errors
 from gocept.runner.signals import handling
 from gocept.runner.transaction import dry_run
-
-if TYPE_CHECKING:
-    from gocept.runner.runner import MainLoop, appmain
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +37,36 @@ statuses:
 '''
 
 
-def main(decorator: 'appmain', worker: Callable[..., object]) -> int:
+class Loop(Protocol):
+    """What the command line needs to know of an `IMainLoop`."""
+
+    once: bool
+    failed: bool
+    ended_by: SystemExit | KeyboardInterrupt | None
+
+    def __call__(self) -> None:
+        """See `IMainLoop`."""
+
+    def stop(self) -> None:
+        """See `IMainLoop`."""
+
+
+class Decorator(Protocol):
+    """What the command line needs to know of an `IAppMain`."""
+
+    ticks: float
+    once: bool
+
+    def check_arguments(self, worker: Callable[..., object],
+                        args: Sequence[Any]) -> None:
+        """Raise TypeError unless `worker` can be called with `args`."""
+
+    def loop(self, app: Any, worker: Callable[..., object],
+             args: tuple[Any, ...], **options: Any) -> Loop:
+        """The loop that runs `worker` with its arguments."""
+
+
+def main(decorator: Decorator, worker: Callable[..., object]) -> int:
     """Run `worker` as its command line says; returns the status.
 
     A SystemExit of the worker is raised once more when all is closed.
@@ -59,7 +85,7 @@ def main(decorator: 'appmain', worker: Callable[..., object]) -> int:
         return errors.INTERRUPTED
 
 
-def _parser(decorator: 'appmain',
+def _parser(decorator: Decorator,
             worker: Callable[..., object]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         usage=f'%(prog)s [options]{_usage_of_arguments(worker)}',
@@ -112,7 +138,7 @@ def _seconds(value: str) -> float:
     raise argparse.ArgumentTypeError(f'not a number >= 0: {value!r}')
 
 
-def _parse(parser: argparse.ArgumentParser, decorator: 'appmain',
+def _parse(parser: argparse.ArgumentParser, decorator: Decorator,
            worker: Callable[..., object], argv: list[str],
            ) -> tuple[argparse.Namespace, list[str]]:
     args: list[str] = []
@@ -127,7 +153,7 @@ def _parse(parser: argparse.ArgumentParser, decorator: 'appmain',
     return options, args
 
 
-def _run(decorator: 'appmain', worker: Callable[..., object],
+def _run(decorator: Decorator, worker: Callable[..., object],
          options: argparse.Namespace, args: list[str]) -> int:
     with contextlib.ExitStack() as stack:
         with collector.paused():
@@ -223,7 +249,7 @@ class _PostMortem(logging.Handler):
     That is before the abort, so the transaction can be looked at.
     """
 
-    def __init__(self, loop: 'MainLoop') -> None:
+    def __init__(self, loop: Loop) -> None:
         super().__init__(logging.ERROR)
         self.used = False
         self._loop = loop

@@ -9,8 +9,8 @@ import contextlib
 import functools
 import logging
 import os.path
-import pathlib
 import sys
+import urllib.parse
 import weakref
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -80,7 +80,7 @@ def _schema() -> Any:
 
 def _url(path: str | os.PathLike[str]) -> str:
     # ZConfig could open the file as well, but would set up urllib for it.
-    return pathlib.Path(os.path.abspath(path)).as_uri()
+    return 'file://' + urllib.parse.quote(os.path.abspath(path))
 
 
 @contextlib.contextmanager
