@@ -4,6 +4,7 @@ import pathlib
 import random
 import signal
 import tempfile
+import time
 from collections.abc import Iterator
 
 from chaos.worker import LOG, RUNS_PER_DATABASE, Scene, check, end
@@ -11,6 +12,9 @@ from gocept.runner.tests.support import Program
 from gocept.runner.tests.test_program import ZEOServer, until
 
 NAMES = ('first', 'second')
+
+LONGEST_STOP = 0.5
+"""How long a worker is held at most, in seconds."""
 
 
 def run(randomly: random.Random, runs: int) -> Iterator[str]:
@@ -108,6 +112,11 @@ class Company:
         """End a worker, which has to succeed."""
         program = self.programs[name]
         program.send(signum)
+        self.expect_success(name, signum)
+
+    def expect_success(self, name: str, signum: signal.Signals) -> None:
+        """Wait for the end of a worker that has got a signal."""
+        program = self.programs[name]
         status = end(program)
         program.close()
         check(status == 0, f'{name}: status {status} after {signum.name}\n'
@@ -116,11 +125,17 @@ class Company:
     def stop_worker(self, name: str, randomly: random.Random) -> str:
         """Hold a worker, perhaps in the middle of a commit, for a while."""
         self.programs[name].send(signal.SIGSTOP)
+        # It may hold the lock of the server that another commit waits for, so
+        # nobody can be waited for now.
+        time.sleep(randomly.uniform(0, LONGEST_STOP))
         other = NAMES[1 - NAMES.index(name)]
-        if randomly.random() < 0.5:
-            self.expect_end(other, signal.SIGTERM)
-            self.programs[other] = self.scene.start(other)
+        ending = randomly.random() < 0.5
+        if ending:
+            self.programs[other].send(signal.SIGTERM)
         self.programs[name].send(signal.SIGCONT)
+        if ending:
+            self.expect_success(other, signal.SIGTERM)
+            self.programs[other] = self.scene.start(other)
         return f'{name} stopped for a while'
 
     def end(self) -> None:

@@ -37,6 +37,10 @@ class Program:
     def __init__(self, script: pathlib.Path, *args: str,
                  cwd: pathlib.Path,
                  environment: Mapping[str, str] | None = None) -> None:
+        for signum in SIGNALS:
+            # A child would ignore what this process was made to, by nohup say.
+            if signal.getsignal(signum) is signal.SIG_IGN:
+                signal.signal(signum, signal.SIG_DFL)
         self.process = subprocess.Popen(
             [sys.executable, str(script), *args], cwd=cwd,
             env=child_environment(**environment or {}),
