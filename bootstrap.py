@@ -52,7 +52,7 @@ def say(message):
 
 def fingerprint():
     """Changes whenever the set-up has to be done anew."""
-    digest = hashlib.sha256(f'{sys.version} {PYTHON} {HERE}'.encode())
+    digest = hashlib.sha256(f'{sys.version} {sys.base_prefix} {HERE}'.encode())
     for name in INPUTS:
         digest.update((HERE / name).read_bytes())
     return digest.hexdigest()
