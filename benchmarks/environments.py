@@ -11,6 +11,7 @@ import configparser
 import hashlib
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -87,6 +88,19 @@ def differences(one: Path, other: Path) -> list[str]:
             for name in sorted(first.keys() & second.keys())
             if first[name] != second[name]
             and name not in {'gocept.runner', *_BUILD_TOOLS}]
+
+
+def heading(one: Path, other: Path) -> str:
+    """What the figures depend on."""
+    lines = [
+        f'Python {platform.python_version()}, ZODB {versions(one)["ZODB"]}, '
+        f'{platform.system()} {platform.machine()}, '
+        f'{os.cpu_count()} processors',
+        'median (least-most) [measured earlier, on another machine];',
+        'a ratio is the median of the ratios of the rounds']
+    lines += [f'Beware, not the same on all sides: {difference}'
+              for difference in differences(one, other)]
+    return '\n'.join([*lines, ''])
 
 
 def _environment(name: str, wanted: list[str], digest: str) -> Path:

@@ -29,7 +29,6 @@ changes too: as processes, and within them the bare loop and the main loop.
 import argparse
 import json
 import os
-import platform
 import random
 import select
 import shutil
@@ -348,7 +347,7 @@ def main(arguments: list[str]) -> int:
     except environments.EnvironmentFailed as error:
         print(error, file=sys.stderr)
         return 1
-    print(heading(bench), flush=True)
+    print(environments.heading(bench.ours, bench.old), flush=True)
     rows: list[Row] = []
     for name in options.only:
         print(f'measuring {name} ...', file=sys.stderr)
@@ -391,17 +390,3 @@ def names(value: str) -> list[str]:
         if name not in MEASURES:
             raise argparse.ArgumentTypeError(f'not known: {name!r}')
     return found
-
-
-def heading(bench: Bench) -> str:
-    """What the figures depend on."""
-    ours = environments.versions(bench.ours)
-    lines = [
-        f'Python {platform.python_version()}, ZODB {ours["ZODB"]}, '
-        f'{platform.system()} {platform.machine()}, '
-        f'{os.cpu_count()} processors',
-        'median (least-most) [measured earlier, on another machine];',
-        'a ratio is the median of the ratios of the rounds']
-    for difference in environments.differences(bench.ours, bench.old):
-        lines.append(f'Beware, not the same here and for 3.0: {difference}')
-    return '\n'.join([*lines, ''])
