@@ -66,6 +66,7 @@ setup(
         'test': [
             'RelStorage',
             'ZEO',
+            'hypothesis',
             'zope.testing',
             'zope.testrunner',
         ],

@@ -4,6 +4,8 @@ The statuses beyond 2 are those of ``sysexits.h``, which service managers show
 by name.
 """
 
+from typing import Any
+
 SUCCESS = 0
 """All went well; also a loop that a signal or its worker ended."""
 
@@ -52,3 +54,49 @@ class NotASiteError(RunnerError):
     """
 
     status = UNKNOWN_SITE
+
+
+class EndpointClosedException(RunnerError):
+    """Raised when the other side of a channel is gone, or the channel closed.
+
+    `seen` has what `read_until` had read before; it can still be read.
+    """
+
+    def __init__(self, message: str = '', seen: Any = b'') -> None:
+        super().__init__(message)
+        self.seen = seen
+
+
+class WriteBufferFull(RunnerError):
+    """Raised by a write that begins above the high-water mark.
+
+    Nothing of it was kept; write again when `kept` of the channel is less.
+    """
+
+
+class DeadlineExceeded(RunnerError, TimeoutError):
+    """Raised when what was waited for did not happen in time.
+
+    `seen` has the tail of what was seen meanwhile.
+    """
+
+    def __init__(self, message: str, seen: Any = b'') -> None:
+        super().__init__(message)
+        self.seen = seen
+
+
+class ProcessExistsException(RunnerError):
+    """Raised when an application is started under an alias that runs."""
+
+
+class StartError(RunnerError):
+    """Raised when an application that is to listen on a socket does not.
+
+    `returncode` is its status, if it ended; `output` the tail of what it said.
+    """
+
+    def __init__(self, message: str, returncode: int | None = None,
+                 output: bytes = b'') -> None:
+        super().__init__(message)
+        self.returncode = returncode
+        self.output = output

@@ -172,21 +172,243 @@ class ITransactionPerItem(Interface):
         """
 
 
-class IPoller(Interface):
-    """Waits until something happens or time is over.
+class IChannel(Interface):
+    """``Channel(*, buffering=None, encoding=None, limit=1048576)``
 
-    Belongs to the thread that waits. A context manager, which closes it.
+    A stream of bytes in both directions that never blocks and never loses a
+    byte.
+
+    `buffering` says what `read` gives: whatever there is with None or
+    'bytes', one line with 'line'. A line ends with a newline character. One
+    longer than `limit`, with its newline, comes in pieces of that length.
+
+    With an `encoding` it is a stream of text, `limit` counts characters, and
+    what is ``b''`` below is ``''``. Characters may be split anywhere; bytes
+    that cannot be decoded are shown as ``\\xff``. ``write`` takes text and
+    bytes.
+
+    A custom channel is a subclass of `gocept.runner.channel.Channel` with
+    ``_read()`` (bytes, ``b''`` when there are none now,
+    EndpointClosedException when no more will come), `write`, `close` and, if
+    it can be polled, `get_fd`.
+
+    One thread reads a channel; any may write. A context manager, which closes
+    it. Dropping one that was not closed is a ResourceWarning.
+    """
+
+    buffering = Attribute("None, 'bytes' or 'line'.")
+
+    encoding = Attribute('What makes it text, or None.')
+
+    closed = Attribute('Whether it was closed here.')
+
+    kept = Attribute(
+        'The number of bytes that were written but that the other side has '
+        'not taken yet.')
+
+    unread = Attribute('Whether something was received but not read yet.')
+
+    partial = Attribute(
+        'Whether what was read last is a piece of a line whose next piece is '
+        'still to come.')
+
+    def read():
+        """Return the bytes that there are now, or one line.
+
+        ``b''`` when there are none, or no complete line. When the other side
+        is gone, or the channel is closed, it first returns all that was sent
+        (of lines also the rest without a newline; of a channel closed here,
+        what was received before), and then raises EndpointClosedException.
+        """
+
+    def read_until(pattern, timeout=None):
+        """Wait until `pattern` comes, and read up to its end.
+
+        `pattern` is bytes (or text) or a compiled regular expression. Returns
+        a pair: what came before, and the match, which is `pattern` itself or
+        the match object. What came later is read next. An expression is
+        searched in all that came, again and again, so write it so that it
+        cannot match too early.
+
+        DeadlineExceeded after `timeout` seconds, and EndpointClosedException
+        if the stream ends before; both carry the tail of what came as `seen`,
+        and all of it can still be read.
+        """
+
+    def write(*data):
+        """Send chunks of bytes, without waiting.
+
+        What is not taken now is kept, and sent by the poller that the channel
+        is registered with, by later calls of its methods, and by `flush`.
+
+        * WriteBufferFull if more than `high_water` bytes are kept when it
+          begins; nothing of it is sent or kept. One that begins below is kept
+          whole, however long it is.
+        * EndpointClosedException if the other side is gone, or after `close`
+          and `write_eof`. No signal is sent.
+        * Another OSError, as for a full disk: what is not sent is kept, as
+          with Python's own buffered files; write or flush later.
+        * NotImplementedError if there is nothing to write to.
+        """
+
+    def write_eof():
+        """Let the other side read the end, when it has got all that is kept.
+
+        Standard input of a process is closed by this.
+        """
+
+    def flush(timeout=None):
+        """Wait until all that is kept has been sent.
+
+        DeadlineExceeded after `timeout` seconds; the rest is still kept. The
+        errors of `write`.
+        """
+
+    def close():
+        """Close its descriptors; again does nothing.
+
+        What is kept is tried to be sent once; what cannot be is logged.
+        """
+
+    def closing():
+        """For custom channels that can be polled: call it first in `close`,
+        so that pollers give the end.
+        """
+
+    def get_fd():
+        """Return the descriptor that it is read from.
+
+        NotImplementedError if there is none; EndpointClosedException once
+        closed.
+        """
+
+    def fileno():
+        """Return the same as `get_fd`, but -1 once closed."""
+
+
+class IPipeChannel(IChannel):
+    """``PipeChannel(faucet=None, sink=None, *, high_water=1048576,
+    buffering=None, encoding=None, limit=1048576)``
+
+    Reads from the descriptor `faucet` and writes to `sink`, which may be the
+    same. It owns and closes them. While open they do not block.
+    """
+
+
+class ISocketChannel(IChannel):
+    """``SocketChannel(sock, *, high_water=1048576, buffering=None,
+    encoding=None, limit=1048576)``
+
+    Reads from and writes to a connected stream socket, which it owns.
+    """
+
+
+class ILineChannel(IChannel):
+    """``LineChannel(channel, *, encoding=None, limit=1048576)``
+
+    Reads lines from another channel of any class; all else is done by that
+    one.
+    """
+
+
+class ITestChannel(IChannel):
+    """``TestChannel(*, buffering=None, encoding=None, limit=1048576)``
+
+    A channel without descriptors, for tests, which play the other side. It
+    cannot be polled, and `read_until` does not wait in it.
+    """
+
+    def put(*data):
+        """Have chunks of bytes, or of text, come in.
+
+        As those of a stream they have no borders: one `read` gives all that
+        was put before. EndpointClosedException after `put_eof` and `close`.
+        """
+
+    def put_eof():
+        """End the stream as the other side would, after what was put."""
+
+    def get():
+        """Return what was written since the last call, ``b''`` if nothing was.
+        """
+
+
+class ISource(Interface):
+    """What a poller can wait for: a channel, a process or a timer.
+
+    `gocept.runner.source` has the base class.
+    """
+
+    def collect():
+        """Return a sequence of what there is now and whether it is the last.
+        """
+
+
+class IPoller(Interface):
+    """``Poller(*, buffering=None)``
+
+    Waits until one of many sources is ready, or time is over.
+
+    Belongs to the thread that calls `poll` or `wait`. All else may be called
+    from any thread, and takes effect at once. In a forked child it is empty,
+    as the registrations are the parent's. A context manager, which closes it.
+
+    `buffering` is that of the channels of accepted clients.
     """
 
     wakeup_fd = Attribute(
-        'A descriptor; any byte written to it wakes. For the standard '
+        'A descriptor; any byte but 255 written to it wakes. For the standard '
         "library's ``signal.set_wakeup_fd()``.")
 
-    def wait(timeout=None):
-        """Wait for `timeout` seconds at most, or for ever if it is None.
+    def register(source, callback=None):
+        """Wait for a channel, a process or a timer from now on.
 
-        True as soon as there was a wake-up, also one since the last wait;
-        False when the time is over.
+        What it gives is returned by `poll`; with a `callback`, that is called
+        with the same pair as its arguments instead, by the thread that calls
+        `poll`, and what it raises is logged. Registering again changes the
+        callback only.
+
+        NotImplementedError for a channel that has no descriptor; ValueError
+        if another source with the same descriptor is registered. A regular
+        file is always ready.
+        """
+
+    def unregister(source):
+        """Wait for it no more; nothing if it is not registered."""
+
+    def send_for(channel):
+        """Send what is kept in `channel` now and in future, but do not read.
+
+        A registered channel needs no such call.
+        """
+
+    def add_server(sock, callback=None):
+        """Accept connections of a listening socket, and register the clients.
+
+        If that fails for lack of descriptors, say, it is logged and tried
+        again after a while. `unregister` takes the socket as well.
+        """
+
+    def poll(timeout=None):
+        """Wait for `timeout` seconds at most (None: for ever), and return what
+        there is as a list of pairs:
+
+        * ``(data, channel)``: one read of a channel, all complete lines of
+          one read with ``buffering='line'``. ``(b'', channel)`` is its end
+          (``''`` with an encoding), also if it was closed here: it comes
+          once, and the channel is registered no more.
+        * ``((address, channel), sock)``: a client, accepted and registered.
+        * ``(status, process)``: a process has ended.
+        * ``(expirations, timer)``: how often it was due since the last time.
+
+        An empty list when time is over or `wakeup` was called.
+        """
+
+    def wait(timeout=None):
+        """Wait as `poll` does, but read nothing.
+
+        True as soon as `poll` would have something or there was a wake-up,
+        also one since the last wait; False when the time is over.
         """
 
     def wakeup():
@@ -195,8 +417,238 @@ class IPoller(Interface):
         From any thread and from signal handlers; nothing once closed.
         """
 
+    def close_all():
+        """Unregister and close all registered channels and servers."""
+
     def close():
-        """Close its descriptors; again does nothing."""
+        """Close its own descriptors, none of the sources'; again does nothing.
+
+        RuntimeError for `poll`, `wait` and registering afterwards.
+        """
+
+
+class ITimer(ISource):
+    """``Timer(seconds, interval=None)``
+
+    Due `seconds` after it is registered, and every `interval` seconds from
+    then on. Without an interval it is registered no more once it was due.
+    """
+
+
+class IProcess(ISource):
+    """``Process(command, *, ...)``: one child, started at once.
+
+    `command` is a list of arguments, or a string that is split as a shell
+    would split it. ValueError, TypeError and LookupError for what cannot be
+    meant; OSError if the program cannot be run, as from `subprocess.Popen`.
+    What follows are the keywords, with their defaults.
+
+    How it is started:
+
+    * ``shell=False``: have ``/bin/sh`` run `command`, a string.
+    * ``cwd=None``: the directory it starts in.
+    * ``env=None``: replaces the environment, which otherwise is ours.
+      ``extra_env={}`` is added to it; a variable that is None is removed.
+      What a service manager has told us (``NOTIFY_SOCKET``, ``WATCHDOG_*``,
+      ``LISTEN_*``) is passed on by `extra_env` only.
+    * ``user=None, group=None, extra_groups=None``: names or numbers. With a
+      user but no group the child gets the groups of that user, and none of
+      ours. Our own user needs no privileges.
+    * ``umask=-1``: the file mode mask; -1 is ours.
+    * ``rlimits={}``: limits by their lower-case names, such as ``nofile``; a
+      number for both, or a pair of the soft and the hard limit; -1 is none.
+    * ``setpgrp=False``: a process group of its own, so that signals for ours
+      (as from the keyboard) do not reach it. ``setsid=False``: a session.
+    * ``stdin='inherit', stdout='inherit', stderr='inherit'``: 'inherit',
+      'null', 'pipe', a path (a string with a slash or a path object; output
+      is appended), a file or a descriptor; `stderr` also 'merge', to go where
+      `stdout` goes.
+    * ``pass_fds=()``: descriptors it gets, under the same numbers.
+    * ``die_with_parent=False``: a signal that the system sends it when the
+      thread that started it ends, so start it in one that lasts; True is
+      SIGKILL. Linux only.
+    * ``detached=False``: it is meant to outlive us: a session of its own, no
+      mark, not ended at exit. A Python program gets our ``sys.path``.
+    * Other keywords are those of `subprocess.Popen`, without ``preexec_fn``
+      and what makes text of streams.
+
+    How it is talked to: ``buffering``, ``encoding``, ``limit`` and
+    ``high_water`` are those of the channels.
+
+    How it is watched: ``poller=None`` is the one that it is registered with,
+    and that sends what its channels keep; None for that of the background
+    thread. ``on_end=None`` is called with the process when it was reaped, by
+    the thread that did it. ``name`` is for messages; by default the program's.
+
+    How it is ended: ``stop_signal=SIGTERM``, ``stop_timeout=10``, see
+    `terminate`. ``adopt=False`` makes this process the parent of descendants
+    that have lost their own: those known to be of this child end with it, and
+    the others are reaped when we exit.
+
+    What has not ended when the interpreter exits is ended then, but nothing by
+    a forked copy of it. A context manager, which closes it.
+    """
+
+    pid = Attribute('Its number.')
+
+    args = Attribute('The list of arguments.')
+
+    name = Attribute('What messages call it.')
+
+    returncode = Attribute(
+        'None until it was noticed that it has ended; then the status, or -N '
+        'if signal N ended it; `gocept.runner.process.LOST_STATUS` if others '
+        'have reaped it.')
+
+    channel = Attribute(
+        'An `IChannel` that reads its standard output and writes to its '
+        'standard input, as far as they are pipes; or None.')
+
+    stderr = Attribute('An `IChannel` that reads its standard error, or None.')
+
+    def channels():
+        """Iterate over the two of them, without None."""
+
+    def poll():
+        """Return `returncode`, after a look whether it has ended.
+
+        None for ever in a forked copy, of which it is no child.
+        """
+
+    def wait(timeout=None):
+        """Wait for its end and return `returncode`.
+
+        DeadlineExceeded after `timeout` seconds; RuntimeError in a forked
+        copy.
+        """
+
+    def send_signal(signum):
+        """Send a signal to the child alone; nothing if it has ended."""
+
+    def signal_group(signum):
+        """Send a signal to its process group, if it leads one, or to it."""
+
+    def terminate(signum=None, timeout=None):
+        """End it and its descendants, and return `returncode`.
+
+        The signal (by default `stop_signal`) goes to the child, and its group
+        if it leads one; to its other descendants when the child has ended.
+        Who is stopped is continued. Whatever is left after `timeout` seconds
+        (by default `stop_timeout`) is killed.
+
+        Descendants are the children of its children and so on, its group, and
+        those that have left it, known by a mark in their environment.
+
+        If it has ended already, its descendants are ended. DeadlineExceeded if
+        something does not end even though it was killed.
+        """
+
+    def close():
+        """End it, and close its channels; read them before."""
+
+
+class IRunner(Interface):
+    """``Runner(extra_paths=(), *, poller=None)``
+
+    Starts applications that are known by name, under aliases, so that one
+    application may run several times.
+
+    `extra_paths` are directories appended to the PATH of all children.
+    `poller` is one of your own, which then does all that happens by itself:
+    sends what channels keep, notices ends, restarts. None for that of the
+    background thread.
+
+    May be used by several threads. A context manager, which closes it.
+    """
+
+    def add(name, command, **kwargs):
+        """Add an application, or replace it.
+
+        `command` and the keywords are those of `IProcess` (without `poller`,
+        `on_end` and `name`), and:
+
+        * ``type='stdio'``: the channel is the standard output and input of
+          the process, and standard error is ours, by default. Or 'socket':
+          the channel is connected to the Unix socket that it listens on.
+        * ``socket``: the path of that, seen from `cwd`.
+        * ``start_timeout=30``: how many seconds it has until it listens.
+        * ``buffering``, ``encoding``, ``limit`` and ``high_water`` are those
+          of its channels.
+        * ``restart='never'``: or 'on-failure' (a status other than 0) or
+          'always'. ``restart_delay=0.1`` is how many seconds to wait before
+          the first restart; twice as many before each further one, a minute
+          at most. ``restart_limit=5`` is how many restarts there are in a
+          row, until it has run for 10 seconds.
+
+        What a 'socket' application says on standard output and error is
+        logged by ``gocept.runner.spawn`` (level INFO), unless you say where
+        it goes; the tail is part of error messages.
+
+        TypeError, ValueError and LookupError for what cannot be meant.
+        """
+
+    def update_config(config):
+        """Add several: a dictionary of the keywords of each, by name.
+
+        ``{'app': {'command': 'cat', 'buffering': 'line'}}``. If one of them
+        is wrong, none is added.
+        """
+
+    def start(app_name, alias=None, with_args=None, **kwargs):
+        """Start an application under `alias`, or under its own name.
+
+        `with_args` is a list of more arguments; the keywords replace those of
+        the configuration.
+
+        ProcessExistsException if the alias runs already; KeyError for an
+        unknown application; OSError if the program cannot be run.
+
+        With a socket it returns when it is connected. A stale socket or an
+        empty regular file in its place is removed. StartError if something
+        else is there, and, with the status and output, if the process ends
+        before it listens; DeadlineExceeded if it does not in time. Then the
+        process has been ended.
+        """
+
+    def ensure_running(app_name, alias=None, with_args=None, **kwargs):
+        """Do nothing if the alias runs, or else `start` it, also anew."""
+
+    def get_channel(alias, stream=None):
+        """Return an `IChannel` to the process, or None.
+
+        `stream` 'stdout' is its standard output and input, 'stderr' its
+        standard error; each is None unless it is a pipe. Without one it is
+        what the type of the application says.
+
+        None if the alias does not run; but what it has said before it ended
+        can still be read. After a restart there is a new channel; with a
+        socket, this waits until it is connected, as `start` does. The one
+        before is closed with the next restart.
+        """
+
+    def get_process(alias):
+        """Return the `IProcess`, also one that has ended."""
+
+    def running(alias):
+        """Return whether it runs; False for an unknown alias."""
+
+    def status(alias):
+        """Return what it has ended with, as `IProcess.returncode`.
+
+        None while it runs. KeyError for an unknown alias.
+        """
+
+    def aliases():
+        """Return a sorted list of all aliases that were ever started."""
+
+    def terminate(alias, signum=None, timeout=None):
+        """End it as `IProcess.terminate` does, and close its channels.
+
+        It is not restarted. KeyError for an unknown alias.
+        """
+
+    def close():
+        """End all, side by side, and close their channels."""
 
 
 class IShutdown(Interface):

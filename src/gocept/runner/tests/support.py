@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import threading
 import unittest
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -18,6 +19,8 @@ import transaction
 import zope.component.hooks
 import zope.security.management
 import zope.testing.cleanup
+
+from gocept.runner.poller import background
 
 DEADLINE = 60
 """How long a test waits for an event, in seconds, before it fails."""
@@ -130,6 +133,14 @@ def reset_process() -> None:
         if type(handler).__module__.startswith('ZConfig.'):
             root.removeHandler(handler)
             handler.close()
+
+
+def end_background() -> None:
+    """End the thread of `gocept.runner.poller.background`, if there is one."""
+    for thread in threading.enumerate():
+        if thread.name == 'gocept.runner.poller':
+            background().close()
+            thread.join(DEADLINE)
 
 
 def process_state() -> dict[str, Any]:

@@ -13,10 +13,12 @@ import unittest
 from gocept.runner.tests.support import (
     DEADLINE,
     child_environment,
+    end_background,
     reset_process,
 )
 
-NARRATIVES = ('appmain.rst', 'once.rst', 'transaction.rst', 'zopeconf.rst')
+NARRATIVES = ('appmain.rst', 'once.rst', 'spawn.rst', 'transaction.rst',
+              'zopeconf.rst')
 
 OPTIONS = (doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
            | doctest.REPORT_NDIFF | doctest.IGNORE_EXCEPTION_DETAIL)
@@ -53,6 +55,7 @@ def set_up(test: doctest.DocTest) -> None:
 def tear_down(test: doctest.DocTest) -> None:
     os.chdir(test.globs['_cwd'])
     test.globs['_directory'].cleanup()
+    end_background()
     reset_process()
 
 

@@ -1,0 +1,149 @@
+"""The children of a child, and theirs, wherever they have gone.
+
+A descendant is found in one of three ways: as a child of a process that is
+known, in the process group of the child, or by the mark in its environment.
+It is held by a pidfd and made sure of afterwards, so that no other process is
+ever taken for it.
+"""
+
+import contextlib
+import ctypes
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from gocept.runner import proc
+from gocept.runner.launch import MARKER
+from gocept.runner.pidfd import Handle, PidAndStart, hold
+
+
+def hold_if(pid: int, is_it: Callable[[], bool]) -> Handle | None:
+    """Hold a process, if it still is the one it should be then."""
+    handle: Handle
+    try:
+        try:
+            handle = hold(pid)
+        except ProcessLookupError:
+            raise
+        except OSError:  # no descriptors are left
+            handle = PidAndStart(pid)
+    except OSError:
+        return None
+    if is_it():
+        return handle
+    handle.close()
+    return None
+
+
+def tree(pid: int, alive: Callable[[], bool]) -> Iterator[Handle]:
+    """The children of a process that is held, without theirs."""
+    for child in proc.children(pid):
+        handle = hold_if(child, lambda: _parent(child) == pid and alive())  # noqa: B023
+        if handle is not None:
+            yield handle
+
+
+def group(pgid: int, until: int) -> Iterator[Handle]:
+    """Members of a process group that were started up to then.
+
+    `until` is in clock ticks: the number may be in use again later.
+    """
+    def belongs(pid: int) -> bool:
+        now = proc.stat(pid)
+        return (now is not None and now.group == pgid and now.start <= until
+                and now.state not in 'ZX')
+
+    try:
+        os.killpg(pgid, 0)
+    except ProcessLookupError:  # as it mostly is
+        return
+    except PermissionError:
+        pass
+    for pid in proc.pids():
+        if belongs(pid):
+            handle = hold_if(pid, lambda: belongs(pid))  # noqa: B023
+            if handle is not None:
+                yield handle
+
+
+def adopted(process: Any) -> Iterator[Handle]:
+    """Children of ours that were born to descendants of `process`.
+
+    Only those in its session or group can be known by that. Others may be
+    children that another library has started.
+    """
+    def belongs(pid: int) -> bool:
+        now = proc.stat(pid)
+        return (now is not None and now.parent == os.getpid()
+                and pid != process.pid
+                and process.pid in (now.group, now.session)
+                and not 0 < process.ended_at < now.start)
+
+    if process.leads_group:
+        for pid in proc.children(os.getpid()):
+            if belongs(pid):
+                handle = hold_if(pid, lambda: belongs(pid))  # noqa: B023
+                if handle is not None:
+                    yield handle
+
+
+def marks(pid: int) -> list[str]:
+    """The marks that a process carries."""
+    return proc.variable(pid, MARKER).split()
+
+
+def marked(is_ours: Callable[[str], bool]) -> Iterator[tuple[str, Handle]]:
+    """Processes with a mark that is ours; one look at all of them."""
+    us = os.getpid()
+    for pid in proc.pids():
+        for mark in filter(is_ours, marks(pid)):
+            handle = None if pid == us else hold_if(
+                pid, lambda: mark in marks(pid))  # noqa: B023
+            if handle is not None:
+                yield mark, handle
+
+
+def reap(handle: Handle) -> None:
+    """Leave no zombie, if it was adopted by us."""
+    with contextlib.suppress(ChildProcessError):
+        handle.reap()
+
+
+_PR_SET_CHILD_SUBREAPER = 36
+
+_adopting: set[int] = set()
+
+
+def adopt_orphans() -> None:
+    """Become the parent of all descendants whose own parent ends.
+
+    Where the system has nothing like it, they are found by their marks only.
+    See PR_SET_CHILD_SUBREAPER in prctl(2).
+    """
+    if os.getpid() not in _adopting and sys.platform == 'linux':
+        if ctypes.CDLL(None, use_errno=True).prctl(
+                _PR_SET_CHILD_SUBREAPER, 1):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+        _adopting.add(os.getpid())
+
+
+def reap_orphans() -> None:
+    """Reap the dead among the adopted; when nobody else will any more."""
+    if os.getpid() in _adopting:
+        for pid in proc.children(os.getpid()):
+            with contextlib.suppress(ChildProcessError):
+                os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)
+
+
+def clock() -> int:
+    """The time that processes are said to have started at, now."""
+    return int(time.clock_gettime(time.CLOCK_BOOTTIME)
+               * os.sysconf('SC_CLK_TCK'))
+
+
+def _parent(pid: int) -> int:
+    now = proc.stat(pid)
+    return now.parent if now is not None else 0

@@ -1,0 +1,210 @@
+"""End children and all that descends from them, side by side.
+
+A child is sent its signal first, with its process group if it leads one. When
+it has ended, so are its descendants, which may have been told by it. What is
+left at the deadline is killed. Each end is an event of one poller, which is
+when new descendants are looked for.
+"""
+
+import logging
+import os
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from gocept.runner import descendants, proc
+from gocept.runner.pidfd import Handle
+from gocept.runner.poller import Poller
+from gocept.runner.waiting import Deadline
+
+log = logging.getLogger(__name__)
+
+KILL_TIMEOUT = 5.0
+"""How long to wait for the end of what was killed, in seconds."""
+
+_LOOK_AGAIN = 0.02  # for processes whose end is no event
+
+
+class Ending:
+    """One child on its way to its end; see `Process` for what it uses.
+
+    Without a process it is for strays, of which nobody is left to be told.
+    """
+
+    def __init__(self, process: Any, signum: int, timeout: float) -> None:
+        self.process = process
+        self.failed = False
+        self._signum = signum
+        self._deadline = Deadline(timeout)
+        self._killing = False
+        self._members: dict[int, Handle] = {}
+        self._told: set[int] = set()
+
+    @property
+    def over(self) -> bool:
+        """Whether all have ended, or cannot be ended."""
+        return self.failed or (not self._runs() and not self._members)
+
+    @property
+    def left(self) -> float:
+        """Seconds until something is to be done, if nothing happens."""
+        if any(handle.fileno() < 0 for handle in self._members.values()):
+            return min(_LOOK_AGAIN, self._deadline.left())
+        return self._deadline.left()
+
+    def _runs(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def add(self, handle: Handle) -> bool:
+        """Take a descendant in; False if it is known."""
+        if handle.pid in self._members or (
+                self._runs() and handle.pid == self.process.pid):
+            handle.close()
+            return False
+        self._members[handle.pid] = handle
+        return True
+
+    def begin(self) -> None:
+        """Send the signal to the child, and to its group."""
+        if self.process is None:
+            return
+        for handle in self.process.take_group():
+            self.add(handle)
+        self._gather()
+        if self._runs():
+            in_group = {pid for pid in self._members
+                        if _group_of(pid) == self.process.pid}
+            self.process.signal_group(self._signum)
+            _wake_stopped(self.process.pid, self.process.send_signal)
+            if self.process.leads_group:
+                self._told |= in_group
+                for pid in in_group:
+                    _wake_stopped(pid, self._members[pid].signal)
+
+    def step(self) -> None:
+        """Do what is due now."""
+        self._gather()
+        if self._deadline.passed and self._killing:
+            self.failed = not self.over
+        elif self._deadline.passed:
+            self._killing = True
+            self._deadline = Deadline(KILL_TIMEOUT)
+        if self._killing:
+            self._kill()
+        elif not self._runs():
+            self._tell()
+
+    def _gather(self) -> None:
+        """Find the children of all, and let go of those that have ended."""
+        for pid, handle in list(self._members.items()):
+            if handle.has_ended():
+                descendants.reap(handle)
+                handle.close()
+                del self._members[pid]
+        if self.process is not None and self.process.adopt:
+            self._add_all(descendants.adopted(self.process))
+        new = list(self._members.values())
+        if self._runs():
+            new += self._add_all(descendants.tree(
+                self.process.pid, self._runs))
+        while new:
+            parent = new.pop()
+            new += self._add_all(descendants.tree(
+                parent.pid, lambda: not parent.has_ended()))  # noqa: B023
+
+    def _add_all(self, handles: Iterator[Handle]) -> list[Handle]:
+        return [handle for handle in handles if self.add(handle)]
+
+    def _tell(self) -> None:
+        for pid, handle in self._members.items():
+            if pid not in self._told:
+                self._told.add(pid)
+                _send(handle.signal, self._signum, pid)
+                _wake_stopped(pid, handle.signal)
+
+    def _kill(self) -> None:
+        if self._runs():
+            _send(self.process.signal_group, signal.SIGKILL, self.process.pid)
+        for pid, handle in self._members.items():
+            _send(handle.signal, signal.SIGKILL, pid)
+
+    def register(self, poller: Poller) -> None:
+        """Have the poller wait for the ends."""
+        if self._runs():
+            poller.register(self.process)
+        for handle in self._members.values():
+            if handle.fileno() >= 0:
+                poller.register(handle)
+
+    def close(self) -> None:
+        """Let go of those that could not be ended."""
+        for handle in self._members.values():
+            handle.close()
+
+
+def end(endings: Iterable[Ending],
+        ending_of: Callable[[str], Ending | None] | None) -> None:
+    """Carry the endings out; each says in the end whether it failed.
+
+    `ending_of` tells which one a mark belongs to; None if there are no marks.
+    All processes are looked through for marks at the beginning and in the
+    end, however many endings there are, and again as long as some is found.
+    """
+    endings = list(endings)
+    try:
+        with Poller() as poller:
+            for ending in endings:
+                ending.begin()
+            _find_leavers(ending_of)
+            _wait(poller, endings)
+            while _find_leavers(ending_of):
+                _wait(poller, endings)
+    finally:
+        for ending in endings:
+            ending.close()
+
+
+def _wait(poller: Poller, endings: list[Ending]) -> None:
+    while True:
+        for ending in endings:
+            ending.step()
+        pending = [ending for ending in endings if not ending.over]
+        if not pending:
+            return
+        for ending in pending:
+            ending.register(poller)
+        poller.poll(min(ending.left for ending in pending))
+
+
+def _find_leavers(ending_of: Callable[[str], Ending | None] | None) -> bool:
+    found = False
+    if ending_of is None:
+        return found
+    for mark, handle in descendants.marked(
+            lambda mark: ending_of(mark) is not None):
+        ending = ending_of(mark)
+        if ending is None or ending.failed or handle.has_ended():
+            handle.close()
+        else:
+            found = ending.add(handle) or found
+    return found
+
+
+def _send(send: Callable[[int], None], signum: int, pid: int) -> None:
+    try:
+        send(signum)
+    except PermissionError as error:
+        log.warning('Process %d cannot be sent signal %d: %s',
+                    pid, signum, error)
+
+
+def _wake_stopped(pid: int, send: Callable[[int], None]) -> None:
+    """A stopped process would act on a signal only later."""
+    now = proc.stat(pid)
+    if now is not None and now.state in 'Tt':
+        _send(send, signal.SIGCONT, pid)
+
+
+def _group_of(pid: int) -> int:
+    now = proc.stat(pid)
+    return now.group if now is not None else os.getpgrp()

@@ -1,0 +1,67 @@
+"""Become another program, after what `subprocess.Popen` cannot do.
+
+It runs as a script of its own, between the fork and the program: first the
+resource limits, then groups and user, as limits may need privileges, then the
+signal for the death of the parent, as a change of user revokes it. When
+something fails, it writes which step and error to a pipe, which the program
+does not get.
+"""
+
+import ctypes
+import json
+import os
+import resource
+import signal
+import sys
+import warnings  # noqa: F401, which os.execvpe() could not import as the user
+
+_PR_SET_PDEATHSIG = 1
+
+FAILED = 127
+
+
+def main() -> None:
+    """Arguments: options as JSON, and the program with its arguments."""
+    options = json.loads(sys.argv[1])
+    os.set_inheritable(options['report'], False)
+    step = ''
+    try:
+        for name, limits in options['rlimits'].items():
+            step = f'rlimit {name}'
+            resource.setrlimit(
+                getattr(resource, f'RLIMIT_{name.upper()}'), tuple(limits))
+        step = 'groups'
+        if options['groups'] is not None:
+            os.setgroups(options['groups'])
+        step = 'group'
+        if options['group'] is not None:
+            os.setregid(options['group'], options['group'])
+        step = 'user'
+        if options['user'] is not None:
+            os.setreuid(options['user'], options['user'])
+        step = 'die_with_parent'
+        if options['death_signal']:
+            _die_with(options['parent'], options['death_signal'])
+        for signum in options['restored_signals']:
+            signal.signal(signum, signal.SIG_DFL)
+        for name in options['unset']:
+            os.environ.pop(name, None)
+        step = ''
+        os.execvpe(options['executable'], sys.argv[2:], os.environ)
+    except Exception as error:  # all that goes wrong is to be reported
+        report = {'step': step, 'errno': getattr(error, 'errno', None),
+                  'text': str(error)}
+        os.write(options['report'], json.dumps(report).encode())
+        os._exit(FAILED)
+
+
+def _die_with(parent: int, signum: int) -> None:
+    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signum):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    if os.getppid() != parent:  # it died before
+        os.kill(os.getpid(), signum)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,110 @@
+"""Unix sockets that a child is to listen on."""
+
+import contextlib
+import errno
+import os
+import socket
+import stat
+from collections.abc import Iterator
+
+from gocept.runner.errors import DeadlineExceeded, StartError
+from gocept.runner.output import Output
+from gocept.runner.poller import Poller
+from gocept.runner.process import Process
+from gocept.runner.waiting import Deadline
+
+_LONGEST_PATH = 107  # bytes in a socket address; see unix(7)
+
+_FIRST_PROBE, _LAST_PROBE = 0.002, 0.1  # seconds between two of them
+
+
+def make_way(path: str) -> None:
+    """Remove what a server that died has left in place of its socket.
+
+    StartError if somebody listens there, or something else is there.
+    """
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return
+    if stat.S_ISREG(found.st_mode) and not found.st_size:
+        os.unlink(path)
+        return
+    if not stat.S_ISSOCK(found.st_mode):
+        raise StartError(f'{path} is in the way: it is no socket')
+    sock = None
+    try:
+        sock = connect(path)
+    except ConnectionRefusedError:  # nobody listens any more
+        os.unlink(path)
+        return
+    except FileNotFoundError:
+        return
+    except BlockingIOError:  # somebody is busy
+        pass
+    finally:
+        if sock is not None:
+            sock.close()
+    raise StartError(f'another process listens on {path} already')
+
+
+def connect(path: str) -> socket.socket:
+    """Connect without waiting.
+
+    FileNotFoundError or ConnectionRefusedError if nobody listens,
+    BlockingIOError if too many want to.
+    """
+    sock = socket.socket(socket.AF_UNIX)
+    try:
+        sock.setblocking(False)
+        with _address(path) as address:
+            sock.connect(address)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def connect_when_listening(path: str, process: Process, output: Output,
+                           timeout: float, poller: Poller) -> socket.socket:
+    """Wait until `process` listens, and connect.
+
+    StartError if it ends before, DeadlineExceeded after `timeout` seconds.
+    """
+    deadline = Deadline(timeout)
+    pause = _FIRST_PROBE
+    poller.register(process)
+    while True:
+        try:
+            return connect(path)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ECONNREFUSED,
+                                   errno.EAGAIN):
+                raise StartError(
+                    f'cannot connect to {path}: {error.strerror}; the '
+                    f'output of {process.name!r} {output}') from error
+        status = process.poll()
+        if status is not None:
+            output.read_rest()
+            raise StartError(
+                f'{process.name!r} ended with {status} before it listened '
+                f'on {path}; its output {output}', status, output.tail)
+        if deadline.passed:
+            raise DeadlineExceeded(
+                f'{process.name!r} has not listened on {path} after '
+                f'{timeout} s; its output {output}', output.tail)
+        poller.poll(min(pause, deadline.left()))
+        pause = min(2 * pause, _LAST_PROBE)
+
+
+@contextlib.contextmanager
+def _address(path: str) -> Iterator[str]:
+    if len(os.fsencode(path)) <= _LONGEST_PATH or not hasattr(os, 'O_PATH'):
+        yield path
+        return
+    directory, name = os.path.split(path)
+    fd = os.open(directory, os.O_PATH | os.O_DIRECTORY)
+    try:
+        yield f'/proc/self/fd/{fd}/{name}'
+    finally:
+        os.close(fd)

@@ -1,0 +1,136 @@
+"""Bytes on their way to a descriptor that does not always take them."""
+
+import contextlib
+import os
+import signal
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+try:
+    # The function itself: that of `signal` makes an enum of each answer, which
+    # takes longer than to write.
+    from _signal import getsignal  # type: ignore[import-not-found]
+except ImportError:
+    from signal import getsignal
+
+
+class Outgoing:
+    """What the descriptor did not take is kept, and sent in order.
+
+    `send` is `write_piece` or its like, `end` is called when all is sent and
+    no more will come. What `send` raises, but for BlockingIOError, leaves all
+    that was not sent where it is.
+
+    A handler of a signal may come in between any two steps and add, too: what
+    it adds is kept until those are done.
+    """
+
+    def __init__(self, send: Callable[[Any], int], end: Callable[[], None],
+                 high_water: int) -> None:
+        self._send = send
+        self._end = end
+        self.high_water = high_water
+        self.size = 0
+        """The number of bytes that are kept."""
+        self.ending = False
+        """Whether no more are to come."""
+        self._pieces: deque[bytes | memoryview] = deque()
+        self._sending = False
+        self._ended = False
+
+    def is_full(self) -> bool:
+        """Whether more than `high_water` bytes have to be kept."""
+        try:
+            self.send()
+        except ConnectionError:
+            raise
+        except OSError:
+            pass  # it will be said when the new bytes are kept too
+        return self.size > self.high_water
+
+    def add(self, piece: bytes) -> None:
+        """Send or keep `piece`; with an error it is kept too."""
+        size = len(piece)
+        if self.size or self._sending:
+            if size:
+                self._pieces.append(piece)
+                self.size += size
+            self.send()
+            return
+        self._sending = True
+        sent = 0
+        try:
+            sent = self._send(piece)
+        except BlockingIOError:
+            pass
+        finally:
+            if sent < size:
+                self._pieces.appendleft(memoryview(piece)[sent:])
+                self.size += size - sent
+            self._sending = False
+        if sent == size and self.size:
+            self.send()
+
+    def end(self) -> None:
+        """No more will come."""
+        self.ending = True
+        self.send()
+
+    def send(self) -> None:
+        """Send what the descriptor takes now."""
+        if self._sending:
+            return  # whom the handler interrupted goes on
+        self._sending = True
+        pieces = self._pieces
+        try:
+            while pieces:
+                try:
+                    sent = self._send(pieces[0])
+                except BlockingIOError:
+                    return
+                if pieces is not self._pieces:
+                    return  # forgotten meanwhile
+                self.size -= sent
+                if sent < len(pieces[0]):
+                    pieces[0] = memoryview(pieces[0])[sent:]
+                    return  # as it took a part, it is full
+                pieces.popleft()
+        finally:
+            self._sending = False
+        if self.ending and not self._ended:
+            self._end()
+            self._ended = True
+
+    def forget(self) -> int:
+        """Keep nothing; returns how many bytes that were."""
+        lost, self.size = self.size, 0
+        self._pieces = deque()
+        self._sending = False
+        return lost
+
+
+def write_piece(fd: int, piece: Any) -> int:
+    """os.write(), which raises BrokenPipeError whatever SIGPIPE does."""
+    if getsignal(signal.SIGPIPE) == signal.SIG_DFL:
+        with _sigpipe_blocked():
+            return os.write(fd, piece)
+    return os.write(fd, piece)
+
+
+@contextlib.contextmanager
+def _sigpipe_blocked() -> Iterator[None]:
+    """Write to a pipe that nobody reads and live.
+
+    Python ignores the signal, but a program may have put its default back.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGPIPE})
+    pending = signal.SIGPIPE in signal.sigpending()
+    try:
+        yield
+    except BrokenPipeError:
+        if not pending:
+            signal.sigtimedwait({signal.SIGPIPE}, 0)
+        raise
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,0 +1,153 @@
+"""A process that cannot be taken for another, and whose end is an event.
+
+The number of a process is used again when it has ended and was reaped. A pidfd
+stays with the process, and is readable once it has ended; see pidfd_open(2).
+"""
+
+import contextlib
+import os
+import select
+import signal
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from gocept.runner import proc
+from gocept.runner.source import Source
+from gocept.runner.waiting import Deadline, wait_for
+
+
+class Handle(Source):
+    """A process; ProcessLookupError if there is none.
+
+    A poller tells its end once.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._fd = -1
+
+    def fileno(self) -> int:
+        """What is readable when it has ended; -1 when closed or unknown."""
+        return self._fd
+
+    def has_ended(self) -> bool:
+        """Whether it has, reaped or not."""
+        raise NotImplementedError
+
+    def signal(self, signum: int) -> None:
+        """Send a signal; nothing if it has ended."""
+        raise NotImplementedError
+
+    def reap(self) -> int | None:
+        """The status of a child that has ended, as Popen has it, once.
+
+        None if it has not; ChildProcessError if it is not our child or was
+        reaped already.
+        """
+        raise NotImplementedError
+
+    def collect(self) -> tuple[Sequence[Any], bool]:
+        """See `Source`."""
+        ended = self.has_ended()
+        return ((True,) if ended else ()), ended
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            self._tell_closing(fd)
+            os.close(fd)
+        self._tell_ready()
+
+
+class Pidfd(Handle):
+    """See `Handle`."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(pid)
+        self._fd = os.pidfd_open(pid)
+
+    def has_ended(self) -> bool:
+        """See `Handle`."""
+        return self._fd < 0 or wait_for(self._fd, select.POLLIN, Deadline(0))
+
+    def signal(self, signum: int) -> None:
+        """See `Handle`."""
+        if self._fd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._fd, signum)
+
+    def reap(self) -> int | None:
+        """See `Handle`."""
+        return _status(os.waitid(
+            os.P_PIDFD, self._fd, os.WEXITED | os.WNOHANG))
+
+
+class PidAndStart(Handle):
+    """The same where there are no pidfds: by number and start time.
+
+    The end of a child is an event here too: a thread waits for it. Of others
+    only `has_ended` tells.
+    """
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(pid)
+        self._stat = proc.stat(pid)
+        self._reaped = False
+        os.kill(pid, 0)
+        self._is_child = self._stat is None or self._stat.parent == os.getpid()
+        if self._is_child:
+            self._fd, end = os.pipe()
+            threading.Thread(target=_close_at_end, args=(pid, end),
+                             name=f'end of {pid}', daemon=True).start()
+
+    def has_ended(self) -> bool:
+        """See `Handle`."""
+        if self._fd >= 0:
+            return wait_for(self._fd, select.POLLIN, Deadline(0))
+        now = proc.stat(self.pid)
+        return (self._reaped or now is None or self._stat is None
+                or now.start != self._stat.start or now.state in 'ZX')
+
+    def signal(self, signum: int) -> None:
+        """See `Handle`."""
+        if not self.has_ended():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signum)
+
+    def reap(self) -> int | None:
+        """See `Handle`."""
+        if self._reaped or not self._is_child:
+            raise ChildProcessError(f'{self.pid} is not a child of ours')
+        status = _status(os.waitid(
+            os.P_PID, self.pid, os.WEXITED | os.WNOHANG))
+        self._reaped = status is not None
+        return status
+
+
+def _close_at_end(pid: int, fd: int) -> None:
+    try:
+        with contextlib.suppress(ChildProcessError):
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    finally:
+        os.close(fd)
+
+
+def _status(result: os.waitid_result | None) -> int | None:
+    if result is None:
+        return None
+    return (result.si_status if result.si_code == os.CLD_EXITED
+            else -result.si_status)
+
+
+def _has_pidfds() -> bool:
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except (AttributeError, OSError):  # other systems, Linux before 5.3
+        return False
+    return True
+
+
+hold: type[Pidfd] | type[PidAndStart] = (
+    Pidfd if _has_pidfds() else PidAndStart)

@@ -1,0 +1,62 @@
+"""What Linux tells of processes in /proc; nothing where there is none."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import NamedTuple
+
+
+class Stat(NamedTuple):
+    """A part of /proc/PID/stat; see proc(5)."""
+
+    state: str
+    parent: int
+    group: int
+    session: int
+    start: int
+    """In clock ticks after the system was booted."""
+
+
+def stat(pid: int) -> Stat | None:
+    """What the process is now, or None if there is none."""
+    try:
+        with open(f'/proc/{pid}/stat', 'rb') as file:
+            # The name before it may contain anything.
+            fields = file.read().rpartition(b')')[2].split()
+    except OSError:
+        return None
+    return Stat(fields[0].decode(), int(fields[1]), int(fields[2]),
+                int(fields[3]), int(fields[19]))
+
+
+def children(pid: int) -> list[int]:
+    """The children of all its threads, dead ones too."""
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        for thread in os.listdir(f'/proc/{pid}/task'):
+            with contextlib.suppress(OSError), open(
+                    f'/proc/{pid}/task/{thread}/children', 'rb') as file:
+                found += map(int, file.read().split())
+    return found
+
+
+def pids() -> Iterator[int]:
+    """All processes that there are."""
+    with contextlib.suppress(OSError):
+        for name in os.listdir('/proc'):
+            if name.isdigit():
+                yield int(name)
+
+
+def variable(pid: int, name: str) -> str:
+    """An environment variable that the process was started with.
+
+    '' if there is none, it cannot be read or the process has overwritten it.
+    """
+    try:
+        with open(f'/proc/{pid}/environ', 'rb') as file:
+            content = b'\0' + file.read()
+    except OSError:
+        return ''
+    _, found, rest = content.partition(b'\0%s=' % name.encode())
+    return rest.partition(b'\0')[0].decode(errors='replace') if found else ''

@@ -1,0 +1,292 @@
+"""One child: start it, watch it, end it and its descendants.
+
+This module alone reaps children. Whoever notices the end of a child first does
+it: the thread that waits for it, or the poller that it is registered with,
+which without one of your own is that of `gocept.runner.poller.background`.
+"""
+
+import atexit
+import contextlib
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import zope.interface
+
+from gocept.runner import descendants
+from gocept.runner.channel import PipeChannel
+from gocept.runner.ending import Ending, end
+from gocept.runner.errors import DeadlineExceeded
+from gocept.runner.interfaces import IProcess
+from gocept.runner.launch import Launch, new_mark, our_mark
+from gocept.runner.pidfd import Handle, hold
+from gocept.runner.poller import Poller, background
+from gocept.runner.source import Source, tell_forks
+from gocept.runner.waiting import Deadline
+
+__all__ = ['LOST_STATUS', 'Process', 'terminate_all']
+
+log = logging.getLogger(__name__)
+
+LOST_STATUS = 255
+"""The status of a child that somebody else has reaped, so nobody knows it."""
+
+_CHANNEL_OPTIONS = ('buffering', 'encoding', 'limit', 'high_water')
+
+_unfinished: set['Process'] = set()  # what is to be ended at exit
+_exit_hooks: set[int] = set()  # of which processes
+
+
+@zope.interface.implementer(IProcess)
+class Process(Source):
+    """See `IProcess`."""
+
+    def __init__(self, command: str | Sequence[str | os.PathLike[str]], *,
+                 stop_signal: int = signal.SIGTERM,
+                 stop_timeout: float = 10.0,
+                 adopt: bool = False,
+                 poller: Poller | None = None,
+                 on_end: Callable[['Process'], object] | None = None,
+                 name: str = '',
+                 **options: Any) -> None:
+        channel = {key: options.pop(key) for key in _CHANNEL_OPTIONS
+                   if key in options}
+        launch = Launch(command, **options)
+        self.args = launch.args
+        self.name = name or os.path.basename(self.args[0])
+        self.stop_signal = signal.Signals(stop_signal)
+        self.stop_timeout = stop_timeout
+        self.detached = launch.detached
+        self.leads_group = launch.leads_group
+        self.adopt = adopt
+        self.mark = '' if launch.detached else new_mark()
+        self.returncode: int | None = None
+        self.ended_at = 0
+        self.channel: PipeChannel | None = None
+        self.stderr: PipeChannel | None = None
+        self._on_end = on_end
+        self._owner = os.getpid()
+        # Reentrant, as a signal handler may ask as well.
+        self._lock = threading.RLock()
+        self._group: list[Handle] = []
+        if adopt:
+            descendants.adopt_orphans()
+        self._start(launch, poller or background(), channel)
+
+    def _start(self, launch: Launch, poller: Poller,
+               channel: dict[str, Any]) -> None:
+        started = launch.start(self.mark)
+        self.pid = started.pid
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._kill_newborn)
+            for fd in started[1:]:
+                if fd >= 0:
+                    undo.callback(os.close, fd)
+            self._handle = hold(self.pid)
+            if started.stdin >= 0 or started.stdout >= 0:
+                self.channel = PipeChannel(
+                    _or_none(started.stdout), _or_none(started.stdin),
+                    **channel)
+            if started.stderr >= 0:
+                self.stderr = PipeChannel(started.stderr, **channel)
+            for each in self.channels():
+                each.name = f'{self.name!r} ({self.pid})'
+                poller.send_for(each)
+            poller.register(self)
+            undo.pop_all()
+        tell_forks(self)
+        if not self.detached:
+            _unfinished.add(self)
+            _end_at_exit()
+
+    def _kill_newborn(self) -> None:
+        # Not reaped yet, so that the number is its own.
+        with contextlib.suppress(OSError):
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+
+    def channels(self) -> Iterator[PipeChannel]:
+        """See `IProcess`."""
+        for channel in (self.channel, self.stderr):
+            if channel is not None:
+                yield channel
+
+    # What pollers ask.
+
+    def fileno(self) -> int:
+        """See `Source`."""
+        return self._handle.fileno()
+
+    def layers(self) -> Iterator[Source]:
+        """See `Source`."""
+        yield self
+        yield self._handle
+
+    @property
+    def buffered(self) -> bool:
+        """See `Source`."""
+        return False
+
+    def collect(self) -> tuple[Sequence[Any], bool]:
+        """See `Source`."""
+        status = self.poll()
+        return ((), False) if status is None else ((status,), True)
+
+    # Its end.
+
+    def poll(self) -> int | None:
+        """See `IProcess`."""
+        if self.returncode is None and self._owner == os.getpid():
+            with self._lock:
+                reaped = self.returncode is None and self._reap()
+            if reaped and self._on_end is not None:
+                try:
+                    self._on_end(self)
+                except Exception:  # the one who waits is not to blame
+                    log.exception('on_end of %r failed', self)
+        return self.returncode
+
+    def _reap(self) -> bool:
+        try:
+            status = self._handle.reap()
+        except ChildProcessError:
+            if not self._handle.has_ended():
+                return False
+            status = LOST_STATUS
+            log.warning('Somebody else has reaped %r; its status is lost',
+                        self)
+        if status is None:
+            return False
+        if self.leads_group:
+            self.ended_at = descendants.clock()
+            self._group = list(descendants.group(self.pid, self.ended_at))
+        if not self._group:
+            _unfinished.discard(self)
+        self.returncode = status
+        self._handle.close()  # and so the pollers are told
+        return True
+
+    def wait(self, timeout: float | None = None) -> int:
+        """See `IProcess`."""
+        self._require_owner()
+        deadline = Deadline(timeout)
+        if self.poll() is None:
+            with Poller() as poller:
+                poller.register(self)
+                while self.poll() is None:
+                    if deadline.passed:
+                        raise DeadlineExceeded(
+                            f'{self!r} has not ended in {timeout} s')
+                    poller.poll(deadline.left())
+        assert self.returncode is not None
+        return self.returncode
+
+    def send_signal(self, signum: int) -> None:
+        """See `IProcess`."""
+        with self._lock:
+            if self.returncode is None:
+                self._handle.signal(signum)
+
+    def signal_group(self, signum: int) -> None:
+        """See `IProcess`."""
+        with self._lock:
+            # While it is not reaped, the number of its group is its own.
+            if self.returncode is None and self.leads_group:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self.pid, signum)
+                    return
+            self.send_signal(signum)
+
+    def take_group(self) -> list[Handle]:
+        """Members of its group that it has left behind; for `Ending`."""
+        with self._lock:
+            group, self._group = self._group, []
+        return group
+
+    def terminate(self, signum: int | None = None,
+                  timeout: float | None = None) -> int:
+        """See `IProcess`."""
+        terminate_all([self], signum, timeout)
+        assert self.returncode is not None
+        return self.returncode
+
+    def _require_owner(self) -> None:
+        if self._owner != os.getpid():
+            raise RuntimeError(
+                f'{self!r} is a child of process {self._owner}, of which this '
+                'is a fork: it cannot be waited for here')
+
+    def close(self) -> None:
+        """See `IProcess`."""
+        try:
+            self.terminate()
+        finally:
+            for channel in self.channels():
+                channel.close()
+
+    def after_fork(self) -> None:
+        """In a forked child, for which it is nobody's."""
+        self._lock = threading.RLock()
+        _unfinished.discard(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, exc_type: type[BaseException] | None,
+                 exc: BaseException | None,
+                 traceback: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = ('running' if self.returncode is None
+                 else f'ended with {self.returncode}')
+        return f'<Process {self.name!r} ({self.pid}): {state}>'
+
+
+def _or_none(fd: int) -> int | None:
+    return fd if fd >= 0 else None
+
+
+def terminate_all(processes: Iterable[Process], signum: int | None = None,
+                  timeout: float | None = None) -> None:
+    """End several processes as `IProcess.terminate` does, side by side."""
+    endings = []
+    for process in processes:
+        process._require_owner()
+        endings.append(Ending(
+            process, process.stop_signal if signum is None else signum,
+            process.stop_timeout if timeout is None else timeout))
+    by_mark = {ending.process.mark: ending for ending in endings
+               if ending.process.mark}
+    end(endings, by_mark.get if by_mark else None)
+    _unfinished.difference_update(
+        ending.process for ending in endings if not ending.failed)
+    if failed := [ending.process for ending in endings if ending.failed]:
+        raise DeadlineExceeded(
+            f'killed, but not ended, or not all descendants: {failed!r}')
+
+
+def _end_at_exit() -> None:
+    pid = os.getpid()
+    if pid not in _exit_hooks:
+        _exit_hooks.add(pid)
+        atexit.register(_end_all, pid)
+
+
+def _end_all(pid: int) -> None:
+    """End all that is left, and what has left its parents."""
+    if pid != os.getpid():
+        return  # a fork ends nothing that is not its own
+    by_mark = {process.mark: Ending(process, process.stop_signal,
+                                    process.stop_timeout)
+               for process in list(_unfinished)}
+    strays = Ending(None, signal.SIGTERM, 10.0)
+    ours = our_mark()
+    end([*by_mark.values(), strays],
+        lambda mark: by_mark.get(mark) or (
+            strays if mark.startswith(ours) else None))
+    descendants.reap_orphans()

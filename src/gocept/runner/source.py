@@ -1,0 +1,90 @@
+"""What a poller can wait for, and what it is told without being asked.
+
+A descriptor says when it is ready, but not that its owner has closed it, that
+lines were left in a buffer, or that bytes are to be sent. A source tells its
+watchers these.
+"""
+
+import os
+import weakref
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+
+class Watcher(Protocol):
+    """What a source tells; from any thread."""
+
+    def source_ready(self, source: 'Source') -> None:
+        """`collect` has something, though the descriptor may not say so."""
+
+    def source_sending(self, source: 'Source') -> None:
+        """`send_kept` is to be called when its sink can be written."""
+
+    def source_closing(self, source: 'Source', fd: int) -> None:
+        """A descriptor is about to be closed."""
+
+
+class Source:
+    """The base of channels, processes and timers."""
+
+    _watchers: tuple[Watcher, ...] = ()
+
+    def fileno(self) -> int:
+        """The descriptor that is readable when `collect` has something.
+
+        -1 when it is closed, and only the end is to be collected.
+        """
+        raise NotImplementedError(f'{self!r} has no descriptor')
+
+    def collect(self) -> tuple[Sequence[Any], bool]:
+        """What there is, without waiting, and whether this was the last."""
+        raise NotImplementedError
+
+    @property
+    def buffered(self) -> bool:
+        """Whether `collect` has something that the descriptor cannot say."""
+        return False
+
+    def layers(self) -> Iterator['Source']:
+        """Itself, and the sources that it wraps."""
+        yield self
+
+    def attach(self, watcher: Watcher) -> None:
+        """Tell `watcher` from now on; once if it is attached already."""
+        if watcher not in self._watchers:
+            self._watchers += (watcher,)
+
+    def detach(self, watcher: Watcher) -> None:
+        """Tell `watcher` no more."""
+        self._watchers = tuple(
+            other for other in self._watchers if other is not watcher)
+
+    def _tell_ready(self) -> None:
+        for watcher in self._watchers:
+            watcher.source_ready(self)
+
+    def _tell_closing(self, fd: int) -> None:
+        for watcher in self._watchers:
+            watcher.source_closing(self, fd)
+
+
+class _Forked(Protocol):
+    def after_fork(self) -> None: ...
+
+
+_forked: 'weakref.WeakSet[_Forked]' = weakref.WeakSet()
+_hooked = False
+
+
+def tell_forks(it: _Forked) -> None:
+    """Call ``it.after_fork()`` in each child that this process forks."""
+    global _hooked
+    if not _hooked:
+        _hooked = True
+        os.register_at_fork(after_in_child=_after_fork)
+    _forked.add(it)
+
+
+def _after_fork() -> None:
+    for each in list(_forked):
+        each.after_fork()

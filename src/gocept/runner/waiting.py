@@ -1,0 +1,77 @@
+"""The calls that wait, and the deadline that one wait or several share.
+
+Everything else in the project that waits does it through these, most of it
+through `gocept.runner.poller`.
+"""
+
+import math
+import select
+import time
+from collections.abc import Mapping
+
+# The longest wait that the system is asked for in one call, in seconds: its
+# own limit is 2**31 milliseconds.
+_LONGEST = 1_000_000.0
+
+
+class Deadline:
+    """An instant, `seconds` from now; None for never.
+
+    One is made where a call begins and handed to all that the call waits for.
+    """
+
+    def __init__(self, seconds: float | None = None) -> None:
+        if seconds is not None and math.isnan(seconds):
+            raise ValueError('a deadline needs a number of seconds')
+        self.seconds = seconds
+        self._end = None if seconds is None else time.monotonic() + seconds
+
+    @property
+    def passed(self) -> bool:
+        """Whether it is over."""
+        return self._end is not None and time.monotonic() >= self._end
+
+    def left(self) -> float:
+        """Seconds to wait in one call; with none left 0."""
+        if self._end is None:
+            return _LONGEST
+        return min(max(0.0, self._end - time.monotonic()), _LONGEST)
+
+
+class PollReadiness:
+    """What `select.epoll` does, for systems without it."""
+
+    def __init__(self) -> None:
+        self._poll = select.poll()
+        self.register = self._poll.register
+        self.modify = self._poll.modify
+        self.unregister = self._poll.unregister
+
+    def poll(self, seconds: float) -> list[tuple[int, int]]:
+        return self._poll.poll(math.ceil(seconds * 1000))
+
+    def close(self) -> None:
+        pass
+
+
+Readiness = getattr(select, 'epoll', PollReadiness)
+"""Which of many descriptors can be read or written."""
+
+
+def wait_for(fd: int, mask: int, deadline: Deadline) -> bool:
+    """Wait until one descriptor is ready; False when the time is over.
+
+    `mask` is ``select.POLLIN``, ``select.POLLOUT`` or both.
+    """
+    return wait_for_any({fd: mask}, deadline)
+
+
+def wait_for_any(masks: Mapping[int, int], deadline: Deadline) -> bool:
+    """Wait until one of several is; `masks` are by descriptor."""
+    poll = select.poll()
+    for fd, mask in masks.items():
+        poll.register(fd, mask)
+    while not poll.poll(math.ceil(deadline.left() * 1000)):
+        if deadline.passed:
+            return False
+    return True
