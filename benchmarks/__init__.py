@@ -9,6 +9,8 @@ import sys
 BENCHMARKS = {
     'worker': 'a worker: ticks, signals, start and memory, beside '
               'gocept.runner 3.0',
+    'children': 'processes, channels and the poller, beside '
+                'yet-another-io-channels-library and system calls',
 }
 
 BAD_USAGE = 2

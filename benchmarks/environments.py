@@ -33,6 +33,8 @@ print(json.dumps({d.name: d.version
                   for d in importlib.metadata.distributions()}))
 '''
 
+_PACKAGES = 'import sysconfig; print(sysconfig.get_path("purelib"))'
+
 
 class EnvironmentFailed(Exception):
     """Raised when an environment cannot be built; holds pip's output."""
@@ -47,13 +49,13 @@ def clean_environ() -> dict[str, str]:
             if not name.startswith('PYTHON')}
 
 
-def released(version: str, *requirements: str) -> Path:
-    """The interpreter that has gocept.runner `version` from the index.
+def released(name: str, *requirements: str) -> Path:
+    """The interpreter that has what `requirements` asks the index for.
 
-    `requirements` is what that version needs and does not say.
+    `name` is that of the side.
     """
-    wanted = [f'gocept.runner=={version}', *requirements]
-    return _environment(version, wanted, _digest(map(str.encode, wanted)))
+    return _environment(
+        name, list(requirements), _digest(map(str.encode, requirements)))
 
 
 def ours() -> Path:
@@ -70,6 +72,13 @@ def ours() -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
     return _environment('ours', [os.fspath(copy)], digest)
+
+
+def packages(python: Path) -> Path:
+    """The directory that has the packages of an interpreter."""
+    return Path(subprocess.run(
+        [python, '-c', _PACKAGES], env=clean_environ(), check=True,
+        capture_output=True, text=True).stdout.strip())
 
 
 def versions(python: Path) -> Mapping[str, str]:
@@ -90,10 +99,12 @@ def differences(one: Path, other: Path) -> list[str]:
             and name not in {'gocept.runner', *_BUILD_TOOLS}]
 
 
-def heading(one: Path, other: Path) -> str:
-    """What the figures depend on."""
+def heading(one: Path, other: Path, *names: str) -> str:
+    """What the figures depend on; `names` is of distributions that do."""
+    found = {**versions(one), **versions(other)}
     lines = [
-        f'Python {platform.python_version()}, ZODB {versions(one)["ZODB"]}, '
+        f'Python {platform.python_version()}, '
+        + ''.join(f'{name} {found[name]}, ' for name in names) +
         f'{platform.system()} {platform.machine()}, '
         f'{os.cpu_count()} processors',
         'median (least-most) [measured earlier, on another machine];',

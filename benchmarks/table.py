@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import NamedTuple
 
-SIDES = ('raw', '3.0', 'ours')
-
 Samples = Mapping[str, Sequence[float]]
 
 
@@ -67,26 +65,27 @@ class Row(NamedTuple):
         """Whether all targets are reached."""
         return all(target.is_met(self.samples) for target in self.targets)
 
-    def cells(self) -> list[str]:
+    def cells(self, sides: Sequence[str]) -> list[str]:
         """Name and sides, as text."""
         cells = [f'{self.name}, {self.unit}' if self.unit else self.name]
-        for side in SIDES:
+        for side in sides:
             cell = '-'
             if self.samples.get(side):
                 cell = _spread(self.samples[side])
-                if side in self.known:
-                    cell += f' [{_number(self.known[side])}]'
+            if side in self.known:
+                cell += f' [{_number(self.known[side])}]'
             cells.append(cell)
         return cells
 
 
-def render(rows: Sequence[Row]) -> str:
-    """The table; a line for each target."""
-    lines: list[list[str]] = [['', *SIDES, 'ours, and the aim']]
+def render(sides: Sequence[str], rows: Sequence[Row]) -> str:
+    """The table, with a column for each of `sides`; a line for each target.
+    """
+    lines: list[list[str]] = [['', *sides, 'ours, and the aim']]
     for row in rows:
         aims = [target.text(row.samples) for target in row.targets] or ['']
-        lines.append([*row.cells(), aims[0]])
-        lines += [['', '', '', '', aim] for aim in aims[1:]]
+        lines.append([*row.cells(sides), aims[0]])
+        lines += [['', *('' for _ in sides), aim] for aim in aims[1:]]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     lines.insert(1, ['-' * width for width in widths])
     return '\n'.join(

@@ -37,19 +37,21 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from benchmarks import environments
 from benchmarks.explain import explain
+from benchmarks.options import make_parser
 from benchmarks.table import Row, Target, render
+from benchmarks.turns import in_turns
 
-T = TypeVar('T')
+SIDES = ('raw', '3.0', 'ours')
 
-CHILDREN = Path(__file__).parent / 'children'
+CHILDREN = Path(__file__).parent / 'scripts'
 
 IN_MEMORY = Path('/dev/shm')
 
@@ -108,7 +110,9 @@ class Bench:
                  sizes: Sizes) -> None:
         self.ours = environments.ours()
         self.old = environments.released(
-            '3.0', 'setuptools<82', 'zope.principalregistry')
+            '3.0', 'gocept.runner==3.0',
+            # What it needs and does not say.
+            'setuptools<82', 'zope.principalregistry')
         self.directory = directory or environments.HOME
         self.runs = runs
         self.sizes = sizes
@@ -145,18 +149,6 @@ def run_child(side: Side) -> Any:
 def figure(side: Side) -> float:
     """The one number that a child prints."""
     return float(run_child(side))
-
-
-def in_turns(measure: Mapping[str, Callable[[], T]], rounds: int,
-             ) -> dict[str, list[T]]:
-    """Call all of `measure` in each round; the first one changes."""
-    names = list(measure)
-    samples: dict[str, list[T]] = {name: [] for name in names}
-    for number in range(rounds):
-        first = number % len(names)
-        for name in names[first:] + names[:first]:
-            samples[name].append(measure[name]())
-    return samples
 
 
 def tick(bench: Bench) -> list[Row]:
@@ -347,12 +339,12 @@ def main(arguments: list[str]) -> int:
     except environments.EnvironmentFailed as error:
         print(error, file=sys.stderr)
         return 1
-    print(environments.heading(bench.ours, bench.old), flush=True)
+    print(environments.heading(bench.ours, bench.old, 'ZODB'), flush=True)
     rows: list[Row] = []
     for name in options.only:
         print(f'measuring {name} ...', file=sys.stderr)
         rows += MEASURES[name](bench)
-    print(render(rows))
+    print(render(SIDES, rows))
     if options.explain:
         with bench.database() as home:
             print(explain(bench.ours, CHILDREN, home, 3 * bench.runs))
@@ -361,19 +353,12 @@ def main(arguments: list[str]) -> int:
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """The options of the command line."""
-    parser = argparse.ArgumentParser(
-        prog='bench worker', description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        '--runs', metavar='N', type=int, default=5,
-        help='how many rounds (default: %(default)s); those of the ticks are '
-             'twice, those of the starts five times as many')
+    parser = make_parser(
+        'worker', __doc__, list(MEASURES),
+        'those of the ticks are twice, those of the starts five times as many')
     parser.add_argument(
         '--quick', action='store_true',
         help='few iterations: to try it out, not to quote')
-    parser.add_argument(
-        '--only', metavar='NAME,...', type=names, default=list(MEASURES),
-        help=f'what to measure, of {", ".join(MEASURES)} (default: all)')
     parser.add_argument(
         '--dir', metavar='DIRECTORY', type=Path,
         help='where to put the databases (default: var/bench)')
@@ -381,12 +366,3 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         '--explain', action='store_true',
         help='show at the end where the time of a start goes')
     return parser.parse_args(arguments)
-
-
-def names(value: str) -> list[str]:
-    """The names in a list with commas."""
-    found = value.split(',')
-    for name in found:
-        if name not in MEASURES:
-            raise argparse.ArgumentTypeError(f'not known: {name!r}')
-    return found

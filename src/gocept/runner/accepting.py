@@ -19,6 +19,9 @@ _NOT_LISTENING = (errno.EBADF, errno.EINVAL, errno.ENOTSOCK)
 class Server(Source):
     """Accepts clients; each is a pair of an address and a channel."""
 
+    is_stream = True
+    accepts = True
+
     SHORTEST_PAUSE = 0.05
     LONGEST_PAUSE = 1.0
 

@@ -3,9 +3,11 @@
 import dataclasses
 import os
 import shlex
+import signal
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
+from gocept.runner.channel import PipeChannel
 from gocept.runner.launch import Launch
 
 _CHANNEL = ('buffering', 'encoding', 'limit', 'high_water')
@@ -16,6 +18,10 @@ _PROCESS = ('stop_signal', 'stop_timeout', 'adopt')
 # Of which each is part of something else, or one's own business.
 _REFUSED = ('poller', 'on_end', 'name')
 
+_LONGEST_DELAY = 60.0  # of a restart, in seconds
+
+_MOST_DOUBLINGS = 64  # of a delay, so that there is a float for it
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Application:
@@ -23,7 +29,7 @@ class Application:
 
     command: str | Sequence[str]
     type: str = 'stdio'
-    socket: str | None = None
+    socket: str | os.PathLike[str] | None = None
     start_timeout: float = 30.0
     restart: str = 'never'
     restart_delay: float = 0.1
@@ -34,6 +40,8 @@ class Application:
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
         """Sort the keywords that a user has written, and check them."""
+        if not isinstance(config, Mapping):
+            raise TypeError(f'its keywords are a dictionary, not {config!r}')
         if 'command' not in config:
             raise ValueError('there is no command')
         own = {field.name for field in dataclasses.fields(cls)
@@ -56,7 +64,15 @@ class Application:
                       ('never', 'on-failure', 'always'))
         if (self.type == 'socket') != (self.socket is not None):
             raise ValueError("type='socket' and socket=PATH need each other")
-        # What cannot be started is to be known now.
+        if self.socket is not None and not os.fspath(self.socket):
+            raise ValueError("socket is a path, not ''")
+        _check_least(self.channel, limit=1, high_water=0)
+        _check_least(self.process, stop_timeout=0)
+        _check_least(vars(self), start_timeout=0, restart_delay=0,
+                     restart_limit=0)
+        # What cannot be started or ended is to be known now.
+        PipeChannel(**self.channel).close()
+        signal.Signals(self.process.get('stop_signal', signal.SIGTERM))
         Launch(self.command, **{key: value for key, value
                                 in self.process.items()
                                 if key not in _PROCESS})
@@ -65,10 +81,13 @@ class Application:
         """The same, called with more arguments."""
         if isinstance(args, str | bytes):
             raise TypeError(f'with_args is a list of arguments, not {args!r}')
+        try:
+            args = [os.fsdecode(arg) for arg in args]
+        except TypeError as error:
+            raise TypeError(f'with_args: {error}') from error
         command: str | list[str]
         if self.process.get('shell'):
-            command = shlex.join([*args])
-            command = f'{self.command} {command}'
+            command = f'{self.command} {shlex.join(args)}'
         elif isinstance(self.command, str):
             command = [*shlex.split(self.command), *args]
         else:
@@ -83,11 +102,13 @@ class Application:
             env = keywords.get('env')
             path = extra_env.get('PATH') or (
                 os.environ if env is None else env).get('PATH', os.defpath)
-            extra_env['PATH'] = os.pathsep.join([path, *extra_paths])
+            # Without an empty one, which is the current directory.
+            extra_env['PATH'] = os.pathsep.join(
+                filter(None, [path, *extra_paths]))
             keywords['extra_env'] = extra_env
+        keywords |= self.channel
         if self.type == 'stdio':
-            return {'stdin': 'pipe', 'stdout': 'pipe',
-                    **self.channel, **keywords}
+            return {'stdin': 'pipe', 'stdout': 'pipe', **keywords}
         if 'stdout' not in keywords:
             keywords = {'stderr': 'merge', **keywords, 'stdout': 'pipe'}
         return {'stdin': 'null', **keywords}
@@ -102,10 +123,15 @@ class Application:
         return self.restart == 'always' or (
             self.restart == 'on-failure' and status != 0)
 
+    def delay(self, failures: int) -> float:
+        """Seconds to wait with a restart after so many in a row."""
+        return min(self.restart_delay * 2.0 ** min(failures, _MOST_DOUBLINGS),
+                   _LONGEST_DELAY)
+
     @property
     def socket_path(self) -> str:
         """Where it listens: `socket`, seen from its working directory."""
-        return os.path.join(os.path.abspath(self.process.get('cwd') or ''),
+        return os.path.join(os.getcwd(), self.process.get('cwd') or '',
                             self.socket or '')
 
 
@@ -113,3 +139,11 @@ def _check_choice(name: str, value: object, choices: Sequence[str]) -> None:
     if value not in choices:
         raise ValueError(f'{name} must be one of '
                          f'{", ".join(map(repr, choices))}, not {value!r}')
+
+
+def _check_least(values: Mapping[str, Any], **least: int) -> None:
+    for name, minimum in least.items():
+        value = values.get(name, minimum)
+        if not isinstance(value, int | float) or not value >= minimum:
+            raise ValueError(
+                f'{name} must be a number >= {minimum}, not {value!r}')

@@ -6,7 +6,6 @@ buffer have a lock.
 """
 
 import contextlib
-import errno
 import functools
 import logging
 import os
@@ -14,16 +13,20 @@ import select
 import socket
 import stat
 import threading
-import warnings
+import weakref
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
 
+import zope.interface
+
+from gocept.runner.closing import Owning
 from gocept.runner.errors import (
     DeadlineExceeded,
     EndpointClosedException,
     WriteBufferFull,
 )
+from gocept.runner.interfaces import IPipeChannel, ISocketChannel
 from gocept.runner.outgoing import Outgoing, write_piece
 from gocept.runner.source import tell_forks
 from gocept.runner.stream import MIB, Channel, LineChannel
@@ -43,7 +46,7 @@ log = logging.getLogger(__name__)
 _READ_SIZE = 2 ** 16  # what a pipe holds
 
 
-class _DescriptorChannel(Channel):
+class _DescriptorChannel(Channel, Owning):
     """What channels with descriptors share: an owner, and kept bytes."""
 
     closed = True  # until it owns its descriptors
@@ -54,19 +57,19 @@ class _DescriptorChannel(Channel):
     sink_fd = -1
     """What is written to; -1 for nothing."""
 
-    def __init__(self, *, high_water: int = MIB, **options: Any) -> None:
-        super().__init__(**options)
-        # Reentrant, as a signal handler may write as well.
-        self._lock = threading.RLock()
-        self._outgoing = Outgoing(self._send, self._end_sending, high_water)
-        tell_forks(self)
-
     _receive: Callable[[int], bytes]
     """os.read() and its like, for at most so many bytes."""
 
-    @abstractmethod
-    def _send(self, piece: Any) -> int:
-        """os.write() and its like."""
+    def __init__(self, send: Callable[[Any], int], *, high_water: int = MIB,
+                 **options: Any) -> None:
+        super().__init__(**options)
+        # Reentrant, as a signal handler may write as well.
+        self._lock = threading.RLock()
+        # Weak, so that one that is dropped is closed at once, and before what
+        # it owns.
+        end: Any = weakref.WeakMethod(self._end_sending)
+        self._outgoing = Outgoing(send, lambda: end()(), high_water)
+        tell_forks(self)
 
     @abstractmethod
     def _end_sending(self) -> None:
@@ -102,8 +105,6 @@ class _DescriptorChannel(Channel):
         with self._lock:
             if self.closed:
                 raise EndpointClosedException(f'{self!r} is closed')
-            if self._outgoing.size:
-                self._send_kept()
             try:
                 data = self._receive(_READ_SIZE)
             except BlockingIOError:
@@ -128,7 +129,9 @@ class _DescriptorChannel(Channel):
                         f'{outgoing.high_water}, that the other side does not '
                         'read; wait with flush() or a poller, then write '
                         'again')
-                outgoing.add(self._encoded(data))
+                outgoing.add(
+                    data[0] if len(data) == 1 and type(data[0]) is bytes
+                    else self._encoded(data))
             except ConnectionError as error:
                 raise self._gone(error) from error
         if outgoing.size:
@@ -151,10 +154,7 @@ class _DescriptorChannel(Channel):
                 watcher.source_sending(self)
 
     def send_kept(self) -> bool:
-        """Send what the descriptor takes; whether to go on when it takes more.
-
-        For pollers: what goes wrong is logged.
-        """
+        """See `Channel`."""
         with self._lock:
             return not self.closed and self._send_kept()
 
@@ -208,22 +208,18 @@ class _DescriptorChannel(Channel):
         self._lock = threading.RLock()
         self._outgoing.forget()
 
-    def __del__(self) -> None:
-        if not self.closed:
-            warnings.warn(f'unclosed {self!r}', ResourceWarning,
-                          stacklevel=2, source=self)
-            self.close()
 
-
+@zope.interface.implementer(IPipeChannel)
 class PipeChannel(_DescriptorChannel):
     """See `IPipeChannel`."""
 
     def __init__(self, faucet: int | None = None, sink: int | None = None,
                  **options: Any) -> None:
-        super().__init__(**options)
         self._faucet = -1 if faucet is None else faucet
         self._receive = functools.partial(os.read, self._faucet)
         self.sink_fd = -1 if sink is None else sink
+        super().__init__(functools.partial(write_piece, self.sink_fd),
+                         **options)
         # Others may have the same open file, a terminal say, so that this is
         # undone at the end.
         self._blocking = [fd for fd in self._descriptors()
@@ -242,16 +238,6 @@ class PipeChannel(_DescriptorChannel):
         if self._faucet < 0:
             raise NotImplementedError(f'{self!r} has nothing to read from')
         return self._faucet
-
-    def _send(self, piece: Any) -> int:
-        try:
-            return write_piece(self.sink_fd, piece)
-        except OSError as error:
-            if (error.errno == errno.EIO
-                    and stat.S_ISCHR(os.fstat(self.sink_fd).st_mode)):
-                # What a terminal says when nobody has its other side.
-                raise BrokenPipeError(*error.args) from error
-            raise
 
     def _end_sending(self) -> None:
         if self.sink_fd != self._faucet:
@@ -279,13 +265,17 @@ class PipeChannel(_DescriptorChannel):
         return _described(self, f'{self._faucet}, {self.sink_fd}')
 
 
+@zope.interface.implementer(ISocketChannel)
 class SocketChannel(_DescriptorChannel):
     """See `ISocketChannel`."""
 
     def __init__(self, sock: socket.socket, **options: Any) -> None:
-        super().__init__(**options)
         if sock.type != socket.SOCK_STREAM:
             raise ValueError(f'a channel needs a stream socket, not {sock!r}')
+
+        def send(piece: Any) -> int:
+            return sock.send(piece, socket.MSG_NOSIGNAL)
+        super().__init__(send, **options)
         sock.setblocking(False)
         self._socket = sock
         self._receive = sock.recv
@@ -296,9 +286,6 @@ class SocketChannel(_DescriptorChannel):
         """See `IChannel`."""
         self._require_open()
         return self._socket.fileno()
-
-    def _send(self, piece: Any) -> int:
-        return self._socket.send(piece, socket.MSG_NOSIGNAL)
 
     def _end_sending(self) -> None:
         _shut_down(self._socket)

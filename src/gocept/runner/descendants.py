@@ -16,7 +16,9 @@ from typing import Any
 
 from gocept.runner import proc
 from gocept.runner.launch import MARKER
-from gocept.runner.pidfd import Handle, PidAndStart, hold
+from gocept.runner.pidfd import Handle, Unwatched, hold
+
+_LOOKS = 100  # where others start processes all the time
 
 
 def hold_if(pid: int, is_it: Callable[[], bool]) -> Handle | None:
@@ -28,7 +30,7 @@ def hold_if(pid: int, is_it: Callable[[], bool]) -> Handle | None:
         except ProcessLookupError:
             raise
         except OSError:  # no descriptors are left
-            handle = PidAndStart(pid)
+            handle = Unwatched(pid)
     except OSError:
         return None
     if is_it():
@@ -71,22 +73,23 @@ def group(pgid: int, until: int) -> Iterator[Handle]:
 def adopted(process: Any) -> Iterator[Handle]:
     """Children of ours that were born to descendants of `process`.
 
-    Only those in its session or group can be known by that. Others may be
-    children that another library has started.
+    Only those with its mark, or in its session or group, can be known by
+    that. Others may be children that another library has started.
     """
     def belongs(pid: int) -> bool:
         now = proc.stat(pid)
         return (now is not None and now.parent == os.getpid()
                 and pid != process.pid
-                and process.pid in (now.group, now.session)
-                and not 0 < process.ended_at < now.start)
+                and (process.mark in marks(pid)
+                     or (process.leads_group
+                         and process.pid in (now.group, now.session)
+                         and not 0 < process.ended_at < now.start)))
 
-    if process.leads_group:
-        for pid in proc.children(os.getpid()):
-            if belongs(pid):
-                handle = hold_if(pid, lambda: belongs(pid))  # noqa: B023
-                if handle is not None:
-                    yield handle
+    for pid in proc.children(os.getpid()):
+        if belongs(pid):
+            handle = hold_if(pid, lambda: belongs(pid))  # noqa: B023
+            if handle is not None:
+                yield handle
 
 
 def marks(pid: int) -> list[str]:
@@ -95,14 +98,22 @@ def marks(pid: int) -> list[str]:
 
 
 def marked(is_ours: Callable[[str], bool]) -> Iterator[tuple[str, Handle]]:
-    """Processes with a mark that is ours; one look at all of them."""
-    us = os.getpid()
-    for pid in proc.pids():
-        for mark in filter(is_ours, marks(pid)):
-            handle = None if pid == us else hold_if(
-                pid, lambda: mark in marks(pid))  # noqa: B023
-            if handle is not None:
-                yield mark, handle
+    """Processes with a mark that is ours; one look at all of them.
+
+    What was started meanwhile is looked at as well: it may be the child of
+    one that has ended meanwhile.
+    """
+    seen = {os.getpid()}
+    for _ in range(_LOOKS):
+        new = [pid for pid in proc.pids() if pid not in seen]
+        if not new:
+            return
+        seen.update(new)
+        for pid in new:
+            for mark in filter(is_ours, marks(pid)):
+                handle = hold_if(pid, lambda: mark in marks(pid))  # noqa: B023
+                if handle is not None:
+                    yield mark, handle
 
 
 def reap(handle: Handle) -> None:

@@ -6,6 +6,7 @@ left at the deadline is killed. Each end is an event of one poller, which is
 when new descendants are looked for.
 """
 
+import contextlib
 import logging
 import os
 import signal
@@ -23,6 +24,8 @@ KILL_TIMEOUT = 5.0
 """How long to wait for the end of what was killed, in seconds."""
 
 _LOOK_AGAIN = 0.02  # for processes whose end is no event
+
+_NEEDED = 4  # descriptors, of a poller and a file in /proc
 
 
 class Ending:
@@ -44,6 +47,15 @@ class Ending:
     def over(self) -> bool:
         """Whether all have ended, or cannot be ended."""
         return self.failed or (not self._runs() and not self._members)
+
+    def give_up(self) -> bool:
+        """Whether there is no time left for another descendant.
+
+        Or else one that forks faster than it can be found would keep us here.
+        """
+        self.failed = self.failed or (
+            self._killing and self._deadline.passed)
+        return self.failed
 
     @property
     def left(self) -> float:
@@ -74,7 +86,7 @@ class Ending:
         if self._runs():
             in_group = {pid for pid in self._members
                         if _group_of(pid) == self.process.pid}
-            self.process.signal_group(self._signum)
+            _send(self.process.signal_group, self._signum, self.process.pid)
             _wake_stopped(self.process.pid, self.process.send_signal)
             if self.process.leads_group:
                 self._told |= in_group
@@ -151,6 +163,7 @@ def end(endings: Iterable[Ending],
     end, however many endings there are, and again as long as some is found.
     """
     endings = list(endings)
+    _release()
     try:
         with Poller() as poller:
             for ending in endings:
@@ -162,6 +175,23 @@ def end(endings: Iterable[Ending],
     finally:
         for ending in endings:
             ending.close()
+        with contextlib.suppress(OSError):
+            reserve()
+
+
+_reserved: list[int] = []
+
+
+def reserve() -> None:
+    """Keep descriptors back for `end`, which has to work without any left."""
+    while len(_reserved) < _NEEDED:
+        _reserved.append(os.open(os.devnull, os.O_RDONLY))
+
+
+def _release() -> None:
+    with contextlib.suppress(IndexError):
+        while True:
+            os.close(_reserved.pop())
 
 
 def _wait(poller: Poller, endings: list[Ending]) -> None:
@@ -183,7 +213,7 @@ def _find_leavers(ending_of: Callable[[str], Ending | None] | None) -> bool:
     for mark, handle in descendants.marked(
             lambda mark: ending_of(mark) is not None):
         ending = ending_of(mark)
-        if ending is None or ending.failed or handle.has_ended():
+        if ending is None or ending.give_up() or handle.has_ended():
             handle.close()
         else:
             found = ending.add(handle) or found

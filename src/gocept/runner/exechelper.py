@@ -21,7 +21,7 @@ FAILED = 127
 
 
 def main() -> None:
-    """Arguments: options as JSON, and the program with its arguments."""
+    """Arguments: options as JSON, the program, and all its arguments."""
     options = json.loads(sys.argv[1])
     os.set_inheritable(options['report'], False)
     step = ''
@@ -44,10 +44,11 @@ def main() -> None:
             _die_with(options['parent'], options['death_signal'])
         for signum in options['restored_signals']:
             signal.signal(signum, signal.SIG_DFL)
-        for name in options['unset']:
-            os.environ.pop(name, None)
+        os.environ.pop('LC_CTYPE', None)
+        if options['locale'] is not None:
+            os.environ['LC_CTYPE'] = options['locale']
         step = ''
-        os.execvpe(options['executable'], sys.argv[2:], os.environ)
+        os.execvpe(sys.argv[2], sys.argv[3:], os.environ)
     except Exception as error:  # all that goes wrong is to be reported
         report = {'step': step, 'errno': getattr(error, 'errno', None),
                   'text': str(error)}

@@ -1,5 +1,6 @@
 """One alias: the process that runs under it, and its channels."""
 
+import contextlib
 import fcntl
 import logging
 import termios
@@ -10,14 +11,16 @@ from collections.abc import Iterator, Sequence
 from gocept.runner import listening
 from gocept.runner.application import Application
 from gocept.runner.channel import Channel, SocketChannel
-from gocept.runner.errors import ProcessExistsException, RunnerError
+from gocept.runner.errors import (
+    EndpointClosedException,
+    ProcessExistsException,
+    StartError,
+)
 from gocept.runner.output import Output
 from gocept.runner.poller import Poller, Timer, background
 from gocept.runner.process import Process
 
 log = logging.getLogger('gocept.runner.spawn')
-
-_LONGEST_DELAY = 60.0  # of a restart, in seconds
 
 _STABLE = 10.0  # who runs that long, in seconds, is not in a row of failures
 
@@ -31,13 +34,16 @@ class Instance:
         self.process: Process | None = None
         self._poller = poller
         self._extra_paths = extra_paths
-        # Held also while it waits until a socket is there. The thread that
-        # polls asks for it only when the process has ended, and with it that
-        # wait.
+        # Held by who starts or connects, as long as that takes; taken before
+        # the other one.
+        self._starting = threading.RLock()
+        # Guards the rest. Nobody waits for anything with it, as the thread
+        # that polls takes it when a process has ended.
         self._lock = threading.RLock()
         self._application: Application | None = None  # None: not to run
         self._output = Output(alias, None, log)
         self._is_socket = False
+        self._is_awaited = False  # by its first start, which tells its end
         self._socket: SocketChannel | None = None
         self._kept: list[Channel] = []  # of the process before
         self._timer: Timer | None = None
@@ -47,40 +53,33 @@ class Instance:
     @property
     def running(self) -> bool:
         """Whether the process runs."""
-        return self.status is None and self.process is not None
+        process = self.process
+        return process is not None and process.poll() is None
 
     @property
     def status(self) -> int | None:
         """What it has ended with."""
         return None if self.process is None else self.process.poll()
 
-    def ensure_running(self, application: Application) -> None:
-        """Start it, if it does not run."""
-        with self._lock:
-            if not self.running:
-                self.start(application)
-
     def start(self, application: Application) -> None:
         """Start it; ProcessExistsException if it runs."""
-        with self._lock:
-            if self.running:
-                raise ProcessExistsException(
-                    f'{self.alias!r} runs already: {self.process!r}')
-            self._stop_restarting()
-            self._failures = 0
-            process = self._start(application)
-            if application.type == 'socket':
-                try:
-                    with Poller() as poller:
-                        self._output.drain(poller)
-                        self._connect(application, process, poller)
-                except BaseException:
-                    # Nobody could use it, so it is not to stay.
-                    self.give_up()
-                    process.terminate()
-                    self.close_channels()
-                    raise
-            self._output.drain(self._polled_by)
+        if not self.ensure_running(application):
+            raise ProcessExistsException(
+                f'{self.alias!r} runs already: {self.process!r}')
+
+    def ensure_running(self, application: Application) -> bool:
+        """Start it, if it does not run; whether that was so."""
+        with self._starting:
+            with self._lock:
+                if self.running:
+                    return False
+                process = self._start(application)
+                self._stop_restarting()
+                self._failures = 0
+                self._is_awaited = self._is_socket
+            if self._is_awaited:
+                self._await(process, application)
+        return True
 
     @property
     def _polled_by(self) -> Poller:
@@ -89,41 +88,78 @@ class Instance:
     def _start(self, application: Application) -> Process:
         if application.type == 'socket':
             listening.make_way(application.socket_path)
-        self._put_channels_aside()
-        self._started = time.monotonic()
+        started = time.monotonic()
         process = Process(
             application.command, name=self.alias, poller=self._poller,
             on_end=self._ended, **application.keywords(self._extra_paths))
+        with contextlib.ExitStack() as undo:
+            undo.callback(process.close)
+            output = Output(
+                self.alias,
+                process.channel if application.is_captured else None, log)
+            output.drain(self._polled_by)
+            undo.pop_all()
+        self._put_channels_aside()
+        self._started = started
         self.process = process
         self._application = application
+        self._output = output
         self._is_socket = application.type == 'socket'
-        self._output = Output(
-            self.alias, process.channel if application.is_captured else None,
-            log)
         log.info('Started %r', process)
         return process
 
-    def _connect(self, application: Application, process: Process,
-                 poller: Poller) -> None:
-        channel = SocketChannel(
-            listening.connect_when_listening(
-                application.socket_path, process, self._output,
-                application.start_timeout, poller),
-            **application.channel)
+    def _await(self, process: Process, application: Application) -> None:
+        """Connect to one that was just started, or end it."""
+        try:
+            self._connect(process, application, self._output)
+        except BaseException:
+            # Nobody could use it, so it is not to stay.
+            self.give_up()
+            try:
+                process.terminate()
+            finally:
+                self.close_channels(process)
+            raise
+        finally:
+            with self._lock:
+                self._is_awaited = False
+        if process.returncode is not None:
+            self._ended(process)
+
+    def _connect(self, process: Process, application: Application,
+                 output: Output) -> None:
+        with Poller() as poller:
+            # Whoever polls it otherwise may be the one that waits here.
+            output.drain(poller)
+            channel = SocketChannel(
+                listening.connect_when_listening(
+                    application.socket_path, process, output,
+                    application.start_timeout, poller),
+                **application.channel)
         channel.name = repr(self.alias)
-        self._polled_by.send_for(channel)
-        self._socket = channel
+        with self._lock:
+            if process is self.process and self._application is not None:
+                self._socket = channel
+                self._polled_by.send_for(channel)
+                return
+        channel.close()
+        raise StartError(
+            f'{self.alias!r} was ended by others when it began to listen on '
+            f'{application.socket_path}', process.poll(), output.tail)
 
     # Its end.
 
     def _ended(self, process: Process) -> None:
         with self._lock:
             application = self._application
-            if process is not self.process or application is None:
+            if (process is not self.process or application is None
+                    or self._is_awaited or self._timer is not None):
                 return
             status = process.returncode
-            if status is None or not application.is_to_restart(status):
+            if (status is None or _exiting()
+                    or not application.is_to_restart(status)):
                 log.info('%r', process)
+                self._application = None
                 return
             if time.monotonic() - self._started >= _STABLE:
                 self._failures = 0
@@ -135,8 +171,7 @@ class Instance:
                       self._failures)
             self._application = None
             return
-        delay = min(application.restart_delay * 2 ** self._failures,
-                    _LONGEST_DELAY)
+        delay = application.delay(self._failures)
         self._failures += 1
         log.warning('%s; restarting in %s s', reason, delay)
         self._timer = Timer(delay)
@@ -145,15 +180,15 @@ class Instance:
     def _restart(self, expirations: int, timer: Timer) -> None:
         with self._lock:
             application = self._application
-            if timer is not self._timer or application is None:
+            if timer is not self._timer or application is None or _exiting():
                 return
             self._timer = None
             try:
                 self._start(application)
-            except (OSError, RunnerError) as error:
-                self._restart_later(application, f'{self.alias!r}: {error}')
-            else:
-                self._output.drain(self._polled_by)
+            except Exception as error:  # whatever it is, it may pass
+                self._restart_later(
+                    application, f'{self.alias!r} cannot be restarted: '
+                    f'{type(error).__name__}: {error}')
 
     def _stop_restarting(self) -> None:
         timer, self._timer = self._timer, None
@@ -171,27 +206,47 @@ class Instance:
 
     def get_channel(self, stream: str | None) -> Channel | None:
         """See `IRunner`."""
+        if stream is None and self._is_unconnected:
+            with self._starting:
+                self._connect_again()
         with self._lock:
-            process, application = self.process, self._application
-            if process is None:
-                return None
-            if stream == 'stderr':
-                channel: Channel | None = process.stderr
-            elif stream is None and self._is_socket:
-                if self._socket is None and self.running and application:
-                    with Poller() as poller:
-                        self._connect(application, process, poller)
-                channel = self._socket
-            else:
-                channel = process.channel
+            channel = self._channel(stream)
             if channel is None or self.running or _has_more(channel):
                 return channel
             return None
+
+    @property
+    def _is_unconnected(self) -> bool:
+        return (self._is_socket and self._socket is None
+                and self._application is not None and self.running)
+
+    def _connect_again(self) -> None:
+        with self._lock:
+            process, application, output = (
+                self.process, self._application, self._output)
+            if (not self._is_unconnected or process is None
+                    or application is None):
+                return
+        self._connect(process, application, output)
+
+    def _channel(self, stream: str | None) -> Channel | None:
+        if stream is None and self._is_socket:
+            return self._socket
+        if self.process is None:
+            return None
+        if stream == 'stderr':
+            return self.process.stderr
+        channel = self.process.channel
+        if (channel is not None and self._output.reads(channel)
+                and channel.sink_fd < 0):
+            return None
+        return channel
 
     def _put_channels_aside(self) -> None:
         """Keep what the process before has said, as it may be read yet."""
         for channel in self._kept:
             channel.close()
+        self._output.read_rest()
         self._kept = [*self._channels()]
         self._socket = None
 
@@ -201,17 +256,30 @@ class Instance:
         if self._socket is not None:
             yield self._socket
 
-    def close_channels(self) -> None:
-        """Close all that were handed out."""
+    def close_channels(self, process: Process | None) -> None:
+        """Close all that were handed out, up to those of `process`."""
         with self._lock:
-            for channel in (*self._kept, *self._channels()):
+            channels, self._kept = self._kept, []
+            # There may be another one, which was started meanwhile.
+            if process is self.process:
+                self._output.read_rest()
+                channels += self._channels()
+            for channel in channels:
                 channel.close()
-            self._kept = []
+
+
+def _exiting() -> bool:
+    """Whether the interpreter exits, and ends all children."""
+    return not threading.main_thread().is_alive()
 
 
 def _has_more(channel: Channel) -> bool:
     """Whether there is something left to read."""
-    if channel.closed or channel.unread:
-        return channel.unread
-    answer: bytes = fcntl.ioctl(channel.fileno(), termios.FIONREAD, bytes(4))
+    if channel.unread:
+        return True
+    try:
+        answer: bytes = fcntl.ioctl(
+            channel.get_fd(), termios.FIONREAD, bytes(4))
+    except (EndpointClosedException, NotImplementedError, OSError, ValueError):
+        return False  # closed, or nothing to read from
     return any(answer)

@@ -307,7 +307,7 @@ class ILineChannel(IChannel):
     """``LineChannel(channel, *, encoding=None, limit=1048576)``
 
     Reads lines from another channel of any class; all else is done by that
-    one.
+    one. ValueError for an encoding if that one has one already.
     """
 
 
@@ -368,9 +368,9 @@ class IPoller(Interface):
         `poll`, and what it raises is logged. Registering again changes the
         callback only.
 
-        NotImplementedError for a channel that has no descriptor; ValueError
-        if another source with the same descriptor is registered. A regular
-        file is always ready.
+        TypeError for anything else; NotImplementedError for a channel that
+        has no descriptor; ValueError if another source with the same
+        descriptor is registered. A regular file is always ready.
         """
 
     def unregister(source):

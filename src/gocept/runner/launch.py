@@ -6,6 +6,8 @@ program (``preexec_fn``) may deadlock where there are threads.
 """
 
 import contextlib
+import fcntl
+import functools
 import grp
 import inspect
 import itertools
@@ -35,6 +37,8 @@ _NEVER_INHERITED = (
     'LISTEN_PID', 'LISTEN_FDS', 'LISTEN_FDNAMES')
 
 _STREAMS = ('pipe', 'null', 'inherit', 'merge')
+
+_UNCHANGED = 2 ** 32 - 1  # what the system takes for -1, instead of a user
 
 # What Popen would do with streams, which are channels here, and between the
 # fork and the program.
@@ -95,9 +99,8 @@ class Launch:
         if detached and self._death_signal:
             raise ValueError('a detached process outlives its parent: '
                              'leave out die_with_parent')
-        known = inspect.signature(subprocess.Popen).parameters
         for name in popen:
-            if name in _REFUSED or name not in known:
+            if name in _REFUSED or name not in _popen_keywords():
                 raise TypeError(f'{name!r} is no keyword of a process')
         self._popen = dict(popen)
         if setsid or detached:
@@ -112,6 +115,9 @@ class Launch:
             streams = {}
             for name, stream in self._streams.items():
                 streams[name], ours[name] = _open(name, stream, theirs, undo)
+                if ours[name] >= 0 and self._popen.get('pipesize', -1) > 0:
+                    fcntl.fcntl(ours[name], fcntl.F_SETPIPE_SZ,
+                                self._popen['pipesize'])
             environment = self._environment(mark)
             if self._rlimits or self._death_signal:
                 pid = self._start_helped(streams, environment)
@@ -131,30 +137,37 @@ class Launch:
         restored = (('SIGPIPE', 'SIGXFSZ')
                     if popen.get('restore_signals', True) else ())
         with contextlib.ExitStack() as close:
-            read, write = os.pipe()
+            read, low = os.pipe()
             reader = close.enter_context(open(read, 'rb'))
-            with open(write, 'wb'):
+            with open(low, 'wb'), open(
+                    # Not a number that a stream of the child gets.
+                    fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, 3), 'wb') as high:
+                write = high.fileno()
                 options = {
                     'report': write,
                     'rlimits': self._rlimits,
                     'user': user, 'group': group, 'groups': groups,
                     'death_signal': self._death_signal,
                     'parent': os.getpid(),
-                    'executable': executable,
                     'restored_signals': [
                         getattr(signal, name) for name in restored
                         if hasattr(signal, name)],
                     # Python sets this one in itself for some locales.
-                    'unset': {'LC_CTYPE'} - environment.keys(),
+                    'locale': environment.get('LC_CTYPE'),
                 }
-                popen['pass_fds'] = (*popen.get('pass_fds', ()), write)
+                if popen.get('close_fds', True):
+                    popen['pass_fds'] = (*popen.get('pass_fds', ()), write)
+                else:
+                    os.set_inheritable(write, True)
                 pid = _popen(
-                    [sys.executable, '-I', '-S', exechelper.__file__,
-                     json.dumps(options, default=list), *self.args],
+                    [sys.executable, '-I', '-S', '-X', 'utf8',
+                     exechelper.__file__, json.dumps(options), executable,
+                     *self.args],
                     streams, environment, self._cwd, popen)
             report = reader.read()
         if report:
-            os.waitpid(pid, 0)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
             raise _error(json.loads(report), executable)
         return pid
 
@@ -188,8 +201,13 @@ def new_mark() -> str:
 
 def our_mark() -> str:
     """What all words of this process begin with."""
-    us = proc.stat(os.getpid())
-    return f'{os.getpid()}.{us.start if us else 0}.'
+    return _mark_of(os.getpid())
+
+
+@functools.lru_cache(1)  # so that a fork has its own
+def _mark_of(pid: int) -> str:
+    us = proc.stat(pid)
+    return f'{pid}.{us.start if us else 0}.'
 
 
 def _arguments(command: Any, shell: bool) -> list[str]:
@@ -222,6 +240,9 @@ def _identity(user: str | int | None, group: str | int | None,
                 gid = entry.pw_gid
             if groups is None:
                 groups = os.getgrouplist(entry.pw_name, gid)
+        if gid is None:
+            raise LookupError(f'nothing says which group the user {uid} is '
+                              'of: name one')
         if groups is None:
             groups = []  # not ours
     if gid == os.getgid() == os.getegid():
@@ -231,6 +252,8 @@ def _identity(user: str | int | None, group: str | int | None,
 
 def _number(name: str | int, kind: str) -> int:
     if isinstance(name, int):
+        if not 0 <= name < _UNCHANGED:
+            raise ValueError(f'a {kind} has a number from 0 on, not {name}')
         return name
     try:
         return (pwd.getpwnam(name).pw_uid if kind == 'user'
@@ -245,11 +268,13 @@ def _limits(name: str, value: Any) -> tuple[int, int]:
                        for each in dir(resource) if each.startswith('RLIMIT_'))
         raise ValueError(f'there is no resource limit {name!r}, but '
                          + ', '.join(names))
-    soft, hard = value if isinstance(value, Sequence) else (value, value)
-    if not isinstance(soft, int) or not isinstance(hard, int):
-        raise ValueError(f'the resource limit {name!r} needs a number or a '
-                         f'pair of them, not {value!r}')
-    return soft, hard
+    match value:
+        case int():
+            return value, value
+        case [int(soft), int(hard)]:
+            return soft, hard
+    raise ValueError(f'the resource limit {name!r} needs a number or a pair '
+                     f'of them, not {value!r}')
 
 
 def _checked_stream(name: str, stream: Any) -> Any:
@@ -283,6 +308,11 @@ def _open(name: str, stream: Any, theirs: contextlib.ExitStack,
         return {'null': subprocess.DEVNULL, 'inherit': None,
                 'merge': subprocess.STDOUT}[stream], -1
     return stream, -1
+
+
+@functools.cache
+def _popen_keywords() -> frozenset[str]:
+    return frozenset(inspect.signature(subprocess.Popen).parameters)
 
 
 def _popen(args: Sequence[str], streams: Mapping[str, Any],

@@ -28,24 +28,27 @@ def make_way(path: str) -> None:
     except FileNotFoundError:
         return
     if stat.S_ISREG(found.st_mode) and not found.st_size:
-        os.unlink(path)
+        _remove(path)
         return
     if not stat.S_ISSOCK(found.st_mode):
         raise StartError(f'{path} is in the way: it is no socket')
-    sock = None
     try:
-        sock = connect(path)
+        connect(path).close()
     except ConnectionRefusedError:  # nobody listens any more
-        os.unlink(path)
+        _remove(path)
         return
     except FileNotFoundError:
         return
     except BlockingIOError:  # somebody is busy
         pass
-    finally:
-        if sock is not None:
-            sock.close()
+    except OSError as error:
+        raise StartError(f'{path} is in the way: {error}') from error
     raise StartError(f'another process listens on {path} already')
+
+
+def _remove(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
 
 
 def connect(path: str) -> socket.socket:
@@ -75,20 +78,21 @@ def connect_when_listening(path: str, process: Process, output: Output,
     pause = _FIRST_PROBE
     poller.register(process)
     while True:
-        try:
-            return connect(path)
-        except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ECONNREFUSED,
-                                   errno.EAGAIN):
-                raise StartError(
-                    f'cannot connect to {path}: {error.strerror}; the '
-                    f'output of {process.name!r} {output}') from error
+        # First, as what it has left behind may listen in its place.
         status = process.poll()
         if status is not None:
             output.read_rest()
             raise StartError(
                 f'{process.name!r} ended with {status} before it listened '
                 f'on {path}; its output {output}', status, output.tail)
+        try:
+            return connect(path)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ECONNREFUSED,
+                                   errno.EAGAIN):
+                raise StartError(
+                    f'{process.name!r}: cannot connect to {path}: {error}; '
+                    f'its output {output}', None, output.tail) from error
         if deadline.passed:
             raise DeadlineExceeded(
                 f'{process.name!r} has not listened on {path} after '

@@ -1,8 +1,10 @@
 """Bytes on their way to a descriptor that does not always take them."""
 
 import contextlib
+import errno
 import os
 import signal
+import stat
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -111,11 +113,19 @@ class Outgoing:
 
 
 def write_piece(fd: int, piece: Any) -> int:
-    """os.write(), which raises BrokenPipeError whatever SIGPIPE does."""
-    if getsignal(signal.SIGPIPE) == signal.SIG_DFL:
-        with _sigpipe_blocked():
-            return os.write(fd, piece)
-    return os.write(fd, piece)
+    """os.write(), which raises BrokenPipeError whatever SIGPIPE does.
+
+    Of a terminal as well, when nobody has its other side.
+    """
+    try:
+        if getsignal(signal.SIGPIPE) == signal.SIG_DFL:
+            with _sigpipe_blocked():
+                return os.write(fd, piece)
+        return os.write(fd, piece)
+    except OSError as error:
+        if error.errno == errno.EIO and stat.S_ISCHR(os.fstat(fd).st_mode):
+            raise BrokenPipeError(*error.args) from error
+        raise
 
 
 @contextlib.contextmanager

@@ -1,22 +1,29 @@
 """What a child says that nobody has asked for."""
 
 import logging
+import threading
 from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from gocept.runner.channel import PipeChannel
 from gocept.runner.errors import EndpointClosedException
 from gocept.runner.lines import Lines
 from gocept.runner.poller import Poller
+from gocept.runner.source import Source
 
 _TAIL = 2 ** 14
 
 _LONGEST_LINE = 2 ** 12
 
+_MOST_READS = 64  # of what is left, as somebody else may write on
 
-class Output:
+
+class Output(Source):
     """Reads a channel, logs the lines, and keeps the tail for messages.
 
-    So nothing is lost, and the child never waits for a reader.
+    So nothing is lost, and the child never waits for a reader. It may be
+    registered with several pollers; they are given nothing.
     """
 
     def __init__(self, name: str, channel: PipeChannel | None,
@@ -24,7 +31,8 @@ class Output:
         self._name = name
         self._channel = channel
         self._log = log
-        self._poller: Poller | None = None
+        # Around reading and logging, so that the order is kept.
+        self._lock = threading.RLock()
         self._lines = Lines(_LONGEST_LINE)
         self._pieces: deque[bytes] = deque()
         self._size = 0
@@ -32,35 +40,67 @@ class Output:
     @property
     def tail(self) -> bytes:
         """What was said last, 16 KiB at most."""
-        return b''.join(self._pieces)[-_TAIL:]
+        with self._lock:
+            return b''.join(self._pieces)[-_TAIL:]
+
+    def reads(self, channel: PipeChannel) -> bool:
+        """Whether it is this one that it reads."""
+        return channel is self._channel
 
     def drain(self, poller: Poller) -> None:
         """Have `poller` read it from now on."""
         if self._channel is not None:
-            self._poller = poller
-            poller.register(self._channel, self._say)
+            poller.register(self)
 
     def read_rest(self) -> None:
-        """Read what there is, when the poller does not any more."""
-        if self._channel is not None:
-            if self._poller is not None:
-                self._poller.unregister(self._channel)
-            try:
-                while data := self._channel.read():
-                    self._say(data, self._channel)
-            except EndpointClosedException:
-                pass
+        """Read what there is, and log also what is no line yet."""
+        with self._lock:
+            reads = 0
+            while self._read() and reads < _MOST_READS:
+                reads += 1
             self._log_lines([self._lines.take_rest()])
 
-    def _say(self, data: bytes, channel: object) -> None:
-        if not data:
-            self._log_lines([self._lines.take_rest()])
-            return
+    # What pollers ask.
+
+    def fileno(self) -> int:
+        """See `Source`."""
+        return -1 if self._channel is None else self._channel.fileno()
+
+    def layers(self) -> Iterator[Source]:
+        """See `Source`."""
+        yield self
+        if self._channel is not None:
+            yield from self._channel.layers()
+
+    @property
+    def buffered(self) -> bool:
+        """See `Source`."""
+        return self._channel is None or self._channel.closed
+
+    def collect(self) -> tuple[Sequence[Any], bool]:
+        """See `Source`."""
+        with self._lock:
+            return (), self._read() is None
+
+    def _read(self) -> bytes | None:
+        """One piece, b'' for nothing, None for the end."""
+        data = None
+        if self._channel is not None:
+            try:
+                # Past its buffering and encoding.
+                data = self._channel._read()
+            except EndpointClosedException:
+                self._log_lines([self._lines.take_rest()])
+        if data:
+            self._keep(data)
+            self._log_lines(self._lines.feed(data))
+        return data
+
+    def _keep(self, data: bytes) -> None:
         self._pieces.append(data)
         self._size += len(data)
         while self._size - len(self._pieces[0]) >= _TAIL:
             self._size -= len(self._pieces.popleft())
-        self._log_lines(self._lines.feed(data))
 
     def _log_lines(self, lines: list[bytes]) -> None:
         for line in lines:
@@ -69,7 +109,10 @@ class Output:
                 self._log.info('%s: %s', self._name, text)
 
     def __str__(self) -> str:
-        if not self.tail:
+        if self._channel is None:
+            return 'was not kept, as you said where it goes'
+        tail = self.tail
+        if not tail:
             return 'is empty'
-        text = self.tail.decode('utf-8', 'backslashreplace').rstrip()
+        text = tail.decode('utf-8', 'backslashreplace').rstrip()
         return f'ends with:\n{text}'

@@ -23,9 +23,10 @@ class Handle(Source):
     A poller tells its end once.
     """
 
+    _fd = -1
+
     def __init__(self, pid: int) -> None:
         self.pid = pid
-        self._fd = -1
 
     def fileno(self) -> int:
         """What is readable when it has ended; -1 when closed or unknown."""
@@ -59,6 +60,9 @@ class Handle(Source):
             self._tell_closing(fd)
             os.close(fd)
         self._tell_ready()
+
+    def __del__(self) -> None:
+        self.close()  # what is detached may be forgotten
 
 
 class Pidfd(Handle):
@@ -97,18 +101,27 @@ class PidAndStart(Handle):
         self._reaped = False
         os.kill(pid, 0)
         self._is_child = self._stat is None or self._stat.parent == os.getpid()
+        self._watch()
+
+    def _watch(self) -> None:
         if self._is_child:
             self._fd, end = os.pipe()
-            threading.Thread(target=_close_at_end, args=(pid, end),
-                             name=f'end of {pid}', daemon=True).start()
+            try:
+                threading.Thread(
+                    target=_tell_end, args=(self.pid, end),
+                    name=f'end of {self.pid}', daemon=True).start()
+            except BaseException:
+                os.close(end)
+                raise
 
     def has_ended(self) -> bool:
         """See `Handle`."""
         if self._fd >= 0:
             return wait_for(self._fd, select.POLLIN, Deadline(0))
         now = proc.stat(self.pid)
-        return (self._reaped or now is None or self._stat is None
-                or now.start != self._stat.start or now.state in 'ZX')
+        if self._reaped or now is None or self._stat is None:
+            return self._reaped or not _exists(self.pid)
+        return now.start != self._stat.start or now.state in 'ZX'
 
     def signal(self, signum: int) -> None:
         """See `Handle`."""
@@ -126,12 +139,50 @@ class PidAndStart(Handle):
         return status
 
 
-def _close_at_end(pid: int, fd: int) -> None:
+class Unwatched(PidAndStart):
+    """The same for a process whose end is no event.
+
+    It takes no descriptor, so it is what remains when none are left.
+    """
+
+    def _watch(self) -> None:
+        pass
+
+
+class Gone(Handle):
+    """A child that has ended and was reaped by somebody else."""
+
+    def has_ended(self) -> bool:
+        """See `Handle`."""
+        return True
+
+    def signal(self, signum: int) -> None:
+        """See `Handle`."""
+
+    def reap(self) -> int | None:
+        """See `Handle`."""
+        raise ChildProcessError(f'{self.pid} was reaped by somebody else')
+
+
+def _tell_end(pid: int, fd: int) -> None:
     try:
         with contextlib.suppress(ChildProcessError):
             os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        # To close it would not do: a forked copy of us may have it too.
+        with contextlib.suppress(BrokenPipeError):
+            os.write(fd, b'.')
     finally:
         os.close(fd)
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _status(result: os.waitid_result | None) -> int | None:

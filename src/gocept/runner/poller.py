@@ -6,45 +6,40 @@ registered, written to and closed by any thread.
 
 What nobody else polls is served by one daemon thread in a process, which calls
 `Poller.poll` of the poller that `background` returns. It is begun at first
-need, and anew in a forked child. So it runs the callbacks of what is
-registered there, and sends what channels have kept back; a channel that was
-handed out is not read by it.
+need, and anew in a forked child. It runs the callbacks of what is registered
+there, and sends what channels have kept back; it reads none that was handed
+out.
 """
 
 import contextlib
 import itertools
 import logging
-import os
 import select
 import socket
 import threading
-import warnings
 from collections.abc import Callable
-from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 import zope.interface
 
-from gocept.runner.accepting import Server
-from gocept.runner.channel import Channel
+from gocept.runner.closing import Owning
+from gocept.runner.descriptors import Descriptors
 from gocept.runner.interfaces import IPoller
 from gocept.runner.source import Source, tell_forks
 from gocept.runner.timer import Schedule, Timer
-from gocept.runner.waiting import Deadline, PollReadiness, Readiness
+from gocept.runner.waiting import NEVER, Deadline
+
+if TYPE_CHECKING:
+    from gocept.runner.channel import Channel
 
 __all__ = ['Poller', 'Timer', 'background']
 
 log = logging.getLogger(__name__)
 
-# An end, an error and a descriptor that is not open are both.
-_READABLE = ~select.POLLOUT
-_WRITABLE = ~select.POLLIN
-
-_WAKE = b'\0'
-_NUDGE = b'\xff'  # only look again at what is registered
+_OUT = select.POLLOUT
+_READABLE = ~_OUT  # as an end, an error and one that is not open are, too
 
 Callback = Callable[[Any, Any], object]
-Results = list[tuple[Any, Any]]
 
 
 class _Watch:
@@ -57,15 +52,13 @@ class _Watch:
         self.source = source
         self.label = label  # what stands for it in a pair
         self.callback = callback
-        self.accepts = isinstance(source, Server)
+        self.accepts = source.accepts
         self.fd = -1
 
 
 @zope.interface.implementer(IPoller)
-class Poller:
+class Poller(Owning):
     """See `IPoller`."""
-
-    closed = True
 
     def __init__(self, *, buffering: str | None = None) -> None:
         self._buffering = buffering
@@ -75,85 +68,75 @@ class Poller:
     def _open(self) -> None:
         # Reentrant, as a signal handler may close a channel.
         self._lock = threading.RLock()
-        self._waiting = False
         self._watches: dict[int, _Watch] = {}  # by id of what it stands for
-        self._readers: dict[int, _Watch] = {}  # by descriptor
-        self._writers: dict[int, Any] = {}  # channels, by descriptor
-        self._masks: dict[int, int] = {}  # what readiness waits for
-        self._files: dict[int, _Watch] = {}  # for which it cannot
         self._ready: dict[_Watch, None] = {}  # whatever descriptors say
         self._schedule = Schedule()
-        self._results: Results = []
-        self._readiness = Readiness()
-        try:
-            self._wakeup_read, self.wakeup_fd = os.pipe()
-        except BaseException:
-            self._readiness.close()
-            raise
+        self._results: list[tuple[Any, Any]] = []
+        self._descriptors = Descriptors()
+        self._readers: dict[int, _Watch] = self._descriptors.readers
         self.closed = False
-        for fd in (self._wakeup_read, self.wakeup_fd):
-            os.set_blocking(fd, False)
-        self._readiness.register(self._wakeup_read, select.POLLIN)
+
+    @property
+    def wakeup_fd(self) -> int:
+        """See `IPoller`."""
+        return self._descriptors.wakeup_fd
 
     def register(self, source: Any, callback: Callback | None = None) -> None:
         """See `IPoller`."""
+        if not isinstance(source, Source):
+            raise TypeError(f'a channel, a process or a timer is needed, not '
+                            f'{source!r}; a listening socket: add_server()')
         self._register(_Watch(source, source, callback))
 
     def add_server(self, sock: socket.socket,
                    callback: Callback | None = None) -> None:
         """See `IPoller`."""
+        # Imported here, as a worker waits without any streams.
+        from gocept.runner.accepting import Server
         self._register(_Watch(Server(sock, self._buffering), sock, callback))
 
     def _register(self, watch: _Watch) -> None:
         source = watch.source
         with self._lock:
-            self._require_open()
+            if self.closed:
+                raise RuntimeError('the poller is closed')
             known = self._watches.get(id(watch.label))
             if known is not None and known.label is watch.label:
                 known.callback = watch.callback
                 return
-            for layer in source.layers():
-                layer.attach(self)
+            attached = [layer for layer in source.layers()
+                        if layer.attach(self)]
             try:
                 # Asked for when it is attached: who closes it from now on
                 # will tell, and wait for the lock.
                 watch.fd = source.fileno()
                 self._add_reader(watch)
             except BaseException:
-                for layer in source.layers():
+                for layer in attached:
                     layer.detach(self)
                 raise
-            for each in (watch.label, *source.layers()):
-                self._watches[id(each)] = watch
+            self._watches |= {id(each): watch
+                              for each in (watch.label, *source.layers())}
             if isinstance(source, Timer):
                 source.start()
                 self._schedule.add(source)
-                self._nudge()
+                self._descriptors.nudge()
             elif watch.fd < 0 or source.buffered:
                 self.source_ready(source)
         self._send_what_is_kept(source)
 
     def _add_reader(self, watch: _Watch) -> None:
         fd = watch.fd
-        if fd < 0:
-            return
         other = self._readers.get(fd)
         if other is not None:
             if other.source.fileno() == fd:
                 raise ValueError(f'descriptor {fd} is registered already, for '
                                  f'{other.label!r}')
             self._drop(other)  # it was closed behind our back
-        self._readers[fd] = watch
-        try:
-            self._update(fd)
-        except PermissionError:  # a regular file
-            self._files[fd] = watch
-            self._nudge()
-        except BaseException:
-            del self._readers[fd]
-            raise
+        if fd >= 0:
+            self._descriptors.add_reader(fd, watch)
 
-    def send_for(self, channel: Channel) -> None:
+    def send_for(self, channel: 'Channel') -> None:
         """See `IPoller`."""
         for layer in channel.layers():
             layer.attach(self)
@@ -173,49 +156,17 @@ class Poller:
             self._drop(watch)
             for layer in watch.source.layers():
                 layer.detach(self)
-                fd = getattr(layer, 'sink_fd', -1)
-                if fd >= 0 and self._writers.get(fd) is layer:
-                    del self._writers[fd]
-                    self._update(fd)
+                self._descriptors.remove_writer(
+                    getattr(layer, 'sink_fd', -1), layer)
 
     def _drop(self, watch: _Watch) -> None:
         with self._lock:
             for each in (watch.label, *watch.source.layers()):
                 self._watches.pop(id(each), None)
             self._ready.pop(watch, None)
-            self._remove_reader(watch)
+            self._descriptors.remove_reader(watch.fd, watch)
             if isinstance(watch.source, Timer):
                 self._schedule.drop(watch.source)
-
-    def _remove_reader(self, watch: _Watch) -> None:
-        if self._readers.get(watch.fd) is watch:
-            del self._readers[watch.fd]
-            self._files.pop(watch.fd, None)
-            self._update(watch.fd)
-
-    def _update(self, fd: int) -> None:
-        """Have the system wait for what is wanted of a descriptor."""
-        mask = ((select.POLLIN if fd in self._readers else 0)
-                | (select.POLLOUT if fd in self._writers else 0))
-        known = self._masks.pop(fd, 0)
-        if not mask:
-            if known:
-                # Somebody may have closed it without a word.
-                with contextlib.suppress(OSError, KeyError):
-                    self._readiness.unregister(fd)
-            return
-        try:
-            if known:
-                self._readiness.modify(fd, mask)
-            else:
-                self._readiness.register(fd, mask)
-        except FileNotFoundError:  # closed without a word, and used again
-            self._readiness.register(fd, mask)
-        self._masks[fd] = mask
-        if isinstance(self._readiness, PollReadiness):
-            self._nudge()
-
-    # What sources tell.
 
     def source_ready(self, source: Source) -> None:
         """See `Watcher`."""
@@ -223,94 +174,84 @@ class Poller:
             watch = self._watches.get(id(source))
             if watch is not None:
                 self._ready[watch] = None
-                self._nudge()
+                self._descriptors.nudge()
 
     def source_sending(self, source: Any) -> None:
         """See `Watcher`."""
         with self._lock:
-            fd = source.sink_fd
-            if self.closed or fd < 0 or self._writers.get(fd) is source:
-                return
-            self._writers[fd] = source
-            try:
-                self._update(fd)
-            except PermissionError:  # a regular file, whose disk is full
-                del self._writers[fd]
+            if not self.closed:
+                self._descriptors.add_writer(source.sink_fd, source)
 
     def source_closing(self, source: Source, fd: int) -> None:
         """See `Watcher`."""
         with self._lock:
-            if self._writers.pop(fd, None) is not None:
-                self._update(fd)
-            watch = self._readers.get(fd)
-            if watch is not None:
-                self._remove_reader(watch)
-
-    # What waits.
+            self._descriptors.forget(fd)
 
     def wait(self, timeout: float | None = None) -> bool:
         """See `IPoller`."""
-        deadline = Deadline(timeout)
+        deadline = NEVER if timeout is None else Deadline(timeout)
         while True:
             found = False
             for fd, event in self._select(deadline):
                 if event & _READABLE and fd in self._readers:
                     found = True
                 else:
-                    found = self._attend(fd, event) or found
+                    found = self._attend(fd) or found
             if (found or self.closed or self._results or self._ready
-                    or self._files or not self._schedule.left()):
+                    or self._descriptors.files or not self._schedule.left()):
                 return True
             if deadline.passed:
                 return False
 
-    def poll(self, timeout: float | None = None) -> Results:
+    def poll(self, timeout: float | None = None) -> list[tuple[Any, Any]]:
         """See `IPoller`."""
-        deadline = Deadline(timeout)
+        deadline = NEVER if timeout is None else Deadline(timeout)
         while True:
             woken = False
             for fd, event in self._select(deadline):
                 watch = self._readers.get(fd)
+                if watch is None or event & _OUT:
+                    woken = self._attend(fd) or woken
                 if watch is not None and event & _READABLE:
                     self._collect(watch)
-                if watch is None or event & select.POLLOUT:
-                    woken = self._attend(fd, event) or woken
-            if self._ready or self._files or self._schedule:
+            if self._ready or self._descriptors.files or self._schedule:
                 self._collect_others()
-            if self._results or woken or self.closed or deadline.passed:
-                # Kept in the object meanwhile, as a handler of a signal may
-                # raise an exception.
-                results, self._results = self._results, []
+            results = self._results
+            if results or woken or self.closed or deadline.passed:
+                # They are in the object until here, as a handler of a signal
+                # may raise an exception.
+                self._results = []
                 return results
 
     def _select(self, deadline: Deadline) -> list[tuple[int, int]]:
         """Which descriptors are ready, at once if something else is."""
-        self._waiting = True  # from now on nudges are sent
+        descriptors = self._descriptors
+        descriptors.waiting = True  # from now on nudges are sent
         try:
             if self.closed:
-                self._require_open()
-            seconds = deadline.left()
-            if self._ready or self._files or self._results:
-                seconds = 0.0
-            elif self._schedule:
-                seconds = min(seconds, self._schedule.left())
-            events: list[tuple[int, int]] = self._readiness.poll(seconds)
-            return events
+                raise RuntimeError('the poller is closed')
+            if self._ready or descriptors.files or self._results:
+                return descriptors.wait(0.0)
+            # Without a time the system is asked at less cost.
+            if deadline is NEVER and not self._schedule:
+                return descriptors.wait(-1.0)
+            return descriptors.wait(
+                min(deadline.left(), self._schedule.left()))
         finally:
-            self._waiting = False
+            descriptors.waiting = False
             if self.closed:
                 self._release()
 
-    def _attend(self, fd: int, event: int) -> bool:
+    def _attend(self, fd: int) -> bool:
         """Send, or read the wake-ups; whether there were any."""
-        if fd == self._wakeup_read:
-            return self._forget_wakeups()
-        if event & _WRITABLE and fd in self._writers:
-            self._send(fd)
+        if fd == self._descriptors.wakeup_read:
+            return self._descriptors.forget_wakeups()
+        self._send(fd)
         return False
 
     def _collect_others(self) -> None:
-        for watch in dict.fromkeys([*self._files.values(), *self._ready]):
+        for watch in dict.fromkeys(
+                [*self._descriptors.files.values(), *self._ready]):
             if self._is_registered(watch):  # after the callbacks before it
                 self._collect(watch)
                 if not watch.source.buffered:
@@ -329,20 +270,21 @@ class Poller:
         return self._watches.get(id(watch.label)) is watch
 
     def _collect(self, watch: _Watch) -> None:
-        source = watch.source
         try:
-            items, over = source.collect()
+            items, over = watch.source.collect()
         except Exception:  # a custom channel's own; others go on
-            log.exception('%r failed, and is polled no more', source)
-            items, over = [getattr(source, '_nothing', b'')], True
+            log.exception('%r failed, and is polled no more', watch.source)
+            items, over = [getattr(watch.source, '_nothing', b'')], True
         if over:
             self._drop(watch)
         if watch.accepts:
-            self._take_in(watch, source, items)
+            self._take_in(watch, watch.source, items)
         if watch.callback is not None:
             for item in items:
                 self._call(watch, item)
-        elif items:
+        elif len(items) == 1:
+            self._results.append((items[0], watch.label))
+        else:
             self._results += zip(items, itertools.repeat(watch.label))
 
     def _call(self, watch: _Watch, item: Any) -> None:
@@ -355,14 +297,14 @@ class Poller:
         except Exception:  # the other sources go on
             log.exception('The callback of %r failed', watch.label)
 
-    def _take_in(self, watch: _Watch, server: Server, clients: Any) -> None:
+    def _take_in(self, watch: _Watch, server: Any, clients: Any) -> None:
         with self._lock:
             if self.closed:
                 return  # whoever gets the clients closes them
             for _, channel in clients:
                 self.register(channel)
             if server.pause:
-                self._remove_reader(watch)
+                self._descriptors.remove_reader(watch.fd, watch)
                 self.register(Timer(server.pause),
                               lambda *result: self._accept_again(watch))
 
@@ -372,51 +314,30 @@ class Poller:
                 self._add_reader(watch)
 
     def _send(self, fd: int) -> None:
-        channel: Any = self._writers.get(fd)
-        # Without the lock, as the channel's own is taken here.
-        if channel is None or channel.send_kept():
+        channel: Any = self._descriptors.writers.get(fd)
+        # Without the lock, as the channel's own is taken here. When all is
+        # sent, the next look finds nothing kept: to wait once too often costs
+        # less than to begin and end it for each piece.
+        if channel is None or (
+                channel.kept and (channel.send_kept() or not channel.kept)):
             return
         with self._lock:
-            if self._writers.get(fd) is channel:
-                del self._writers[fd]
-                self._update(fd)
+            self._descriptors.remove_writer(fd, channel)
         # Something may have been kept since it was looked at.
         if channel.kept and channel.send_kept():
             self.source_sending(channel)
 
-    # Waking and closing.
-
     def wakeup(self) -> None:
         """See `IPoller`."""
-        self._write_wakeup(_WAKE)
-
-    def _nudge(self) -> None:
-        if self._waiting:
-            self._write_wakeup(_NUDGE)
-
-    def _write_wakeup(self, byte: bytes) -> None:
         with self._lock:
-            # A full pipe wakes as well as one more byte in it.
             if not self.closed:
-                with contextlib.suppress(BlockingIOError):
-                    os.write(self.wakeup_fd, byte)
-
-    def _forget_wakeups(self) -> bool:
-        woken = False
-        with contextlib.suppress(BlockingIOError):
-            while data := os.read(self._wakeup_read, 4096):
-                woken = woken or bool(data.strip(_NUDGE))
-        return woken
-
-    def _require_open(self) -> None:
-        if self.closed:
-            raise RuntimeError('the poller is closed')
+                self._descriptors.wake()
 
     def close_all(self) -> None:
         """See `IPoller`."""
         with contextlib.ExitStack() as stack:  # all, even if one fails
             for watch in list(dict.fromkeys(self._watches.values())):
-                if isinstance(watch.source, Channel | Server):
+                if watch.source.is_stream:
                     self.unregister(watch.label)
                     stack.callback(watch.label.close)
 
@@ -428,19 +349,14 @@ class Poller:
             for watch in list(self._watches.values()):
                 self.unregister(watch.label)
             self.closed = True
-            if self._waiting:  # and will do it
-                with contextlib.suppress(BlockingIOError):
-                    os.write(self.wakeup_fd, _WAKE)
+            if self._descriptors.waiting:  # and will do it
+                self._descriptors.wake()
             else:
                 self._release()
 
     def _release(self) -> None:
         with self._lock:
-            if self.wakeup_fd >= 0:
-                self._readiness.close()
-                os.close(self._wakeup_read)
-                os.close(self.wakeup_fd)
-                self._wakeup_read = self.wakeup_fd = -1
+            self._descriptors.close()
 
     def after_fork(self) -> None:
         """In a child: the registrations are the parent's, and stay so."""
@@ -448,20 +364,6 @@ class Poller:
             self._lock = threading.RLock()  # another thread may have had it
             self._release()
             self._open()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, exc_type: type[BaseException] | None,
-                 exc: BaseException | None,
-                 traceback: TracebackType | None) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        if not self.closed:
-            warnings.warn(f'unclosed {self!r}', ResourceWarning,
-                          stacklevel=2, source=self)
-            self.close()
 
 
 class _BackgroundPoller(Poller):
@@ -478,10 +380,7 @@ _background: Poller | None = None
 
 
 def background() -> Poller:
-    """The poller of the daemon thread; begun if there is none.
-
-    Whoever closes it ends the thread, so that the next call begins another.
-    """
+    """The poller of the daemon thread, which ends when somebody closes it."""
     global _background
     with _lock:
         if _background is None or _background.closed:

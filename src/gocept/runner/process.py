@@ -9,24 +9,25 @@ import atexit
 import contextlib
 import logging
 import os
+import select
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import zope.interface
 
 from gocept.runner import descendants
 from gocept.runner.channel import PipeChannel
-from gocept.runner.ending import Ending, end
+from gocept.runner.closing import Closing
+from gocept.runner.ending import Ending, end, reserve
 from gocept.runner.errors import DeadlineExceeded
 from gocept.runner.interfaces import IProcess
 from gocept.runner.launch import Launch, new_mark, our_mark
-from gocept.runner.pidfd import Handle, hold
+from gocept.runner.pidfd import Gone, Handle, hold
 from gocept.runner.poller import Poller, background
 from gocept.runner.source import Source, tell_forks
-from gocept.runner.waiting import Deadline
+from gocept.runner.waiting import Deadline, wait_for
 
 __all__ = ['LOST_STATUS', 'Process', 'terminate_all']
 
@@ -42,7 +43,7 @@ _exit_hooks: set[int] = set()  # of which processes
 
 
 @zope.interface.implementer(IProcess)
-class Process(Source):
+class Process(Source, Closing):
     """See `IProcess`."""
 
     def __init__(self, command: str | Sequence[str | os.PathLike[str]], *,
@@ -72,7 +73,12 @@ class Process(Source):
         self._owner = os.getpid()
         # Reentrant, as a signal handler may ask as well.
         self._lock = threading.RLock()
+        self._reaping = False
         self._group: list[Handle] = []
+        if channel:
+            PipeChannel(**channel).close()  # what is wrong is said now
+        if not self.detached:
+            reserve()
         if adopt:
             descendants.adopt_orphans()
         self._start(launch, poller or background(), channel)
@@ -83,30 +89,41 @@ class Process(Source):
         self.pid = started.pid
         with contextlib.ExitStack() as undo:
             undo.callback(self._kill_newborn)
-            for fd in started[1:]:
-                if fd >= 0:
-                    undo.callback(os.close, fd)
-            self._handle = hold(self.pid)
-            if started.stdin >= 0 or started.stdout >= 0:
-                self.channel = PipeChannel(
-                    _or_none(started.stdout), _or_none(started.stdin),
-                    **channel)
-            if started.stderr >= 0:
-                self.stderr = PipeChannel(started.stderr, **channel)
+            unowned = {fd for fd in started[1:] if fd >= 0}
+            undo.callback(_close_all, unowned)
+            for name, faucet, sink in (
+                    ('channel', started.stdout, started.stdin),
+                    ('stderr', started.stderr, -1)):
+                if {faucet, sink} & unowned:
+                    it = PipeChannel(
+                        _or_none(faucet), _or_none(sink), **channel)
+                    unowned -= {faucet, sink}
+                    undo.callback(it.close)
+                    setattr(self, name, it)
+            self._handle = self._hold()
+            undo.callback(self._handle.close)
             for each in self.channels():
                 each.name = f'{self.name!r} ({self.pid})'
                 poller.send_for(each)
-            poller.register(self)
+            tell_forks(self)
+            if not self.detached:
+                _end_at_exit()
+                _unfinished.add(self)
+                undo.callback(_unfinished.discard, self)
+            poller.register(self)  # from now on it may be reaped
             undo.pop_all()
-        tell_forks(self)
-        if not self.detached:
-            _unfinished.add(self)
-            _end_at_exit()
+
+    def _hold(self) -> Handle:
+        try:
+            return hold(self.pid)
+        except ProcessLookupError:  # as where SIGCHLD is ignored
+            return Gone(self.pid)
 
     def _kill_newborn(self) -> None:
         # Not reaped yet, so that the number is its own.
         with contextlib.suppress(OSError):
-            os.kill(self.pid, signal.SIGKILL)
+            (os.killpg if self.leads_group else os.kill)(
+                self.pid, signal.SIGKILL)
             os.waitpid(self.pid, 0)
 
     def channels(self) -> Iterator[PipeChannel]:
@@ -114,8 +131,6 @@ class Process(Source):
         for channel in (self.channel, self.stderr):
             if channel is not None:
                 yield channel
-
-    # What pollers ask.
 
     def fileno(self) -> int:
         """See `Source`."""
@@ -136,13 +151,18 @@ class Process(Source):
         status = self.poll()
         return ((), False) if status is None else ((status,), True)
 
-    # Its end.
-
     def poll(self) -> int | None:
         """See `IProcess`."""
         if self.returncode is None and self._owner == os.getpid():
+            reaped = False
             with self._lock:
-                reaped = self.returncode is None and self._reap()
+                # A signal handler may ask while its thread reaps.
+                if self.returncode is None and not self._reaping:
+                    self._reaping = True
+                    try:
+                        reaped = self._reap()
+                    finally:
+                        self._reaping = False
             if reaped and self._on_end is not None:
                 try:
                     self._on_end(self)
@@ -161,9 +181,11 @@ class Process(Source):
                         self)
         if status is None:
             return False
+        self.ended_at = descendants.clock()
         if self.leads_group:
-            self.ended_at = descendants.clock()
-            self._group = list(descendants.group(self.pid, self.ended_at))
+            self._group += descendants.group(self.pid, self.ended_at)
+        if self.adopt:
+            self._group += descendants.adopted(self)
         if not self._group:
             _unfinished.discard(self)
         self.returncode = status
@@ -174,14 +196,18 @@ class Process(Source):
         """See `IProcess`."""
         self._require_owner()
         deadline = Deadline(timeout)
-        if self.poll() is None:
-            with Poller() as poller:
-                poller.register(self)
-                while self.poll() is None:
-                    if deadline.passed:
-                        raise DeadlineExceeded(
-                            f'{self!r} has not ended in {timeout} s')
-                    poller.poll(deadline.left())
+        while self.poll() is None:
+            with self._lock:
+                if self.returncode is not None:
+                    break
+                # Of our own, as another thread may reap it and close that one.
+                fd = os.dup(self._handle.fileno())
+            try:
+                if not wait_for(fd, select.POLLIN, deadline):
+                    raise DeadlineExceeded(
+                        f'{self!r} has not ended in {timeout} s')
+            finally:
+                os.close(fd)
         assert self.returncode is not None
         return self.returncode
 
@@ -223,7 +249,8 @@ class Process(Source):
     def close(self) -> None:
         """See `IProcess`."""
         try:
-            self.terminate()
+            if self._owner == os.getpid():
+                self.terminate()
         finally:
             for channel in self.channels():
                 channel.close()
@@ -233,18 +260,15 @@ class Process(Source):
         self._lock = threading.RLock()
         _unfinished.discard(self)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, exc_type: type[BaseException] | None,
-                 exc: BaseException | None,
-                 traceback: TracebackType | None) -> None:
-        self.close()
-
     def __repr__(self) -> str:
         state = ('running' if self.returncode is None
                  else f'ended with {self.returncode}')
         return f'<Process {self.name!r} ({self.pid}): {state}>'
+
+
+def _close_all(fds: Iterable[int]) -> None:
+    for fd in fds:
+        os.close(fd)
 
 
 def _or_none(fd: int) -> int | None:
@@ -290,3 +314,6 @@ def _end_all(pid: int) -> None:
         lambda mark: by_mark.get(mark) or (
             strays if mark.startswith(ours) else None))
     descendants.reap_orphans()
+    for ending in by_mark.values():
+        for channel in ending.process.channels():
+            channel.close()

@@ -27,6 +27,12 @@ class Watcher(Protocol):
 class Source:
     """The base of channels, processes and timers."""
 
+    is_stream = False
+    """Whether `Poller.close_all` closes it."""
+
+    accepts = False
+    """Whether what it collects are clients."""
+
     _watchers: tuple[Watcher, ...] = ()
 
     def fileno(self) -> int:
@@ -49,10 +55,12 @@ class Source:
         """Itself, and the sources that it wraps."""
         yield self
 
-    def attach(self, watcher: Watcher) -> None:
-        """Tell `watcher` from now on; once if it is attached already."""
-        if watcher not in self._watchers:
-            self._watchers += (watcher,)
+    def attach(self, watcher: Watcher) -> bool:
+        """Tell `watcher` from now on; whether it was not told before."""
+        if watcher in self._watchers:
+            return False
+        self._watchers += (watcher,)
+        return True
 
     def detach(self, watcher: Watcher) -> None:
         """Tell `watcher` no more."""

@@ -5,15 +5,16 @@ such as a restart, happens in the thread that polls its poller: yours, if you
 have passed one, or else that of `gocept.runner.poller.background`.
 """
 
+import os
 import threading
 from collections.abc import Mapping, Sequence
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import zope.interface
 
 from gocept.runner.application import Application
 from gocept.runner.channel import Channel
+from gocept.runner.closing import Closing
 from gocept.runner.errors import ProcessExistsException, StartError
 from gocept.runner.instance import Instance
 from gocept.runner.interfaces import IRunner
@@ -24,15 +25,16 @@ __all__ = ['ProcessExistsException', 'Runner', 'StartError']
 
 
 @zope.interface.implementer(IRunner)
-class Runner:
+class Runner(Closing):
     """See `IRunner`."""
 
-    def __init__(self, extra_paths: Sequence[str] = (), *,
-                 poller: Poller | None = None) -> None:
+    def __init__(self, extra_paths: Sequence[str | os.PathLike[str]] = (),
+                 *, poller: Poller | None = None) -> None:
         if isinstance(extra_paths, str | bytes):
             raise TypeError(
                 f'extra_paths is a list of directories, not {extra_paths!r}')
-        self._extra_paths = tuple(extra_paths)
+        self._extra_paths = tuple(
+            os.fspath(path) for path in extra_paths)
         self._poller = poller
         self._lock = threading.Lock()
         self._configs: dict[str, dict[str, Any]] = {}
@@ -69,7 +71,7 @@ class Runner:
             raise KeyError(f'there is no application {name!r}, but '
                            f'{", ".join(sorted(self._configs)) or "none"}')
         application = _checked(name, {**self._configs[name], **kwargs})
-        if with_args:
+        if with_args is not None:
             application = application.with_arguments(with_args)
         return application
 
@@ -129,26 +131,20 @@ class Runner:
 
     def _end(self, instances: Sequence[Instance], signum: int | None,
              timeout: float | None) -> None:
-        processes = [process for instance in instances
-                     if (process := instance.give_up()) is not None]
+        processes = [instance.give_up() for instance in instances]
         try:
-            if processes:
-                terminate_all(processes, signum, timeout)
+            terminate_all(filter(None, processes), signum, timeout)
         finally:
-            for instance in instances:
-                instance.close_channels()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, exc_type: type[BaseException] | None,
-                 exc: BaseException | None,
-                 traceback: TracebackType | None) -> None:
-        self.close()
+            for instance, process in zip(instances, processes, strict=True):
+                instance.close_channels(process)
 
 
 def _checked(name: str, config: Mapping[str, Any]) -> Application:
     try:
         return Application.from_config(config)
-    except (TypeError, ValueError, LookupError) as error:
-        raise type(error)(f'application {name!r}: {error}') from error
+    except TypeError as error:
+        raise TypeError(f'application {name!r}: {error}') from error
+    except ValueError as error:
+        raise ValueError(f'application {name!r}: {error}') from error
+    except LookupError as error:
+        raise LookupError(f'application {name!r}: {error}') from error

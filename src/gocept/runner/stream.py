@@ -5,14 +5,14 @@ import sys
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator, Sequence
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import zope.interface
 
 from gocept.runner import expect
+from gocept.runner.closing import Closing
 from gocept.runner.errors import EndpointClosedException
-from gocept.runner.interfaces import IChannel
+from gocept.runner.interfaces import IChannel, ILineChannel
 from gocept.runner.lines import Lines
 from gocept.runner.source import Source
 from gocept.runner.waiting import Deadline
@@ -21,8 +21,10 @@ MIB = 2 ** 20
 
 
 @zope.interface.implementer(IChannel)
-class Channel(Source, ABC):
+class Channel(Source, Closing, ABC):
     """See `IChannel`; the base of custom channels as well."""
+
+    is_stream = True
 
     closed = False
 
@@ -86,10 +88,19 @@ class Channel(Source, ABC):
     def flush(self, timeout: float | None = None) -> None:
         """See `IChannel`."""
 
+    def send_kept(self) -> bool:
+        """Send what the descriptor takes; whether to go on when it takes more.
+
+        What goes wrong is logged, as it is not the business of who reads.
+        """
+        return False
+
     def read(self) -> Any:
         """See `IChannel`."""
         ready = self._ready
         if not ready:
+            if self.kept:
+                self.send_kept()
             self._fill()
             if not ready:
                 return self._nothing
@@ -152,6 +163,8 @@ class Channel(Source, ABC):
 
     def receive(self) -> Any:
         """What comes now, no matter what `take_all` has."""
+        if self.kept:
+            self.send_kept()
         data = self._read()
         return data if self._decoder is None else self._decode(data)
 
@@ -215,15 +228,8 @@ class Channel(Source, ABC):
             return data[0]
         return b''.join(data)
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(self, exc_type: type[BaseException] | None,
-                 exc: BaseException | None,
-                 traceback: TracebackType | None) -> None:
-        self.close()
-
-
+@zope.interface.implementer(ILineChannel)
 class LineChannel(Channel):
     """See `ILineChannel`."""
 
@@ -231,7 +237,10 @@ class LineChannel(Channel):
                  limit: int = MIB) -> None:
         super().__init__(buffering='line', encoding=encoding, limit=limit)
         self._channel = channel
-        if encoding is None and getattr(channel, 'encoding', None):
+        if encoding and getattr(channel, 'encoding', None):
+            raise ValueError(f'{channel!r} gives text already: leave out the '
+                             'encoding')
+        if getattr(channel, 'encoding', None):
             self._lines = Lines(limit, text=True)
             self._nothing = ''
 
@@ -263,6 +272,10 @@ class LineChannel(Channel):
         if self.encoding is not None:
             data = (self._encoded(data),)
         self._channel.write(*data)
+
+    def send_kept(self) -> bool:
+        """See `Channel`."""
+        return bool(self._channel.send_kept())
 
     def write_eof(self) -> None:
         """See `IChannel`."""

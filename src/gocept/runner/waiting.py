@@ -38,6 +38,9 @@ class Deadline:
         return min(max(0.0, self._end - time.monotonic()), _LONGEST)
 
 
+NEVER = Deadline()
+
+
 class PollReadiness:
     """What `select.epoll` does, for systems without it."""
 

@@ -625,7 +625,7 @@ class NamesTests(TestCase):
     def test_the_lower_floors_know_no_zodb(self):
         program = self.program('''
             import sys
-            import gocept.runner, gocept.runner.poller, gocept.runner.errors
+            import gocept.runner, gocept.runner.spawn, gocept.runner.testing
             print({'ZODB', 'transaction', 'ZConfig',
                    'zope.configuration', 'zope.schema'} & set(sys.modules))
             ''')
