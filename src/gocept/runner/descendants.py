@@ -94,14 +94,14 @@ def adopted(process: Any) -> Iterator[Handle]:
 
 def marks(pid: int) -> list[str]:
     """The marks that a process carries."""
-    return proc.variable(pid, MARKER).split()
+    return (proc.variable(pid, MARKER) or '').split()
 
 
 def marked(is_ours: Callable[[str], bool]) -> Iterator[tuple[str, Handle]]:
     """Processes with a mark that is ours; one look at all of them.
 
-    What was started meanwhile is looked at as well: it may be the child of
-    one that has ended meanwhile.
+    What was started meanwhile is looked at as well, as it may be the child of
+    one that has ended meanwhile; and again what was becoming another program.
     """
     seen = {os.getpid()}
     for _ in range(_LOOKS):
@@ -110,10 +110,16 @@ def marked(is_ours: Callable[[str], bool]) -> Iterator[tuple[str, Handle]]:
             return
         seen.update(new)
         for pid in new:
-            for mark in filter(is_ours, marks(pid)):
+            words = proc.variable(pid, MARKER)
+            if words is None:
+                seen.remove(pid)
+                continue
+            for mark in filter(is_ours, words.split()):
                 handle = hold_if(pid, lambda: mark in marks(pid))  # noqa: B023
                 if handle is not None:
                     yield mark, handle
+                else:
+                    seen.discard(pid)
 
 
 def reap(handle: Handle) -> None:

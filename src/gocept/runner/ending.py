@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -40,6 +41,7 @@ class Ending:
         self._signum = signum
         self._deadline = Deadline(timeout)
         self._killing = False
+        self._awaited = False
         self._members: dict[int, Handle] = {}
         self._told: set[int] = set()
 
@@ -95,6 +97,8 @@ class Ending:
 
     def step(self) -> None:
         """Do what is due now."""
+        # Should it end after this look, its end is still to be waited for.
+        self._awaited = self._runs()
         self._gather()
         if self._deadline.passed and self._killing:
             self.failed = not self.over
@@ -142,7 +146,7 @@ class Ending:
 
     def register(self, poller: Poller) -> None:
         """Have the poller wait for the ends."""
-        if self._runs():
+        if self._awaited:
             poller.register(self.process)
         for handle in self._members.values():
             if handle.fileno() >= 0:
@@ -180,17 +184,19 @@ def end(endings: Iterable[Ending],
 
 
 _reserved: list[int] = []
+_reserving = threading.RLock()
 
 
 def reserve() -> None:
     """Keep descriptors back for `end`, which has to work without any left."""
-    while len(_reserved) < _NEEDED:
-        _reserved.append(os.open(os.devnull, os.O_RDONLY))
+    with _reserving:
+        while len(_reserved) < _NEEDED:
+            _reserved.append(os.open(os.devnull, os.O_RDONLY))
 
 
 def _release() -> None:
-    with contextlib.suppress(IndexError):
-        while True:
+    with _reserving:
+        while _reserved:
             os.close(_reserved.pop())
 
 

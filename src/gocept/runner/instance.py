@@ -19,6 +19,7 @@ from gocept.runner.errors import (
 from gocept.runner.output import Output
 from gocept.runner.poller import Poller, Timer, background
 from gocept.runner.process import Process
+from gocept.runner.source import tell_forks
 
 log = logging.getLogger('gocept.runner.spawn')
 
@@ -49,6 +50,11 @@ class Instance:
         self._timer: Timer | None = None
         self._failures = 0
         self._started = 0.0
+        tell_forks(self)
+
+    def after_fork(self) -> None:
+        """In a forked child: other threads may have had the locks."""
+        self._starting, self._lock = threading.RLock(), threading.RLock()
 
     @property
     def running(self) -> bool:
@@ -147,8 +153,6 @@ class Instance:
             f'{self.alias!r} was ended by others when it began to listen on '
             f'{application.socket_path}', process.poll(), output.tail)
 
-    # Its end.
-
     def _ended(self, process: Process) -> None:
         with self._lock:
             application = self._application
@@ -202,8 +206,6 @@ class Instance:
             self._application = None
             return self.process
 
-    # Its channels.
-
     def get_channel(self, stream: str | None) -> Channel | None:
         """See `IRunner`."""
         if stream is None and self._is_unconnected:
@@ -217,7 +219,8 @@ class Instance:
 
     @property
     def _is_unconnected(self) -> bool:
-        return (self._is_socket and self._socket is None
+        return (self._is_socket
+                and (self._socket is None or self._socket.closed)
                 and self._application is not None and self.running)
 
     def _connect_again(self) -> None:

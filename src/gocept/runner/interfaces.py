@@ -506,6 +506,10 @@ class IProcess(ISource):
 
     stderr = Attribute('An `IChannel` that reads its standard error, or None.')
 
+    is_ours = Attribute(
+        'Whether it is our child, not that of a process that we are a fork '
+        'of.')
+
     def channels():
         """Iterate over the two of them, without None."""
 
@@ -544,7 +548,10 @@ class IProcess(ISource):
         """
 
     def close():
-        """End it, and close its channels; read them before."""
+        """End it, and close its channels; read them before.
+
+        A forked copy closes its channels only.
+        """
 
 
 class IRunner(Interface):
@@ -622,8 +629,9 @@ class IRunner(Interface):
 
         None if the alias does not run; but what it has said before it ended
         can still be read. After a restart there is a new channel; with a
-        socket, this waits until it is connected, as `start` does. The one
-        before is closed with the next restart.
+        socket, this waits until it is connected, as `start` does, also if you
+        have closed the one before. That of the process before a restart is
+        closed with the next one.
         """
 
     def get_process(alias):
@@ -648,7 +656,10 @@ class IRunner(Interface):
         """
 
     def close():
-        """End all, side by side, and close their channels."""
+        """End all, side by side, and close their channels.
+
+        In a forked copy it closes the channels only.
+        """
 
 
 class IShutdown(Interface):

@@ -216,6 +216,9 @@ def _arguments(command: Any, shell: bool) -> list[str]:
             raise ValueError(
                 f'a command for the shell is a string, not {command!r}')
         return ['/bin/sh', '-c', command]
+    if not isinstance(command, str | Sequence):
+        raise TypeError('a command is a string or a list of arguments, not '
+                        f'{command!r}')
     args = (shlex.split(command) if isinstance(command, str)
             else [os.fsdecode(each) for each in command])
     if not args or not args[0]:

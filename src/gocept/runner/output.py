@@ -60,8 +60,6 @@ class Output(Source):
                 reads += 1
             self._log_lines([self._lines.take_rest()])
 
-    # What pollers ask.
-
     def fileno(self) -> int:
         """See `Source`."""
         return -1 if self._channel is None else self._channel.fileno()

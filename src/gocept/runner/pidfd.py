@@ -84,6 +84,8 @@ class Pidfd(Handle):
 
     def reap(self) -> int | None:
         """See `Handle`."""
+        if self._fd < 0:
+            raise ChildProcessError(f'{self.pid} is not held any more')
         return _status(os.waitid(
             os.P_PIDFD, self._fd, os.WEXITED | os.WNOHANG))
 

@@ -19,14 +19,20 @@ class Stat(NamedTuple):
 
 def stat(pid: int) -> Stat | None:
     """What the process is now, or None if there is none."""
-    try:
-        with open(f'/proc/{pid}/stat', 'rb') as file:
-            # The name before it may contain anything.
-            fields = file.read().rpartition(b')')[2].split()
-    except OSError:
+    fields = _fields(pid)
+    if fields is None:
         return None
     return Stat(fields[0].decode(), int(fields[1]), int(fields[2]),
                 int(fields[3]), int(fields[19]))
+
+
+def _fields(pid: int) -> list[bytes] | None:
+    try:
+        with open(f'/proc/{pid}/stat', 'rb') as file:
+            # The name before it may contain anything.
+            return file.read().rpartition(b')')[2].split()
+    except OSError:
+        return None
 
 
 def children(pid: int) -> list[int]:
@@ -48,15 +54,20 @@ def pids() -> Iterator[int]:
                 yield int(name)
 
 
-def variable(pid: int, name: str) -> str:
+def variable(pid: int, name: str) -> str | None:
     """An environment variable that the process was started with.
 
     '' if there is none, it cannot be read or the process has overwritten it.
+    None for the moment in which the process becomes another program.
     """
     try:
         with open(f'/proc/{pid}/environ', 'rb') as file:
-            content = b'\0' + file.read()
+            content = file.read()
     except OSError:
         return ''
-    _, found, rest = content.partition(b'\0%s=' % name.encode())
+    if not content:
+        fields = _fields(pid)
+        if fields and int(fields[20]) and not int(fields[48]):
+            return None  # it has memory, but no end of an environment yet
+    _, found, rest = (b'\0' + content).partition(b'\0%s=' % name.encode())
     return rest.partition(b'\0')[0].decode(errors='replace') if found else ''

@@ -153,7 +153,7 @@ class Process(Source, Closing):
 
     def poll(self) -> int | None:
         """See `IProcess`."""
-        if self.returncode is None and self._owner == os.getpid():
+        if self.returncode is None and self.is_ours:
             reaped = False
             with self._lock:
                 # A signal handler may ask while its thread reaps.
@@ -240,8 +240,13 @@ class Process(Source, Closing):
         assert self.returncode is not None
         return self.returncode
 
+    @property
+    def is_ours(self) -> bool:
+        """See `IProcess`."""
+        return self._owner == os.getpid()
+
     def _require_owner(self) -> None:
-        if self._owner != os.getpid():
+        if not self.is_ours:
             raise RuntimeError(
                 f'{self!r} is a child of process {self._owner}, of which this '
                 'is a fork: it cannot be waited for here')
@@ -249,7 +254,7 @@ class Process(Source, Closing):
     def close(self) -> None:
         """See `IProcess`."""
         try:
-            if self._owner == os.getpid():
+            if self.is_ours:
                 self.terminate()
         finally:
             for channel in self.channels():

@@ -6,6 +6,7 @@ watchers these.
 """
 
 import os
+import threading
 import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
@@ -22,6 +23,10 @@ class Watcher(Protocol):
 
     def source_closing(self, source: 'Source', fd: int) -> None:
         """A descriptor is about to be closed."""
+
+
+# Reentrant, as a signal handler may close what is being attached.
+_attaching = threading.RLock()
 
 
 class Source:
@@ -57,15 +62,17 @@ class Source:
 
     def attach(self, watcher: Watcher) -> bool:
         """Tell `watcher` from now on; whether it was not told before."""
-        if watcher in self._watchers:
-            return False
-        self._watchers += (watcher,)
-        return True
+        with _attaching:
+            if watcher in self._watchers:
+                return False
+            self._watchers += (watcher,)
+            return True
 
     def detach(self, watcher: Watcher) -> None:
         """Tell `watcher` no more."""
-        self._watchers = tuple(
-            other for other in self._watchers if other is not watcher)
+        with _attaching:
+            self._watchers = tuple(
+                other for other in self._watchers if other is not watcher)
 
     def _tell_ready(self) -> None:
         for watcher in self._watchers:
@@ -94,5 +101,7 @@ def tell_forks(it: _Forked) -> None:
 
 
 def _after_fork() -> None:
+    global _attaching
+    _attaching = threading.RLock()  # another thread may have had it
     for each in list(_forked):
         each.after_fork()

@@ -121,19 +121,22 @@ class Runner(Closing):
     def terminate(self, alias: str, signum: int | None = None,
                   timeout: float | None = None) -> None:
         """See `IRunner`."""
-        self._end([self._known(alias)], signum, timeout)
+        instance = self._known(alias)
+        process = instance.give_up()
+        try:
+            if process is not None:
+                process.terminate(signum, timeout)
+        finally:
+            instance.close_channels(process)
 
     def close(self) -> None:
         """See `IRunner`."""
         with self._lock:
             instances = list(self._instances.values())
-        self._end(instances, None, None)
-
-    def _end(self, instances: Sequence[Instance], signum: int | None,
-             timeout: float | None) -> None:
         processes = [instance.give_up() for instance in instances]
         try:
-            terminate_all(filter(None, processes), signum, timeout)
+            terminate_all(process for process in processes
+                          if process is not None and process.is_ours)
         finally:
             for instance, process in zip(instances, processes, strict=True):
                 instance.close_channels(process)
