@@ -7,7 +7,7 @@ import random
 import time
 import traceback
 
-PARTS = ('worker', 'server')
+PARTS = ('worker', 'server', 'children')
 
 
 def main() -> int:

@@ -253,6 +253,11 @@ class PipeChannel(_DescriptorChannel):
                 stack.callback(self._close, fd)
             self._faucet = self.sink_fd = -1
 
+    def after_fork(self) -> None:
+        """See `_DescriptorChannel`."""
+        super().after_fork()
+        self._blocking = []  # the mode is that of the parent's files, too
+
     def _close(self, fd: int) -> None:
         self._tell_closing(fd)
         try:

@@ -252,6 +252,29 @@ class SeedTests(SpawnTestCase):
         channel.write(b'hello, ', b'world')
         channel.read_until(b'hello, world', DEADLINE)
 
+    def test_a_closed_channel_to_a_socket_is_connected_again(self):
+        self.add_server()
+        self.runner.start('server')
+        pid = self.read_line('server')
+        self.runner.get_channel('server').close()
+        self.assertEqual(pid, self.read_line('server'))
+
+    def test_a_fork_ends_nothing(self):
+        self.runner.add('cat', 'cat', buffering='line')
+        self.runner.start('cat')
+        pid = os.fork()
+        if not pid:
+            try:
+                self.runner.close()
+                os._exit(0)
+            finally:
+                os._exit(1)
+        self.assertEqual((pid, 0), os.waitpid(pid, 0))
+        channel = self.runner.get_channel('cat')
+        self.assertFalse(os.get_blocking(channel.get_fd()))
+        channel.write(b'still here\n')
+        self.assertEqual('still here', self.read_line('cat'))
+
     def test_contract(self):
         zope.interface.verify.verifyObject(IRunner, self.runner)
 
