@@ -56,8 +56,12 @@ class Server(Source):
                 self._back_off(error)
                 return clients, False
             self.pause = 0.0
-            clients.append((address, SocketChannel(
-                client, buffering=self._buffering)))
+            try:
+                channel = SocketChannel(client, buffering=self._buffering)
+            except BaseException:
+                client.close()
+                raise
+            clients.append((address, channel))
         return clients, False
 
     def _back_off(self, error: OSError) -> None:

@@ -6,6 +6,7 @@ buffer have a lock.
 """
 
 import contextlib
+import errno
 import functools
 import logging
 import os
@@ -42,6 +43,10 @@ __all__ = [
 ]
 
 log = logging.getLogger(__name__)
+
+# What becomes of a connection whose other side is no longer there.
+_UNREACHABLE = (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH,
+                errno.ENETDOWN, errno.ENOTCONN)
 
 _READ_SIZE = 2 ** 16  # what a pipe holds
 
@@ -140,6 +145,7 @@ class _DescriptorChannel(Channel, Owning):
     def write_eof(self) -> None:
         """See `IChannel`."""
         with self._lock:
+            self._require_open()
             if not self._outgoing.ending:
                 self._require_sink()
             try:
@@ -242,10 +248,17 @@ class PipeChannel(_DescriptorChannel):
     def _end_sending(self) -> None:
         if self.sink_fd != self._faucet:
             sink, self.sink_fd = self.sink_fd, -1
+            if sink in self._blocking and self._shares(sink):
+                self._blocking.remove(sink)  # or else reading would block
             self._close(sink)
         elif stat.S_ISSOCK(os.fstat(self.sink_fd).st_mode):
             with socket.socket(fileno=os.dup(self.sink_fd)) as sock:
                 _shut_down(sock)
+
+    def _shares(self, sink: int) -> bool:
+        """Whether both are the same terminal or socket."""
+        return (self._faucet >= 0 and os.path.sameopenfile(sink, self._faucet)
+                and not stat.S_ISFIFO(os.fstat(sink).st_mode))
 
     def _release(self) -> None:
         with contextlib.ExitStack() as stack:
@@ -259,8 +272,8 @@ class PipeChannel(_DescriptorChannel):
         self._blocking = []  # the mode is that of the parent's files, too
 
     def _close(self, fd: int) -> None:
-        self._tell_closing(fd)
         try:
+            self._tell_closing(fd)
             if fd in self._blocking:
                 os.set_blocking(fd, True)
         finally:
@@ -279,7 +292,12 @@ class SocketChannel(_DescriptorChannel):
             raise ValueError(f'a channel needs a stream socket, not {sock!r}')
 
         def send(piece: Any) -> int:
-            return sock.send(piece, socket.MSG_NOSIGNAL)
+            try:
+                return sock.send(piece, socket.MSG_NOSIGNAL)
+            except OSError as error:
+                if error.errno in _UNREACHABLE:
+                    raise ConnectionError(*error.args) from error
+                raise
         super().__init__(send, **options)
         sock.setblocking(False)
         self._socket = sock

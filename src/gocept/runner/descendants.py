@@ -70,26 +70,52 @@ def group(pgid: int, until: int) -> Iterator[Handle]:
                 yield handle
 
 
+started: set[int] = set()
+"""The children of ours that are a `Process`, and so nobody's orphans."""
+
+
 def adopted(process: Any) -> Iterator[Handle]:
     """Children of ours that were born to descendants of `process`.
 
-    Only those with its mark, or in its session or group, can be known by
-    that. Others may be children that another library has started.
+    Those with its mark, or in its session or group, are known by that. If no
+    other process adopts, all `orphans` are its own.
     """
+    if process.adopts_alone:
+        yield from orphans()
+
     def belongs(pid: int) -> bool:
         now = proc.stat(pid)
         return (now is not None and now.parent == os.getpid()
-                and pid != process.pid
                 and (process.mark in marks(pid)
                      or (process.leads_group
                          and process.pid in (now.group, now.session)
                          and not 0 < process.ended_at < now.start)))
 
     for pid in proc.children(os.getpid()):
-        if belongs(pid):
+        if pid not in started and belongs(pid):
             handle = hold_if(pid, lambda: belongs(pid))  # noqa: B023
             if handle is not None:
                 yield handle
+
+
+def orphans() -> Iterator[Handle]:
+    """Children of ours that were not born to us, for sure.
+
+    Another library's child is in our session or leads its own. A daemon that
+    was forked twice is in the session of one that has ended. One that was
+    forked once cannot be told from that library's.
+    """
+    def belongs(pid: int) -> bool:
+        now = proc.stat(pid)
+        return (now is not None and now.parent == os.getpid()
+                and now.session not in (pid, os.getsid(0)))
+
+    if os.getpid() in _adopting:
+        for pid in proc.children(os.getpid()):
+            if pid not in started and belongs(pid):
+                handle = hold_if(pid, lambda: belongs(pid))  # noqa: B023
+                if handle is not None:
+                    yield handle
 
 
 def marks(pid: int) -> list[str]:

@@ -131,3 +131,5 @@ class Descriptors:
             os.close(self.wakeup_read)
             os.close(self.wakeup_fd)
             self.wakeup_read = self.wakeup_fd = -1
+            for known in (self.readers, self.writers, self.files, self._masks):
+                known.clear()

@@ -48,7 +48,8 @@ class Ending:
     @property
     def over(self) -> bool:
         """Whether all have ended, or cannot be ended."""
-        return self.failed or (not self._runs() and not self._members)
+        return self.failed or (not self._runs() and not self._take_group()
+                               and not self._members)
 
     def give_up(self) -> bool:
         """Whether there is no time left for another descendant.
@@ -82,8 +83,6 @@ class Ending:
         """Send the signal to the child, and to its group."""
         if self.process is None:
             return
-        for handle in self.process.take_group():
-            self.add(handle)
         self._gather()
         if self._runs():
             in_group = {pid for pid in self._members
@@ -110,8 +109,16 @@ class Ending:
         elif not self._runs():
             self._tell()
 
+    def _take_group(self) -> bool:
+        """Take in whom the child has left in its group; whether there are."""
+        group = self.process.take_group() if self.process is not None else ()
+        for handle in group:
+            self.add(handle)
+        return bool(group)
+
     def _gather(self) -> None:
         """Find the children of all, and let go of those that have ended."""
+        self._take_group()
         for pid, handle in list(self._members.items()):
             if handle.has_ended():
                 descendants.reap(handle)

@@ -13,7 +13,7 @@ _TAIL = 2000  # of what was seen, in an error
 
 def read_until(channel: Any, pattern: Any, deadline: Deadline) -> Any:
     """See `IChannel.read_until`."""
-    search = _searching(pattern)
+    search = _searching(pattern, str if channel.is_text else bytes)
     seen = channel.take_all()
     if isinstance(seen, bytes):
         seen = bytearray(seen)  # which grows at the cost of the new pieces
@@ -49,7 +49,10 @@ def _receive(channel: Any, pattern: Any, deadline: Deadline,
 
 def _wait(channel: Any, deadline: Deadline) -> bool:
     """Wait for more; the other side may first need what is kept."""
-    fd = channel.get_fd()
+    try:
+        fd = channel.get_fd()
+    except NotImplementedError:
+        return False  # nobody can tell when there will be more
     masks = {fd: select.POLLIN}
     for layer in channel.layers():
         if getattr(layer, 'kept', 0) and getattr(layer, 'sink_fd', -1) >= 0:
@@ -69,12 +72,16 @@ def _plain(seen: Any) -> Any:
     return seen if isinstance(seen, str) else bytes(seen)
 
 
-def _searching(pattern: Any) -> Callable[[Any], Any]:
+def _searching(pattern: Any, kind: type) -> Callable[[Any], Any]:
     """A function that finds (begin, end, match) in what is seen, or None.
 
     It is called with more and more of the same.
     """
-    if isinstance(pattern, re.Pattern):
+    compiled = isinstance(pattern, re.Pattern)
+    if not isinstance(pattern.pattern if compiled else pattern, kind):
+        raise TypeError(f'the pattern of this channel is {kind.__name__}, '
+                        f'not {pattern!r}')
+    if compiled:
         def search(seen: Any) -> Any:
             match = pattern.search(_plain(seen))
             return match and (*match.span(), match)

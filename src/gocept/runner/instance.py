@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import logging
+import signal
 import termios
 import threading
 import time
@@ -76,6 +77,7 @@ class Instance:
     def ensure_running(self, application: Application) -> bool:
         """Start it, if it does not run; whether that was so."""
         with self._starting:
+            self._end_rest()
             with self._lock:
                 if self.running:
                     return False
@@ -86,6 +88,13 @@ class Instance:
             if self._is_awaited:
                 self._await(process, application)
         return True
+
+    def _end_rest(self, signum: int | None = None,
+                  timeout: float | None = None) -> None:
+        """End what a process has left behind, or it would be in the way."""
+        process = self.process
+        if process is not None and process.poll() is not None:
+            process.terminate(signum, timeout)
 
     @property
     def _polled_by(self) -> Poller:
@@ -188,6 +197,8 @@ class Instance:
                 return
             self._timer = None
             try:
+                # At once, as others wait for the thread that polls.
+                self._end_rest(signal.SIGKILL, 0)
                 self._start(application)
             except Exception as error:  # whatever it is, it may pass
                 self._restart_later(
@@ -265,7 +276,8 @@ class Instance:
             channels, self._kept = self._kept, []
             # There may be another one, which was started meanwhile.
             if process is self.process:
-                self._output.read_rest()
+                if process is None or process.is_ours:
+                    self._output.read_rest()
                 channels += self._channels()
             for channel in channels:
                 channel.close()

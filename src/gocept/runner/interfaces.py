@@ -200,6 +200,8 @@ class IChannel(Interface):
 
     encoding = Attribute('What makes it text, or None.')
 
+    is_text = Attribute('Whether it gives text, not bytes.')
+
     closed = Attribute('Whether it was closed here.')
 
     kept = Attribute(
@@ -232,7 +234,9 @@ class IChannel(Interface):
 
         DeadlineExceeded after `timeout` seconds, and EndpointClosedException
         if the stream ends before; both carry the tail of what came as `seen`,
-        and all of it can still be read.
+        and all of it can still be read. TypeError for text where there are
+        bytes, ValueError for an empty pattern. A channel without a descriptor
+        cannot wait: it has the pattern, or the time is over.
         """
 
     def write(*data):
@@ -267,7 +271,8 @@ class IChannel(Interface):
     def close():
         """Close its descriptors; again does nothing.
 
-        What is kept is tried to be sent once; what cannot be is logged.
+        What is kept is tried to be sent once; what cannot be is logged. A
+        `flush` or `read_until` in another thread goes on to its deadline.
         """
 
     def closing():

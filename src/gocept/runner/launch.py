@@ -31,10 +31,8 @@ MARKER = 'GOCEPT_RUNNER_CHILD'
 A runner that is a child of another adds its own word.
 """
 
-_NEVER_INHERITED = (
-    # What a service manager says to its service and to nobody else.
-    'NOTIFY_SOCKET', 'WATCHDOG_PID', 'WATCHDOG_USEC',
-    'LISTEN_PID', 'LISTEN_FDS', 'LISTEN_FDNAMES')
+# What a service manager says to its service and to nobody else.
+_NEVER_INHERITED = ('NOTIFY_SOCKET', 'WATCHDOG_', 'LISTEN_')
 
 _STREAMS = ('pipe', 'null', 'inherit', 'merge')
 
@@ -164,7 +162,12 @@ class Launch:
                      exechelper.__file__, json.dumps(options), executable,
                      *self.args],
                     streams, environment, self._cwd, popen)
-            report = reader.read()
+            try:
+                report = reader.read()
+            except BaseException:  # nobody would know of it
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+                raise
         if report:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, 0)
@@ -172,9 +175,9 @@ class Launch:
         return pid
 
     def _environment(self, mark: str) -> dict[str, str]:
-        environment = dict(os.environ if self._env is None else self._env)
-        for name in _NEVER_INHERITED:
-            environment.pop(name, None)
+        inherited = os.environ if self._env is None else self._env
+        environment = {name: value for name, value in inherited.items()
+                       if not name.startswith(_NEVER_INHERITED)}
         if self.detached:
             environment.pop(MARKER, None)
             if _is_python(self.args[0]):

@@ -10,7 +10,7 @@ from gocept.runner.channel import PipeChannel
 from gocept.runner.errors import EndpointClosedException
 from gocept.runner.lines import Lines
 from gocept.runner.poller import Poller
-from gocept.runner.source import Source
+from gocept.runner.source import Source, tell_forks
 
 _TAIL = 2 ** 14
 
@@ -36,6 +36,11 @@ class Output(Source):
         self._lines = Lines(_LONGEST_LINE)
         self._pieces: deque[bytes] = deque()
         self._size = 0
+        tell_forks(self)
+
+    def after_fork(self) -> None:
+        """In a forked child: another thread may have had the lock."""
+        self._lock = threading.RLock()
 
     @property
     def tail(self) -> bytes:

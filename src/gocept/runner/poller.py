@@ -11,13 +11,15 @@ there, and sends what channels have kept back; it reads none that was handed
 out.
 """
 
+import collections
 import contextlib
 import itertools
 import logging
 import select
 import socket
 import threading
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import zope.interface
@@ -25,7 +27,7 @@ import zope.interface
 from gocept.runner.closing import Owning
 from gocept.runner.descriptors import Descriptors
 from gocept.runner.interfaces import IPoller
-from gocept.runner.source import Source, tell_forks
+from gocept.runner.source import Source, checked_buffering, tell_forks
 from gocept.runner.timer import Schedule, Timer
 from gocept.runner.waiting import NEVER, Deadline
 
@@ -61,7 +63,7 @@ class Poller(Owning):
     """See `IPoller`."""
 
     def __init__(self, *, buffering: str | None = None) -> None:
-        self._buffering = buffering
+        self._buffering = checked_buffering(buffering)
         self._open()
         tell_forks(self)
 
@@ -71,6 +73,7 @@ class Poller(Owning):
         self._watches: dict[int, _Watch] = {}  # by id of what it stands for
         self._ready: dict[_Watch, None] = {}  # whatever descriptors say
         self._schedule = Schedule()
+        self._senders: weakref.WeakSet[Source] = weakref.WeakSet()
         self._results: list[tuple[Any, Any]] = []
         self._descriptors = Descriptors()
         self._readers: dict[int, _Watch] = self._descriptors.readers
@@ -139,6 +142,7 @@ class Poller(Owning):
     def send_for(self, channel: 'Channel') -> None:
         """See `IPoller`."""
         for layer in channel.layers():
+            self._senders.add(layer)
             layer.attach(self)
         self._send_what_is_kept(channel)
 
@@ -155,9 +159,10 @@ class Poller(Owning):
                 return
             self._drop(watch)
             for layer in watch.source.layers():
-                layer.detach(self)
-                self._descriptors.remove_writer(
-                    getattr(layer, 'sink_fd', -1), layer)
+                if layer not in self._senders:
+                    layer.detach(self)
+                    self._descriptors.remove_writer(
+                        getattr(layer, 'sink_fd', -1), layer)
 
     def _drop(self, watch: _Watch) -> None:
         with self._lock:
@@ -185,7 +190,8 @@ class Poller(Owning):
     def source_closing(self, source: Source, fd: int) -> None:
         """See `Watcher`."""
         with self._lock:
-            self._descriptors.forget(fd)
+            if not self.closed:
+                self._descriptors.forget(fd)
 
     def wait(self, timeout: float | None = None) -> bool:
         """See `IPoller`."""
@@ -245,7 +251,8 @@ class Poller(Owning):
     def _attend(self, fd: int) -> bool:
         """Send, or read the wake-ups; whether there were any."""
         if fd == self._descriptors.wakeup_read:
-            return self._descriptors.forget_wakeups()
+            with self._lock:
+                return self.closed or self._descriptors.forget_wakeups()
         self._send(fd)
         return False
 
@@ -254,16 +261,18 @@ class Poller(Owning):
                 [*self._descriptors.files.values(), *self._ready]):
             if self._is_registered(watch):  # after the callbacks before it
                 self._collect(watch)
-                if not watch.source.buffered:
-                    self._ready.pop(watch, None)
+                with self._lock:
+                    if not watch.source.buffered:
+                        self._ready.pop(watch, None)
         with self._lock:
             due = [self._watches[id(timer)]
                    for timer in self._schedule.take_due()]
-        for watch in due:
-            if self._is_registered(watch):
+        try:
+            for watch in filter(self._is_registered, due):
                 self._collect(watch)
+        finally:
             with self._lock:
-                if self._is_registered(watch):
+                for watch in filter(self._is_registered, due):
                     self._schedule.add(watch.source)
 
     def _is_registered(self, watch: _Watch) -> bool:
@@ -274,28 +283,30 @@ class Poller(Owning):
             items, over = watch.source.collect()
         except Exception:  # a custom channel's own; others go on
             log.exception('%r failed, and is polled no more', watch.source)
-            items, over = [getattr(watch.source, '_nothing', b'')], True
+            over = True
+            items = ([] if watch.accepts
+                     else [getattr(watch.source, '_nothing', b'')])
         if over:
             self._drop(watch)
         if watch.accepts:
             self._take_in(watch, watch.source, items)
         if watch.callback is not None:
-            for item in items:
-                self._call(watch, item)
+            self._call_for(watch, items)
         elif len(items) == 1:
             self._results.append((items[0], watch.label))
         else:
             self._results += zip(items, itertools.repeat(watch.label))
 
-    def _call(self, watch: _Watch, item: Any) -> None:
-        callback = watch.callback
-        if callback is None:  # since the item before
-            self._results.append((item, watch.label))
-            return
+    def _call_for(self, watch: _Watch, items: Sequence[Any]) -> None:
+        left = collections.deque(items)
         try:
-            callback(item, watch.label)
-        except Exception:  # the other sources go on
-            log.exception('The callback of %r failed', watch.label)
+            while left and watch.callback is not None:
+                try:
+                    watch.callback(left.popleft(), watch.label)
+                except Exception:  # the other sources go on
+                    log.exception('The callback of %r failed', watch.label)
+        finally:  # of one that has none any more, or that ends the program
+            self._results += zip(left, itertools.repeat(watch.label))
 
     def _take_in(self, watch: _Watch, server: Any, clients: Any) -> None:
         with self._lock:
@@ -370,12 +381,12 @@ class _BackgroundPoller(Poller):
 
     def after_fork(self) -> None:
         global _lock
-        _lock = threading.Lock()
+        _lock = threading.RLock()
         super().after_fork()
         self.close()  # as nobody polls it here
 
 
-_lock = threading.Lock()
+_lock = threading.RLock()  # as a signal handler may start a process
 _background: Poller | None = None
 
 

@@ -60,6 +60,9 @@ class Process(Source, Closing):
         self.args = launch.args
         self.name = name or os.path.basename(self.args[0])
         self.stop_signal = signal.Signals(stop_signal)
+        if not isinstance(stop_timeout, int | float) or not stop_timeout >= 0:
+            raise ValueError('stop_timeout must be a number of seconds >= 0, '
+                             f'not {stop_timeout!r}')
         self.stop_timeout = stop_timeout
         self.detached = launch.detached
         self.leads_group = launch.leads_group
@@ -81,7 +84,8 @@ class Process(Source, Closing):
             reserve()
         if adopt:
             descendants.adopt_orphans()
-        self._start(launch, poller or background(), channel)
+        self._poller = poller
+        self._start(launch, self._polled_by, channel)
 
     def _start(self, launch: Launch, poller: Poller,
                channel: dict[str, Any]) -> None:
@@ -89,6 +93,8 @@ class Process(Source, Closing):
         self.pid = started.pid
         with contextlib.ExitStack() as undo:
             undo.callback(self._kill_newborn)
+            descendants.started.add(self.pid)
+            undo.callback(descendants.started.discard, self.pid)
             unowned = {fd for fd in started[1:] if fd >= 0}
             undo.callback(_close_all, unowned)
             for name, faucet, sink in (
@@ -155,42 +161,71 @@ class Process(Source, Closing):
         """See `IProcess`."""
         if self.returncode is None and self.is_ours:
             reaped = False
-            with self._lock:
-                # A signal handler may ask while its thread reaps.
-                if self.returncode is None and not self._reaping:
-                    self._reaping = True
-                    try:
-                        reaped = self._reap()
-                    finally:
-                        self._reaping = False
-            if reaped and self._on_end is not None:
-                try:
-                    self._on_end(self)
-                except Exception:  # the one who waits is not to blame
-                    log.exception('on_end of %r failed', self)
+            try:
+                with self._lock:
+                    # A signal handler may ask while its thread reaps.
+                    if self.returncode is None and not self._reaping:
+                        self._reaping = True
+                        try:
+                            self._reap()
+                        finally:
+                            self._reaping = False
+                            reaped = self.returncode is not None
+            finally:  # a signal may have come meanwhile
+                if reaped:
+                    self._tell_end()
         return self.returncode
 
-    def _reap(self) -> bool:
+    def _reap(self) -> None:
         try:
-            status = self._handle.reap()
+            self.returncode = self._handle.reap()
         except ChildProcessError:
-            if not self._handle.has_ended():
-                return False
-            status = LOST_STATUS
-            log.warning('Somebody else has reaped %r; its status is lost',
-                        self)
-        if status is None:
-            return False
-        self.ended_at = descendants.clock()
-        if self.leads_group:
-            self._group += descendants.group(self.pid, self.ended_at)
-        if self.adopt:
-            self._group += descendants.adopted(self)
+            if self._handle.has_ended():
+                self.returncode = LOST_STATUS
+                log.warning('Somebody else has reaped %r; its status is lost',
+                            self)
+        if self.returncode is None:
+            return
+        try:
+            descendants.started.discard(self.pid)
+            self.ended_at = descendants.clock()
+            if self.leads_group:
+                self._group += descendants.group(self.pid, self.ended_at)
+            if self.adopt:
+                self._group += descendants.adopted(self)
+        finally:
+            self._handle.close()  # and so the pollers are told
+        self._watch_group()
+
+    def _tell_end(self) -> None:
+        if self._on_end is not None:
+            try:
+                self._on_end(self)
+            except Exception:  # the one who waits is not to blame
+                log.exception('on_end of %r failed', self)
+
+    def _watch_group(self) -> None:
+        """Let go of those it has left behind as soon as they end."""
+        for handle in self._group:
+            if handle.fileno() >= 0:
+                # One that is closed polls nobody.
+                with contextlib.suppress(RuntimeError):
+                    self._polled_by.register(handle, self._forget)
         if not self._group:
             _unfinished.discard(self)
-        self.returncode = status
-        self._handle.close()  # and so the pollers are told
-        return True
+
+    @property
+    def _polled_by(self) -> Poller:
+        return self._poller or background()
+
+    def _forget(self, ended: bool, handle: Handle) -> None:
+        with self._lock:
+            if handle in self._group:
+                self._group.remove(handle)
+                descendants.reap(handle)
+                handle.close()
+            if not self._group and self.returncode is not None:
+                _unfinished.discard(self)
 
     def wait(self, timeout: float | None = None) -> int:
         """See `IProcess`."""
@@ -200,6 +235,10 @@ class Process(Source, Closing):
             with self._lock:
                 if self.returncode is not None:
                     break
+                if self._reaping:
+                    raise RuntimeError(
+                        f'{self!r} is just being reaped by whom this signal '
+                        'handler has interrupted: it cannot wait for that')
                 # Of our own, as another thread may reap it and close that one.
                 fd = os.dup(self._handle.fileno())
             try:
@@ -221,11 +260,18 @@ class Process(Source, Closing):
         """See `IProcess`."""
         with self._lock:
             # While it is not reaped, the number of its group is its own.
-            if self.returncode is None and self.leads_group:
+            if (self.returncode is None and self.leads_group
+                    and not self._reaping):
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(self.pid, signum)
                     return
             self.send_signal(signum)
+
+    @property
+    def adopts_alone(self) -> bool:
+        """Whether all orphans are its own; for `Ending`."""
+        return self.adopt and not any(
+            each.adopt for each in list(_unfinished) if each is not self)
 
     def take_group(self) -> list[Handle]:
         """Members of its group that it has left behind; for `Ending`."""
@@ -264,6 +310,7 @@ class Process(Source, Closing):
         """In a forked child, for which it is nobody's."""
         self._lock = threading.RLock()
         _unfinished.discard(self)
+        descendants.started.discard(self.pid)
 
     def __repr__(self) -> str:
         state = ('running' if self.returncode is None
@@ -314,6 +361,8 @@ def _end_all(pid: int) -> None:
                                     process.stop_timeout)
                for process in list(_unfinished)}
     strays = Ending(None, signal.SIGTERM, 10.0)
+    for handle in descendants.orphans():
+        strays.add(handle)
     ours = our_mark()
     end([*by_mark.values(), strays],
         lambda mark: by_mark.get(mark) or (

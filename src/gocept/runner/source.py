@@ -83,6 +83,14 @@ class Source:
             watcher.source_closing(self, fd)
 
 
+def checked_buffering(buffering: str | None) -> str | None:
+    """What it is, if it is one that channels know."""
+    if buffering not in (None, 'bytes', 'line'):
+        raise ValueError("buffering must be None, 'bytes' or 'line', "
+                         f'not {buffering!r}')
+    return buffering
+
+
 class _Forked(Protocol):
     def after_fork(self) -> None: ...
 

@@ -20,6 +20,7 @@ from gocept.runner.instance import Instance
 from gocept.runner.interfaces import IRunner
 from gocept.runner.poller import Poller
 from gocept.runner.process import Process, terminate_all
+from gocept.runner.source import tell_forks
 
 __all__ = ['ProcessExistsException', 'Runner', 'StartError']
 
@@ -36,9 +37,14 @@ class Runner(Closing):
         self._extra_paths = tuple(
             os.fspath(path) for path in extra_paths)
         self._poller = poller
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # as a signal handler may close it
+        tell_forks(self)
         self._configs: dict[str, dict[str, Any]] = {}
         self._instances: dict[str, Instance] = {}
+
+    def after_fork(self) -> None:
+        """In a forked child: another thread may have had the lock."""
+        self._lock = threading.RLock()
 
     def add(self, name: str, command: str | Sequence[str],
             **kwargs: Any) -> None:

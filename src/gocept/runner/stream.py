@@ -14,7 +14,7 @@ from gocept.runner.closing import Closing
 from gocept.runner.errors import EndpointClosedException
 from gocept.runner.interfaces import IChannel, ILineChannel
 from gocept.runner.lines import Lines
-from gocept.runner.source import Source
+from gocept.runner.source import Source, checked_buffering
 from gocept.runner.waiting import Deadline
 
 MIB = 2 ** 20
@@ -30,10 +30,7 @@ class Channel(Source, Closing, ABC):
 
     def __init__(self, *, buffering: str | None = None,
                  encoding: str | None = None, limit: int = MIB) -> None:
-        if buffering not in (None, 'bytes', 'line'):
-            raise ValueError("buffering must be None, 'bytes' or 'line', "
-                             f'not {buffering!r}')
-        self.buffering = buffering
+        self.buffering = checked_buffering(buffering)
         self.encoding = encoding
         self._decoder = self._encoder = None
         if encoding is not None:
@@ -129,7 +126,7 @@ class Channel(Source, Closing, ABC):
     @property
     def buffered(self) -> bool:
         """See `Source`."""
-        return bool(self._ready) or self.closed
+        return bool(self._ready) or self.closed or self._over is not None
 
     @property
     def unread(self) -> bool:
@@ -145,28 +142,35 @@ class Channel(Source, Closing, ABC):
                 and not self._last.endswith(self._lines.newline))
 
     def _fill(self) -> None:
-        if self._over is not None:
-            over, self._over = self._over, None
-            raise over
         try:
-            data = self._read()
-        except EndpointClosedException as error:
+            self._feed(self._read_once())
+        except EndpointClosedException:
+            over, self._over = self._over, None
             self._finish()
             if not self._ready:
                 raise
-            # A terminal and a named pipe say it once only.
-            self._over = error
-            return
-        if self._decoder is not None:
-            data = self._decode(data)
-        self._feed(data)
+            self._over = over
+            self._tell_ready()
 
     def receive(self) -> Any:
         """What comes now, no matter what `take_all` has."""
         if self.kept:
             self.send_kept()
-        data = self._read()
-        return data if self._decoder is None else self._decode(data)
+        try:
+            return self._read_once()
+        finally:
+            if self._over is not None:
+                self._tell_ready()
+
+    def _read_once(self) -> Any:
+        if self._over is None:
+            try:
+                data = self._read()
+                return data if self._decoder is None else self._decode(data)
+            except EndpointClosedException as error:
+                # A terminal and a named pipe say it once only.
+                self._over = error
+        raise self._over
 
     def _decode(self, data: bytes, final: bool = False) -> str:
         decoder: Any = self._decoder
@@ -200,6 +204,11 @@ class Channel(Source, Closing, ABC):
         """See `IChannel`."""
         return expect.read_until(self, pattern, Deadline(timeout))
 
+    @property
+    def is_text(self) -> bool:
+        """See `IChannel`."""
+        return isinstance(self._nothing, str)
+
     def take_all(self) -> Any:
         """What was received and not read yet."""
         items = [*self._ready]
@@ -226,6 +235,9 @@ class Channel(Source, Closing, ABC):
         # What is kept must not change when the caller changes his.
         if len(data) == 1 and type(data[0]) is bytes:
             return data[0]
+        if any(isinstance(each, str) for each in data):
+            raise TypeError('a channel without an encoding takes bytes, no '
+                            'text')
         return b''.join(data)
 
 

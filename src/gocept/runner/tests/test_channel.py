@@ -563,6 +563,23 @@ class PipeChannelTests(StreamTestCase):
         os.close(faucet)
         os.close(sink)
 
+    def test_reads_on_without_blocking_after_the_end_of_writing(self):
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            channel = PipeChannel(os.dup(ours.fileno()),
+                                  os.dup(ours.fileno()))
+            with channel:
+                channel.write_eof()
+                self.assertEqual(b'', channel.read())
+                self.assertFalse(os.get_blocking(ours.fileno()))
+            self.assertTrue(os.get_blocking(ours.fileno()))
+
+    def test_text_needs_an_encoding(self):
+        channel, _ = self.open_pipes()
+        with self.assertRaisesRegex(TypeError, 'without an encoding'):
+            channel.write('text')
+        self.assertEqual(0, channel.kept)
+
     def test_the_blocking_mode_is_put_back(self):
         faucet, sink = os.pipe()
         copies = os.dup(faucet), os.dup(sink)

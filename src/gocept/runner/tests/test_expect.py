@@ -144,11 +144,10 @@ class ReadUntilTests(StreamTestCase):
         channel, peer = self.open()
         peer.send(b'a')
         wait_readable(channel)
-        for pattern in (b'', ''):
-            with self.assertRaisesRegex(ValueError, 'no pattern'):
-                channel.read_until(pattern)
-        for pattern in ('a', re.compile('a'), 1):
-            with self.assertRaises(TypeError):
+        with self.assertRaisesRegex(ValueError, 'no pattern'):
+            channel.read_until(b'')
+        for pattern in ('', 'a', re.compile('a'), 1):
+            with self.assertRaisesRegex(TypeError, 'is bytes, not'):
                 channel.read_until(pattern, 0)
         self.assertEqual(b'a', channel.read())
 

@@ -715,6 +715,24 @@ class Polled(Custom):
 
 class CustomChannelTests(SourcesTestCase):
 
+    def test_a_callback_that_ends_the_program_loses_no_line(self):
+        def end(*result):
+            raise SystemExit
+        channel, peer = self.open_pipes(buffering='line')
+        self.poller.register(channel, end)
+        peer.send(b'a\nb\nc\n')
+        with self.assertRaises(SystemExit):
+            self.poll()
+        self.assertEqual([(b'b\n', channel), (b'c\n', channel)], self.poll(2))
+
+    def test_an_unknown_buffering(self):
+        with self.assertRaisesRegex(ValueError, "not 'lines'"):
+            Poller(buffering='lines')
+
+    def test_what_is_no_source(self):
+        with self.assertRaisesRegex(TypeError, 'add_server'):
+            self.poller.register(object())
+
     def open(self, **options):
         faucet, sink = os.pipe()
         channel = Polled(faucet, **options)
@@ -783,6 +801,29 @@ class SendingTests(SourcesTestCase):
             while not size:
                 self.assertEqual([], self.poller.poll(DEADLINE))
             self.assertEqual([len(LARGE)], size)
+
+    def test_what_was_to_be_sent_is_sent_though_unregistered(self):
+        channel, peer = self.open_pipes()
+        self.poller.send_for(channel)
+        self.poller.register(channel)
+        channel.write(LARGE)
+        self.poller.unregister(channel)
+        channel.write_eof()
+        size = self.read_all(peer)
+        while not size:
+            self.assertEqual([], self.poller.poll(DEADLINE))
+        self.assertEqual([len(LARGE)], size)
+
+    def test_closed_before_a_channel_that_ended_but_keeps_something(self):
+        for kind in (self.open_pipes, self.open_sockets):
+            channel, peer = kind()
+            with Poller() as poller:
+                poller.register(channel)
+                channel.write(LARGE)
+                peer.shut()
+                self.assertEqual([(b'', channel)], poller.poll(DEADLINE))
+            channel.close()
+            self.assertTrue(channel.closed)
 
     def test_wait_sends(self):
         channel, peer = self.open_pipes()
@@ -1089,6 +1130,17 @@ class ServerTests(SourcesTestCase):
 
 
 class TimerTests(SourcesTestCase):
+
+    def test_a_callback_that_ends_the_program_keeps_the_others(self):
+        def end(*result):
+            raise KeyboardInterrupt
+        timers = [Timer(0, 0.001), Timer(0, 0.001)]
+        self.poller.register(timers[0], end)
+        self.poller.register(timers[1])
+        with self.assertRaises(KeyboardInterrupt):
+            self.poll()
+        self.poller.unregister(timers[0])
+        self.assertIs(timers[1], self.poll()[0][1])
 
     def test_once(self):
         timer = Timer(0.001)

@@ -275,6 +275,28 @@ class SeedTests(SpawnTestCase):
         channel.write(b'still here\n')
         self.assertEqual('still here', self.read_line('cat'))
 
+    def test_what_one_has_left_behind_ends_before_it_starts_anew(self):
+        self.add('forks', '''
+            pid = os.fork()
+            if not pid:
+                pause()
+            say(pid)
+            sys.exit(1)
+            ''')
+        self.runner.start('forks')
+        pid = int(self.read_line('forks'))
+        self.wait('forks')
+        self.runner.ensure_running('forks')
+        self.assertIn(getattr(proc.stat(pid), 'state', 'X'), 'ZX')
+        pid = int(self.read_line('forks'))
+        self.wait('forks')
+        self.runner.start('forks', restart='on-failure', restart_limit=1,
+                          restart_delay=0)
+        self.assertIn(getattr(proc.stat(pid), 'state', 'X'), 'ZX')
+        pid = int(self.read_line('forks'))
+        self.log.wait_for('given up')
+        self.assertIn(getattr(proc.stat(pid), 'state', 'X'), 'ZX')
+
     def test_contract(self):
         zope.interface.verify.verifyObject(IRunner, self.runner)
 
@@ -971,13 +993,14 @@ class ThreadsTests(SpawnTestCase):
         self.runner.add('cat', 'cat')
         self.runner.start('cat')
         channel = self.runner.get_channel('cat')
-        end = Process.terminate
 
         def end_and_start(*args):
-            end(*args)
+            patch.stop()
+            Process.terminate(*args)
             self.thread(self.runner.start, 'cat').result()
-        with mock.patch.object(Process, 'terminate', end_and_start):
-            self.runner.terminate('cat')
+        patch = mock.patch.object(Process, 'terminate', end_and_start)
+        patch.start()
+        self.runner.terminate('cat')
         self.assertTrue(channel.closed)
         self.runner.get_channel('cat').write(b'still here\n')
         self.assertEqual('still here', self.read_line('cat'))

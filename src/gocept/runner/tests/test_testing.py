@@ -3,7 +3,7 @@ import unittest
 import zope.interface.verify
 
 from gocept.runner.channel import Channel, LineChannel
-from gocept.runner.errors import EndpointClosedException
+from gocept.runner.errors import DeadlineExceeded, EndpointClosedException
 from gocept.runner.interfaces import ITestChannel
 from gocept.runner.poller import Poller
 from gocept.runner.testing import TestChannel
@@ -119,7 +119,7 @@ class TestChannelTests(unittest.TestCase):
         channel = TestChannel()
         channel.put(b'login: ')
         self.assertEqual((b'', b'login:'), channel.read_until(b'login:'))
-        with self.assertRaises(NotImplementedError):
+        with self.assertRaises(DeadlineExceeded):
             channel.read_until(b'password:')
         self.assertEqual(b' ', channel.read())
 

@@ -1,0 +1,51 @@
+"""What the system tells of processes, to find those that a run has started."""
+
+import contextlib
+import os
+import pathlib
+from collections.abc import Iterator
+
+from gocept.runner import proc
+
+MARKER = b'GOCEPT_RUNNER_CHILD='
+
+
+def descriptors() -> list[str]:
+    """What is open, but for what the library keeps in reserve."""
+    found = []
+    for fd in os.listdir('/proc/self/fd'):
+        with contextlib.suppress(FileNotFoundError):
+            target = os.readlink(f'/proc/self/fd/{fd}')
+            if int(fd) <= 2 or target != os.devnull:
+                found.append(target)
+    return found
+
+
+def words(pid: int) -> bytes:
+    """Arguments and environment of a process."""
+    with contextlib.suppress(OSError):
+        return (pathlib.Path(f'/proc/{pid}/cmdline').read_bytes()
+                + pathlib.Path(f'/proc/{pid}/environ').read_bytes())
+    return b''
+
+
+def alive(word: str) -> Iterator[int]:
+    """Processes with that word, but this one and the dead."""
+    for pid in proc.pids():
+        if pid != os.getpid() and word.encode() in words(pid):
+            now = proc.stat(pid)
+            if now is not None and now.state not in 'ZX':
+                yield pid
+
+
+def marks(pid: int) -> list[bytes]:
+    """What the library knows a process by."""
+    for each in words(pid).split(b'\0'):
+        if each.startswith(MARKER):
+            return each.removeprefix(MARKER).split()
+    return []
+
+
+def described(pid: int) -> str:
+    """A process, for messages."""
+    return f'process {pid}, {proc.stat(pid)}: {words(pid)[:2000]!r}'

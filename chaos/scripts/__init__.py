@@ -1,0 +1,1 @@
+"""Scripts that the random tests run as processes of their own."""
