@@ -9,8 +9,7 @@ from typing import Any, Self
 
 from gocept.runner.channel import PipeChannel
 from gocept.runner.launch import Launch
-
-_CHANNEL = ('buffering', 'encoding', 'limit', 'high_water')
+from gocept.runner.process import CHANNEL_OPTIONS
 
 # Keywords of a process that have nothing to do with its start.
 _PROCESS = ('stop_signal', 'stop_timeout', 'adopt')
@@ -52,7 +51,7 @@ class Application:
         for key, value in config.items():
             if key in _REFUSED:
                 raise TypeError(f'{key!r} is no keyword of an application')
-            (mine if key in own else channel if key in _CHANNEL
+            (mine if key in own else channel if key in CHANNEL_OPTIONS
              else process)[key] = value
         self = cls(channel=channel, process=process, **mine)
         self._check()

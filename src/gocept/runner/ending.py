@@ -164,6 +164,12 @@ class Ending:
         for handle in self._members.values():
             handle.close()
 
+    def __str__(self) -> str:
+        pids = ', '.join(map(str, self._members))
+        return (f'{self.process!r}'
+                + (f' with descendants {pids}' if pids else '')
+                + f', killed {KILL_TIMEOUT} s ago')
+
 
 def end(endings: Iterable[Ending],
         ending_of: Callable[[str], Ending | None] | None) -> None:

@@ -341,7 +341,8 @@ class ITestChannel(IChannel):
 class ISource(Interface):
     """What a poller can wait for: a channel, a process or a timer.
 
-    `gocept.runner.source` has the base class.
+    `gocept.runner.source` has the base class, with what pollers and sources
+    tell each other.
     """
 
     def collect():
@@ -458,7 +459,8 @@ class IProcess(ISource):
       ``LISTEN_*``) is passed on by `extra_env` only.
     * ``user=None, group=None, extra_groups=None``: names or numbers. With a
       user but no group the child gets the groups of that user, and none of
-      ours. Our own user needs no privileges.
+      ours; LookupError for a number of which no group is known. Our own user
+      needs no privileges.
     * ``umask=-1``: the file mode mask; -1 is ours.
     * ``rlimits={}``: limits by their lower-case names, such as ``nofile``; a
       number for both, or a pair of the soft and the hard limit; -1 is none.
@@ -487,8 +489,9 @@ class IProcess(ISource):
 
     How it is ended: ``stop_signal=SIGTERM``, ``stop_timeout=10``, see
     `terminate`. ``adopt=False`` makes this process the parent of descendants
-    that have lost their own: those known to be of this child end with it, and
-    the others are reaped when we exit.
+    that have lost their own: those known to be of this child end with it (if
+    it is the only one that adopts, all that were certainly not born to us),
+    and the others are reaped when we exit.
 
     What has not ended when the interpreter exits is ended then, but nothing by
     a forked copy of it. A context manager, which closes it.
@@ -549,7 +552,8 @@ class IProcess(ISource):
         those that have left it, known by a mark in their environment.
 
         If it has ended already, its descendants are ended. DeadlineExceeded if
-        something does not end even though it was killed.
+        something does not end even though it was killed; RuntimeError in a
+        forked copy.
         """
 
     def close():
@@ -635,12 +639,16 @@ class IRunner(Interface):
         None if the alias does not run; but what it has said before it ended
         can still be read. After a restart there is a new channel; with a
         socket, this waits until it is connected, as `start` does, also if you
-        have closed the one before. That of the process before a restart is
-        closed with the next one.
+        have closed the one before; the errors are those of `start`, but the
+        process is left as it is. The channel of the process before a restart
+        is closed with the next one. ValueError for an unknown stream.
         """
 
     def get_process(alias):
-        """Return the `IProcess`, also one that has ended."""
+        """Return the `IProcess`, also one that has ended.
+
+        KeyError for an unknown alias.
+        """
 
     def running(alias):
         """Return whether it runs; False for an unknown alias."""
@@ -657,7 +665,8 @@ class IRunner(Interface):
     def terminate(alias, signum=None, timeout=None):
         """End it as `IProcess.terminate` does, and close its channels.
 
-        It is not restarted. KeyError for an unknown alias.
+        It is not restarted. KeyError for an unknown alias; the errors of
+        `IProcess.terminate`, with the channels closed even so.
         """
 
     def close():

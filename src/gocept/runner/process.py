@@ -36,7 +36,8 @@ log = logging.getLogger(__name__)
 LOST_STATUS = 255
 """The status of a child that somebody else has reaped, so nobody knows it."""
 
-_CHANNEL_OPTIONS = ('buffering', 'encoding', 'limit', 'high_water')
+CHANNEL_OPTIONS = ('buffering', 'encoding', 'limit', 'high_water')
+"""The keywords of a process that are those of its channels."""
 
 _unfinished: set['Process'] = set()  # what is to be ended at exit
 _exit_hooks: set[int] = set()  # of which processes
@@ -54,7 +55,7 @@ class Process(Source, Closing):
                  on_end: Callable[['Process'], object] | None = None,
                  name: str = '',
                  **options: Any) -> None:
-        channel = {key: options.pop(key) for key in _CHANNEL_OPTIONS
+        channel = {key: options.pop(key) for key in CHANNEL_OPTIONS
                    if key in options}
         launch = Launch(command, **options)
         self.args = launch.args
@@ -341,9 +342,9 @@ def terminate_all(processes: Iterable[Process], signum: int | None = None,
     end(endings, by_mark.get if by_mark else None)
     _unfinished.difference_update(
         ending.process for ending in endings if not ending.failed)
-    if failed := [ending.process for ending in endings if ending.failed]:
+    if failed := [ending for ending in endings if ending.failed]:
         raise DeadlineExceeded(
-            f'killed, but not ended, or not all descendants: {failed!r}')
+            'still there: ' + '; '.join(map(str, failed)))
 
 
 def _end_at_exit() -> None:

@@ -5,7 +5,6 @@ import os
 import pathlib
 import pwd
 import re
-import resource
 import signal
 import subprocess
 import sys
@@ -619,16 +618,6 @@ class LimitTests(LaunchTestCase):
     def test_a_limit_that_is_refused(self):
         with self.assertRaisesRegex(ValueError, 'rlimit nofile: .*limit'):
             self.start('true', rlimits={'nofile': (50, 40)}, stdin='pipe')
-
-    @AS_ROOT
-    def test_limits_are_raised_before_the_user_is_changed(self):
-        _, hard = resource.getrlimit(resource.RLIMIT_SIGPENDING)
-        if subprocess.run(['sh', '-c', f'ulimit -i {hard + 1}'],
-                          stderr=subprocess.DEVNULL).returncode:
-            self.skipTest('we may not raise limits')
-        self.assertEqual([str(hard + 1)] * 2, self.limits(
-            'pending signals', rlimits={'sigpending': hard + 1},
-            user='nobody'))
 
     @AS_ROOT
     def test_who_may_not_change_the_user(self):
