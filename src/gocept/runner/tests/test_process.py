@@ -39,10 +39,12 @@ class ProcessTestCase(support.TestCase):
 
     # What a program of a test begins with.
     preamble = '''
-        import os, signal, subprocess, sys, threading
+        import os, signal, subprocess, sys, threading, warnings
         from gocept.runner import descendants, proc, process
         from gocept.runner.process import Process, terminate_all
         from gocept.runner.tests.victims import *
+        # Of a fork beside threads: it is what is tested.
+        warnings.filterwarnings('ignore', 'This process', DeprecationWarning)
 
         '''
 
