@@ -11,7 +11,6 @@ there, and sends what channels have kept back; it reads none that was handed
 out.
 """
 
-import collections
 import contextlib
 import itertools
 import logging
@@ -19,7 +18,6 @@ import select
 import socket
 import threading
 import weakref
-from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import zope.interface
@@ -30,6 +28,7 @@ from gocept.runner.interfaces import IPoller
 from gocept.runner.source import Source, checked_buffering, tell_forks
 from gocept.runner.timer import Schedule, Timer
 from gocept.runner.waiting import NEVER, Deadline
+from gocept.runner.watch import Callback, Watch
 
 if TYPE_CHECKING:
     from gocept.runner.channel import Channel
@@ -40,22 +39,6 @@ log = logging.getLogger(__name__)
 
 _OUT = select.POLLOUT
 _READABLE = ~_OUT  # as an end, an error and one that is not open are, too
-
-Callback = Callable[[Any, Any], object]
-
-
-class _Watch:
-    """One source, as a poller knows it."""
-
-    __slots__ = ('accepts', 'callback', 'fd', 'label', 'source')
-
-    def __init__(self, source: Any, label: Any, callback: Callback | None,
-                 ) -> None:
-        self.source = source
-        self.label = label  # what stands for it in a pair
-        self.callback = callback
-        self.accepts = source.accepts
-        self.fd = -1
 
 
 @zope.interface.implementer(IPoller)
@@ -70,13 +53,13 @@ class Poller(Owning):
     def _open(self) -> None:
         # Reentrant, as a signal handler may close a channel.
         self._lock = threading.RLock()
-        self._watches: dict[int, _Watch] = {}  # by id of what it stands for
-        self._ready: dict[_Watch, None] = {}  # whatever descriptors say
+        self._watches: dict[int, Watch] = {}  # by id of what it stands for
+        self._ready: dict[Watch, None] = {}  # whatever descriptors say
         self._schedule = Schedule()
         self._senders: weakref.WeakSet[Source] = weakref.WeakSet()
         self._results: list[tuple[Any, Any]] = []
         self._descriptors = Descriptors()
-        self._readers: dict[int, _Watch] = self._descriptors.readers
+        self._readers: dict[int, Watch] = self._descriptors.readers
         self.closed = False
 
     @property
@@ -89,16 +72,16 @@ class Poller(Owning):
         if not isinstance(source, Source):
             raise TypeError(f'a channel, a process or a timer is needed, not '
                             f'{source!r}; a listening socket: add_server()')
-        self._register(_Watch(source, source, callback))
+        self._register(Watch(source, source, callback))
 
     def add_server(self, sock: socket.socket,
                    callback: Callback | None = None) -> None:
         """See `IPoller`."""
         # Imported here, as a worker waits without any streams.
         from gocept.runner.accepting import Server
-        self._register(_Watch(Server(sock, self._buffering), sock, callback))
+        self._register(Watch(Server(sock, self._buffering), sock, callback))
 
-    def _register(self, watch: _Watch) -> None:
+    def _register(self, watch: Watch) -> None:
         source = watch.source
         with self._lock:
             if self.closed:
@@ -128,7 +111,7 @@ class Poller(Owning):
                 self.source_ready(source)
         self._send_what_is_kept(source)
 
-    def _add_reader(self, watch: _Watch) -> None:
+    def _add_reader(self, watch: Watch) -> None:
         fd = watch.fd
         other = self._readers.get(fd)
         if other is not None:
@@ -164,7 +147,7 @@ class Poller(Owning):
                     self._descriptors.remove_writer(
                         getattr(layer, 'sink_fd', -1), layer)
 
-    def _drop(self, watch: _Watch) -> None:
+    def _drop(self, watch: Watch) -> None:
         with self._lock:
             for each in (watch.label, *watch.source.layers()):
                 self._watches.pop(id(each), None)
@@ -275,10 +258,10 @@ class Poller(Owning):
                 for watch in filter(self._is_registered, due):
                     self._schedule.add(watch.source)
 
-    def _is_registered(self, watch: _Watch) -> bool:
+    def _is_registered(self, watch: Watch) -> bool:
         return self._watches.get(id(watch.label)) is watch
 
-    def _collect(self, watch: _Watch) -> None:
+    def _collect(self, watch: Watch) -> None:
         try:
             items, over = watch.source.collect()
         except Exception:  # a custom channel's own; others go on
@@ -291,24 +274,13 @@ class Poller(Owning):
         if watch.accepts:
             self._take_in(watch, watch.source, items)
         if watch.callback is not None:
-            self._call_for(watch, items)
+            watch.call(items, self._results)
         elif len(items) == 1:
             self._results.append((items[0], watch.label))
         else:
             self._results += zip(items, itertools.repeat(watch.label))
 
-    def _call_for(self, watch: _Watch, items: Sequence[Any]) -> None:
-        left = collections.deque(items)
-        try:
-            while left and watch.callback is not None:
-                try:
-                    watch.callback(left.popleft(), watch.label)
-                except Exception:  # the other sources go on
-                    log.exception('The callback of %r failed', watch.label)
-        finally:  # of one that has none any more, or that ends the program
-            self._results += zip(left, itertools.repeat(watch.label))
-
-    def _take_in(self, watch: _Watch, server: Any, clients: Any) -> None:
+    def _take_in(self, watch: Watch, server: Any, clients: Any) -> None:
         with self._lock:
             if self.closed:
                 return  # whoever gets the clients closes them
@@ -319,7 +291,7 @@ class Poller(Owning):
                 self.register(Timer(server.pause),
                               lambda *result: self._accept_again(watch))
 
-    def _accept_again(self, watch: _Watch) -> None:
+    def _accept_again(self, watch: Watch) -> None:
         with self._lock:
             if self._is_registered(watch):
                 self._add_reader(watch)

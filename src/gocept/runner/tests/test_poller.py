@@ -575,7 +575,7 @@ class ChannelTests(SourcesTestCase):
         wait_readable(first)
         second_peer.send(b'x')
         wait_readable(second)
-        with self.assertLogs(LOGGER, 'ERROR') as logs:
+        with self.assertLogs('gocept.runner.watch', 'ERROR') as logs:
             self.assertEqual([(b'x', second)], self.poller.poll(DEADLINE))
         self.assertEqual([b'a\n', b'b\n'], calls)
         self.assertEqual(2, len(logs.output))
