@@ -334,6 +334,26 @@ class TerminateTests(ProcessTestCase):
         self.assertIn('34464 bytes could not be sent', logs.output[0])
         self.assertAllEnded(grandchildren)
 
+    def test_a_member_of_the_group_that_is_born_at_the_end(self):
+        child = self.start_victim('''
+            def told(*args):
+                if not os.fork():
+                    pid = os.fork()
+                    if not pid:
+                        os.execve('/bin/sleep', ['sleep', '100'], {})
+                    say(pid)
+                    os._exit(0)
+                os.wait()
+                os._exit(0)
+            signal.signal(signal.SIGTERM, told)
+            say('ready')
+            pause()
+            ''', setpgrp=True)
+        lines(child, 1)
+        self.assertEqual(0, child.terminate())
+        pid, _ = child.channel.read_until(b'\n', DEADLINE)
+        self.assertIn(getattr(proc.stat(int(pid)), 'state', 'X'), 'ZX')
+
     def test_one_that_keeps_forking(self):
         # Bounded, should it not be ended.
         child = self.start_victim('''
