@@ -32,12 +32,7 @@ from chaos.scripts import child
 from chaos.scripts.meddle import Meddling
 from chaos.scripts.started import Started
 from chaos.scripts.talk import Talk, difference
-from gocept.runner import pidfd, poller, proc, waiting
-from gocept.runner.errors import (
-    DeadlineExceeded,
-    ProcessExistsException,
-    StartError,
-)
+from gocept.runner import errors, pidfd, poller, proc, waiting
 
 LONGEST_RUN = 30
 """How long it may take, in seconds."""
@@ -174,13 +169,13 @@ class Program(Meddling):
         alias = actor['app']
         try:
             self.runner.start(alias)
-        except (ProcessExistsException, StartError, DeadlineExceeded):
+        except errors.RunnerError:
             self.must_be_touched(alias, 'it was not started')
             return
         process = self.runner.get_process(alias)
         try:
             channel = self.runner.get_channel(alias)
-        except (StartError, DeadlineExceeded):
+        except (errors.StartError, errors.DeadlineExceeded):
             channel = None
         if channel is None:
             self.must_be_touched(alias, 'there is no channel')
@@ -200,7 +195,7 @@ class Program(Meddling):
         plan = self.app(alias)['plan']
         try:
             self.runner.start(alias)
-        except ProcessExistsException:
+        except errors.ProcessExistsException:
             self.must_be_touched(alias, 'it was not started')
             return
         process = self.runner.get_process(alias)
@@ -246,7 +241,7 @@ class Program(Meddling):
         expected = expected_statuses(app, app['plan'])
         try:
             self.runner.start(alias)
-        except ProcessExistsException:
+        except errors.ProcessExistsException:
             self.must_be_touched(alias, 'it was not started')
             return
         while alias not in self.touched and not self.stopping.is_set():

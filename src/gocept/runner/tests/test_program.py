@@ -35,6 +35,7 @@ import gocept.runner.transaction
 from gocept.runner import environment, errors, poller, runner, signals
 from gocept.runner.tests import support
 from gocept.runner.tests.support import DEADLINE, SIGNALS
+from gocept.runner.tests.victims import until
 
 LOG_TO_STDOUT = '''
     <eventlog>
@@ -106,16 +107,6 @@ def acknowledge(number, path='acknowledged'):
 
 
 # Helpers of the tests
-
-def until(condition):
-    """Wait until a condition holds that no event tells; returns its value."""
-    deadline = time.monotonic() + DEADLINE
-    while not (value := condition()):
-        if time.monotonic() > deadline:
-            raise AssertionError(f'not within {DEADLINE} s: {condition}')
-        time.sleep(0.005)
-    return value
-
 
 def caught_by(pid):
     """The signals for which a process has a handler; see proc(5)."""
