@@ -12,7 +12,7 @@ from gocept.runner.launch import Launch
 from gocept.runner.process import CHANNEL_OPTIONS
 
 # Keywords of a process that have nothing to do with its start.
-_PROCESS = ('stop_signal', 'stop_timeout', 'adopt')
+_PROCESS = ('stop_signal', 'stop_timeout', 'kill_signal', 'adopt')
 
 # Of which each is part of something else, or one's own business.
 _REFUSED = ('poller', 'on_end', 'name')
@@ -71,7 +71,8 @@ class Application:
                      restart_limit=0)
         # What cannot be started or ended is to be known now.
         PipeChannel(**self.channel).close()
-        signal.Signals(self.process.get('stop_signal', signal.SIGTERM))
+        for name in ('stop_signal', 'kill_signal'):
+            signal.Signals(self.process.get(name, signal.SIGTERM))
         Launch(self.command, **{key: value for key, value
                                 in self.process.items()
                                 if key not in _PROCESS})

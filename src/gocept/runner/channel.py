@@ -245,6 +245,11 @@ class PipeChannel(_DescriptorChannel):
             raise NotImplementedError(f'{self!r} has nothing to read from')
         return self._faucet
 
+    @property
+    def is_readable(self) -> bool:
+        """Whether it is open and has something to read from."""
+        return self._faucet >= 0
+
     def _end_sending(self) -> None:
         if self.sink_fd != self._faucet:
             sink, self.sink_fd = self.sink_fd, -1

@@ -11,7 +11,7 @@ import ctypes
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from gocept.runner import proc
@@ -110,7 +110,7 @@ def orphans() -> Iterator[Handle]:
         return (now is not None and now.parent == os.getpid()
                 and now.session not in (pid, os.getsid(0)))
 
-    if os.getpid() in _adopting:
+    if adopting():
         for pid in proc.children(os.getpid()):
             if pid not in started and belongs(pid):
                 handle = hold_if(pid, lambda: belongs(pid))  # noqa: B023
@@ -123,15 +123,27 @@ def marks(pid: int) -> list[str]:
     return (proc.variable(pid, MARKER) or '').split()
 
 
-def marked(is_ours: Callable[[str], bool]) -> Iterator[tuple[str, Handle]]:
-    """Processes with a mark that is ours; one look at all of them.
+def below() -> Iterator[int]:
+    """All that descend from us now."""
+    parents = [os.getpid()]
+    while parents:
+        children = proc.children(parents.pop())
+        yield from children
+        parents += children
+
+
+def marked(is_ours: Callable[[str], bool],
+           candidates: Callable[[], Iterator[int]] | None = None,
+           ) -> Iterator[tuple[str, Handle]]:
+    """Processes, or candidates, with a mark that is ours; one look at all.
 
     What was started meanwhile is looked at as well, as it may be the child of
     one that has ended meanwhile; and again what was becoming another program.
     """
     seen = {os.getpid()}
     for _ in range(_LOOKS):
-        new = [pid for pid in proc.pids() if pid not in seen]
+        new = [pid for pid in (candidates or proc.pids)()
+               if pid not in seen]
         if not new:
             return
         seen.update(new)
@@ -173,9 +185,30 @@ def adopt_orphans() -> None:
         _adopting.add(os.getpid())
 
 
+def adopting() -> bool:
+    """Whether this process is the parent of its orphaned descendants."""
+    return os.getpid() in _adopting
+
+
+def candidates(processes: Iterable[Any]) -> Callable[[], Iterator[int]] | None:
+    """Where to look for the descendants of some processes.
+
+    Who adopts has all of them below it, so that nobody else is to be asked.
+    """
+    return (below if adopting() and all(each.adopt for each in processes)
+            else None)
+
+
+def of(process: Any) -> Iterator[Handle]:
+    """All descendants of a process that there are now, by its mark."""
+    for _, handle in marked(lambda mark: mark == process.mark,
+                            candidates([process])):
+        yield handle
+
+
 def reap_orphans() -> None:
     """Reap the dead among the adopted; when nobody else will any more."""
-    if os.getpid() in _adopting:
+    if adopting():
         for pid in proc.children(os.getpid()):
             with contextlib.suppress(ChildProcessError):
                 os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)

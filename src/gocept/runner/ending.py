@@ -39,8 +39,11 @@ class Ending:
         self.process = process
         self.failed = False
         self._signum = signum
+        self._kill_signal = (
+            signal.SIGKILL if process is None else process.kill_signal)
         self._deadline = Deadline(timeout)
-        self._killing = False
+        self.killing = False
+        """Whether the time is over."""
         self._awaited = False
         self._members: dict[int, Handle] = {}
         self._told: set[int] = set()
@@ -57,7 +60,7 @@ class Ending:
         Or else one that forks faster than it can be found would keep us here.
         """
         self.failed = self.failed or (
-            self._killing and self._deadline.passed)
+            self.killing and self._deadline.passed)
         return self.failed
 
     @property
@@ -99,12 +102,12 @@ class Ending:
         # Should it end after this look, its end is still to be waited for.
         self._awaited = self._runs()
         self._gather()
-        if self._deadline.passed and self._killing:
+        if self._deadline.passed and self.killing:
             self.failed = not self.over
         elif self._deadline.passed:
-            self._killing = True
+            self.killing = True
             self._deadline = Deadline(KILL_TIMEOUT)
-        if self._killing:
+        if self.killing:
             self._kill()
         elif not self._runs():
             self._tell()
@@ -147,9 +150,10 @@ class Ending:
 
     def _kill(self) -> None:
         if self._runs():
-            _send(self.process.signal_group, signal.SIGKILL, self.process.pid)
+            _send(self.process.signal_group, self._kill_signal,
+                  self.process.pid)
         for pid, handle in self._members.items():
-            _send(handle.signal, signal.SIGKILL, pid)
+            _send(handle.signal, self._kill_signal, pid)
 
     def register(self, poller: Poller) -> None:
         """Have the poller wait for the ends."""
@@ -172,12 +176,14 @@ class Ending:
 
 
 def end(endings: Iterable[Ending],
-        ending_of: Callable[[str], Ending | None] | None) -> None:
+        ending_of: Callable[[str], Ending | None] | None,
+        candidates: Callable[[], Iterator[int]] | None = None) -> None:
     """Carry the endings out; each says in the end whether it failed.
 
     `ending_of` tells which one a mark belongs to; None if there are no marks.
-    All processes are looked through for marks at the beginning and in the
-    end, however many endings there are, and again as long as some is found.
+    All processes, or the candidates, are looked through for marks at the
+    beginning and in the end, however many endings there are, and again as
+    long as some is found.
     """
     endings = list(endings)
     _release()
@@ -185,9 +191,9 @@ def end(endings: Iterable[Ending],
         with Poller() as poller:
             for ending in endings:
                 ending.begin()
-            _find_leavers(ending_of)
+            _find_leavers(ending_of, candidates)
             _wait(poller, endings)
-            while _find_leavers(ending_of):
+            while _find_leavers(ending_of, candidates):
                 _wait(poller, endings)
     finally:
         for ending in endings:
@@ -225,12 +231,13 @@ def _wait(poller: Poller, endings: list[Ending]) -> None:
         poller.poll(min(ending.left for ending in pending))
 
 
-def _find_leavers(ending_of: Callable[[str], Ending | None] | None) -> bool:
+def _find_leavers(ending_of: Callable[[str], Ending | None] | None,
+                  candidates: Callable[[], Iterator[int]] | None) -> bool:
     found = False
     if ending_of is None:
         return found
     for mark, handle in descendants.marked(
-            lambda mark: ending_of(mark) is not None):
+            lambda mark: ending_of(mark) is not None, candidates):
         ending = ending_of(mark)
         if ending is None or ending.give_up() or handle.has_ended():
             handle.close()

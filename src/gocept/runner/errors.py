@@ -100,3 +100,56 @@ class StartError(RunnerError):
         super().__init__(message)
         self.returncode = returncode
         self.output = output
+
+
+class ExecutorError(RunnerError):
+    """Raised when an executor's child does not become ready, or ends badly.
+
+    The message has what the executor knew then: which condition was awaited,
+    for how long, what was seen last, and the end of the child's output.
+    """
+
+    def __init__(self, executor: Any, reason: str = 'has failed') -> None:
+        super().__init__(executor)
+        self.executor = executor
+        # Of this moment, as the executor goes on.
+        self.message = f'{executor} {reason}{_situation(executor)}'
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class TimeoutExpired(ExecutorError, TimeoutError):
+    """Raised when an executor's child is not ready in time."""
+
+    def __init__(self, executor: Any, timeout: float) -> None:
+        super().__init__(executor, f'was not ready after {timeout} s')
+        self.timeout = timeout
+
+
+class AlreadyRunning(ExecutorError):
+    """Raised when what an executor would wait for is there before its start.
+    """
+
+    def __init__(self, executor: Any) -> None:
+        super().__init__(
+            executor, 'seems to be running already: end what runs there, or '
+            'have this one use another place')
+
+
+class ProcessExitedWithError(ExecutorError):
+    """Raised when an executor's child ends before it is ready."""
+
+    def __init__(self, executor: Any, exit_code: int) -> None:
+        super().__init__(executor, f'ended with {exit_code}')
+        self.exit_code = exit_code
+
+
+class ProcessFinishedWithError(ProcessExitedWithError):
+    """Raised when an executor's child, told to stop, ends with a status that
+    was not expected."""
+
+
+def _situation(executor: Any) -> str:
+    describe = getattr(executor, 'situation', None)
+    return describe() if describe is not None else ''

@@ -487,11 +487,11 @@ class IProcess(ISource):
     thread. ``on_end=None`` is called with the process when it was reaped, by
     the thread that did it. ``name`` is for messages; by default the program's.
 
-    How it is ended: ``stop_signal=SIGTERM``, ``stop_timeout=10``, see
-    `terminate`. ``adopt=False`` makes this process the parent of descendants
-    that have lost their own: those known to be of this child end with it (if
-    it is the only one that adopts, all that were certainly not born to us),
-    and the others are reaped when we exit.
+    How it is ended: ``stop_signal=SIGTERM``, ``stop_timeout=10``,
+    ``kill_signal=SIGKILL``, see `terminate`. ``adopt=False`` makes this
+    process the parent of descendants that have lost their own: those known to
+    be of this child end with it (if it is the only one that adopts, all that
+    were certainly not born to us), and the others are reaped when we exit.
 
     What has not ended when the interpreter exits is ended then, but nothing by
     a forked copy of it. A context manager, which closes it.
@@ -513,6 +513,8 @@ class IProcess(ISource):
         'standard input, as far as they are pipes; or None.')
 
     stderr = Attribute('An `IChannel` that reads its standard error, or None.')
+
+    killed = Attribute('Whether `terminate` had to use its `kill_signal`.')
 
     is_ours = Attribute(
         'Whether it is our child, not that of a process that we are a fork '
@@ -546,7 +548,8 @@ class IProcess(ISource):
         The signal (by default `stop_signal`) goes to the child, and its group
         if it leads one; to its other descendants when the child has ended.
         Who is stopped is continued. Whatever is left after `timeout` seconds
-        (by default `stop_timeout`) is killed.
+        (by default `stop_timeout`) is sent `kill_signal`, and
+        `killed` is true.
 
         Descendants are the children of its children and so on, its group, and
         those that have left it, known by a mark in their environment.
@@ -674,6 +677,187 @@ class IRunner(Interface):
 
         In a forked copy it closes the channels only.
         """
+
+
+class ICondition(Interface):
+    """What a child is to be waited for. May be used by several executors.
+
+    * ``tcp(host, port)``: connections are accepted there. With port 0 a free
+      one is chosen, which `port` tells; it is held until the child listens
+      (which must set SO_REUSEADDR, as servers do), and replaces ``{port}`` in
+      the command.
+    * ``http(url, status=r'^2\\d\\d$', method='HEAD', payload=None,
+      headers=None, request_timeout=None, *, ssl_context=None, expect=None)``:
+      a request is answered with a status that equals `status` or matches it.
+      `payload` is a dictionary, sent as a form. `request_timeout` is how many
+      seconds one request may take; None or 0 for the whole time of the start.
+      `expect` is called, in a thread of its own, with the
+      `http.client.HTTPResponse`, and says whether it is the right one. With
+      https, `ssl_context` is by default one that verifies.
+    * ``unix(path)``: connections to a Unix socket are accepted.
+    * ``output(banner, failure=None)``: a line of the output, complete or not,
+      matches `banner`, a regular expression, in which ``^`` and ``$`` are the
+      ends of a line. A match of `failure` ends the wait. Of a line longer than
+      64 KiB the end is searched.
+    * ``pid_file(path)``: the file is written after the start.
+    * ``exits_zero(command)``: a command ends with 0.
+    * ``notified()``: the child says so, by a newline written to the
+      descriptor ``$NOTIFY_FD`` (also ``{notify_fd}`` in its command), or with
+      ``READY=1`` sent to ``$NOTIFY_SOCKET``, see sd_notify(3).
+    * ``all_of(condition, ...)``: each has held once.
+
+    ValueError for what cannot be meant.
+    """
+
+    def check():
+        """Return a `gocept.runner.executor.Check`, for one start."""
+
+    def holds_already(poller, deadline):
+        """Return who is in the way of a new child, as text; '' for nobody."""
+
+    def replaced(text):
+        """Return a part of a command with what the condition has chosen."""
+
+
+class IExecutor(Interface):
+    """``SimpleExecutor(command, cwd=None, shell=False, timeout=3600,
+    sleep=0.1, stop_signal=SIGTERM, kill_signal=SIGKILL,
+    expected_returncode=None, envvars=None, stdin=PIPE, stdout=PIPE,
+    stderr=None, popen_kwargs=None, *, stop_timeout=None, output_size=2**20,
+    log_file=None, requires=())``
+
+    Starts one child at a time, again and again, and ends it with all its
+    descendants. A context manager, which starts and stops it. An executor that
+    is forgotten ends its child.
+
+    `command` is a list of arguments, or a string that is split as a shell
+    would split it; with `shell`, ``/bin/sh`` runs it. `timeout` is how many
+    seconds a start may take, and a stop until the child is killed, unless
+    `stop_timeout` says it. `sleep` is the longest pause between two probes.
+    `envvars` are added to our environment. `stdin`, `stdout` and `stderr` are
+    those of `subprocess.Popen`, which is given `popen_kwargs` too; of these,
+    ``encoding`` and ``errors`` are those of `output`.
+
+    What the child writes to pipes is read all the time. The last `output_size`
+    bytes of each can be read; all of it is appended to `log_file`. `requires`
+    are other executors, see `gocept.runner.executor.start_all`.
+
+    The child is started in a session of its own, with ``adopt=True``, see
+    `IProcess`.
+    """
+
+    command = Attribute('The command as text.')
+
+    command_parts = Attribute('The command as a list.')
+
+    process = Attribute(
+        'The `IProcess`; None before the start and after the stop.')
+
+    envvars = Attribute('The environment of the child, a dictionary.')
+
+    requires = Attribute('A tuple of executors that are to be started before.')
+
+    dropped = Attribute('How many bytes of the output are not kept any more.')
+
+    def start():
+        """Start it, and return the executor when the child is ready.
+
+        If it runs already, nothing happens; one that has ended is started
+        anew. OSError if the program cannot be run.
+        """
+
+    def stop(stop_signal=None, expected_returncode=None):
+        """End it and its descendants; returns the executor.
+
+        What is left after the time is sent the kill signal. Nothing if there
+        is no child. ProcessFinishedWithError if its status is none of 0,
+        `expected_returncode` and minus the signal; the child is gone then all
+        the same. ExecutorError if something cannot be ended; then `stop` may
+        be called again.
+        """
+
+    def kill(wait=True, sig=None):
+        """Send it, and all its descendants, the kill signal, or `sig`.
+
+        Unless `wait`, return at once.
+        """
+
+    def stopped():
+        """A context manager: stopped inside, and started again after it.
+
+        If it does not run, it is not started either.
+        """
+
+    def running():
+        """Return whether the child runs."""
+
+    def output():
+        """Return a text stream of what it writes; None before the start.
+
+        Reading waits for what is to come. Where something was dropped that
+        was not read, a line in brackets says how much. None as well if its
+        standard output is no pipe.
+        """
+
+    def err_output():
+        """Return the same for its standard error."""
+
+    def wait_for(condition):
+        """Call it until it returns something true; returns the executor.
+
+        It is called when something has happened to the child, and after
+        pauses of 1 ms at first, growing to `sleep`. TimeoutExpired when the
+        time of the start is over; then, and after any other exception, the
+        child has been killed.
+        """
+
+    def check_timeout():
+        """Return whether there is time left for what is going on."""
+
+
+class ICheckedExecutor(IExecutor):
+    """``Executor``: the base of those that look for themselves.
+
+    Override `pre_start_check` and `after_start_check`; if neither is, `start`
+    waits for nothing.
+    """
+
+    def start():
+        """Start it, and wait until `check_subprocess` returns true.
+
+        AlreadyRunning if `pre_start_check` returns true; TimeoutExpired;
+        ProcessExitedWithError if the child fails before it is ready, or its
+        end makes it impossible. Then everything that was started has ended.
+        """
+
+    def pre_start_check():
+        """Return whether what is waited for is there before the start."""
+
+    def after_start_check():
+        """Return whether the child is ready."""
+
+    def check_subprocess():
+        """Return `after_start_check`; ProcessExitedWithError if the child has
+        ended with a failure."""
+
+
+class IConditionExecutor(ICheckedExecutor):
+    """``ConditionExecutor(command, condition, **kwargs)``
+
+    The keywords are those of `IExecutor`. Those with a name are called
+
+    * ``OutputExecutor(command, banner, *, failure=None)``: after its start,
+      `output` continues behind the line of the banner;
+    * ``TCPExecutor(command, host, port)``, with `host` and `port`;
+    * ``HTTPExecutor(command, url, ...)``, see ``http()``, with `url` (as from
+      ``urlsplit``), `host` and `port`; anybody who listens on the port is in
+      its way;
+    * ``PidExecutor(command, filename)``: a file whose process runs is in its
+      way, a stale one is not;
+    * ``UnixSocketExecutor(command, socket_name)``.
+    """
+
+    condition = Attribute('The `ICondition`.')
 
 
 class IShutdown(Interface):

@@ -50,6 +50,7 @@ class Process(Source, Closing):
     def __init__(self, command: str | Sequence[str | os.PathLike[str]], *,
                  stop_signal: int = signal.SIGTERM,
                  stop_timeout: float = 10.0,
+                 kill_signal: int = signal.SIGKILL,
                  adopt: bool = False,
                  poller: Poller | None = None,
                  on_end: Callable[['Process'], object] | None = None,
@@ -65,6 +66,8 @@ class Process(Source, Closing):
             raise ValueError('stop_timeout must be a number of seconds >= 0, '
                              f'not {stop_timeout!r}')
         self.stop_timeout = stop_timeout
+        self.kill_signal = signal.Signals(kill_signal)
+        self.killed = False
         self.detached = launch.detached
         self.leads_group = launch.leads_group
         self.adopt = adopt
@@ -339,7 +342,10 @@ def terminate_all(processes: Iterable[Process], signum: int | None = None,
             process.stop_timeout if timeout is None else timeout))
     by_mark = {ending.process.mark: ending for ending in endings
                if ending.process.mark}
-    end(endings, by_mark.get if by_mark else None)
+    end(endings, by_mark.get if by_mark else None, descendants.candidates(
+        ending.process for ending in by_mark.values()))
+    for ending in endings:
+        ending.process.killed = ending.process.killed or ending.killing
     _unfinished.difference_update(
         ending.process for ending in endings if not ending.failed)
     if failed := [ending for ending in endings if ending.failed]:

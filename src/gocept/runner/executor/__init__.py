@@ -1,0 +1,33 @@
+"""A child counts as started once it is ready; see `IExecutor`."""
+
+from gocept.runner.errors import (
+    AlreadyRunning,
+    ExecutorError,
+    ProcessExitedWithError,
+    ProcessFinishedWithError,
+    TimeoutExpired,
+)
+from gocept.runner.executor.base import SimpleExecutor
+from gocept.runner.executor.checked import ConditionExecutor, Executor
+from gocept.runner.executor.condition import Check, Condition, all_of
+from gocept.runner.executor.named import (
+    HTTPExecutor,
+    OutputExecutor,
+    PidExecutor,
+    TCPExecutor,
+    UnixSocketExecutor,
+)
+from gocept.runner.executor.network import tcp, unix
+from gocept.runner.executor.notified import notified
+from gocept.runner.executor.pushed import exits_zero, output, pid_file
+from gocept.runner.executor.together import start_all, stop_all
+from gocept.runner.executor.web import http
+
+__all__ = [
+    'AlreadyRunning', 'Check', 'Condition', 'ConditionExecutor', 'Executor',
+    'ExecutorError', 'HTTPExecutor', 'OutputExecutor', 'PidExecutor',
+    'ProcessExitedWithError', 'ProcessFinishedWithError', 'SimpleExecutor',
+    'TCPExecutor', 'TimeoutExpired', 'UnixSocketExecutor', 'all_of',
+    'exits_zero', 'http', 'notified', 'output', 'pid_file', 'start_all',
+    'stop_all', 'tcp', 'unix',
+]

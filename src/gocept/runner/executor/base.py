@@ -1,0 +1,358 @@
+"""An executor: a child, its output, and the wait until it is ready."""
+
+import contextlib
+import math
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import IO, Any, Self
+
+import zope.interface
+
+from gocept.runner import descendants
+from gocept.runner.errors import (
+    DeadlineExceeded,
+    ExecutorError,
+    ProcessFinishedWithError,
+    TimeoutExpired,
+)
+from gocept.runner.executor.capture import Capture, Reader
+from gocept.runner.executor.condition import Check, Condition
+from gocept.runner.interfaces import IExecutor
+from gocept.runner.poller import Poller, background
+from gocept.runner.process import Process
+from gocept.runner.waiting import Deadline
+
+Command = str | Sequence[str]
+
+_FIRST_PAUSE = 0.001  # seconds between two probes
+
+_SLOWING = 100
+"""Which part of the time since the start a pause is: what a start takes
+longer because of it is about half a per cent."""
+
+_STREAMS: dict[Any, str] = {
+    subprocess.PIPE: 'pipe', subprocess.DEVNULL: 'null',
+    subprocess.STDOUT: 'merge', None: 'inherit'}
+
+# Of Popen, and of no effect as streams are text here.
+_TEXT = ('bufsize', 'text', 'universal_newlines')
+
+
+@zope.interface.implementer(IExecutor)
+class SimpleExecutor:
+    """See `IExecutor`."""
+
+    condition: Condition | None = None
+
+    def __init__(self, command: Command,
+                 cwd: str | os.PathLike[str] | None = None,
+                 shell: bool = False,
+                 timeout: float = 3600,
+                 sleep: float = 0.1,
+                 stop_signal: int = signal.SIGTERM,
+                 kill_signal: int = signal.SIGKILL,
+                 expected_returncode: int | None = None,
+                 envvars: Mapping[str, str] | None = None,
+                 stdin: int | IO[Any] | None = subprocess.PIPE,
+                 stdout: int | IO[Any] | None = subprocess.PIPE,
+                 stderr: int | IO[Any] | None = None,
+                 popen_kwargs: Mapping[str, Any] | None = None, *,
+                 stop_timeout: float | None = None,
+                 output_size: int = 2 ** 20,
+                 log_file: str | os.PathLike[str] | None = None,
+                 requires: Sequence['SimpleExecutor'] = ()) -> None:
+        self.process: Process | None = None
+        self._set_command(command)
+        for name, value in (('timeout', timeout), ('sleep', sleep),
+                            ('stop_timeout', stop_timeout or 0),
+                            ('output_size', output_size)):
+            if not isinstance(value, int | float) or not value >= 0:
+                raise ValueError(f'{name} must be a number >= 0, not '
+                                 f'{value!r}')
+        self._cwd = cwd
+        self._shell = shell
+        self._timeout = timeout
+        self._sleep = sleep
+        self._stop_signal = stop_signal
+        self._stop_timeout = stop_timeout
+        self._kill_signal = kill_signal
+        self._expected_returncode = expected_returncode
+        self._envvars = dict(envvars or {})
+        self._stdin, self._stdout, self._stderr = stdin, stdout, stderr
+        self._popen = dict(popen_kwargs or {})
+        self._output_size = output_size
+        self._log_file = log_file
+        self.requires = tuple(requires)
+        self._deadline: Deadline | None = None
+        self._began = 0.0
+        self._check: Check | None = None
+        self._poller: Poller | None = None
+        self._captures: dict[str, Capture] = {}
+        self._readers: dict[str, Reader] = {}
+        self._terminated = False
+        self._obstacle = ''
+
+    def _set_command(self, command: Command) -> None:
+        if self.condition is not None:
+            command = (self.condition.replaced(command)
+                       if isinstance(command, str)
+                       else [self.condition.replaced(os.fspath(each))
+                             for each in command])
+        if isinstance(command, str):
+            self.command: str = command
+            self.command_parts: Sequence[str] = shlex.split(command)
+        else:
+            self.command = shlex.join(command)
+            self.command_parts = command
+        if not self.command_parts:
+            raise ValueError(f'there is no program in {command!r}')
+
+    @property
+    def envvars(self) -> dict[str, str]:
+        """See `IExecutor`."""
+        return os.environ | self._envvars
+
+    def start(self) -> Self:
+        """See `IExecutor`."""
+        self._begin()
+        if self.process is None:
+            self._start()
+        return self
+
+    def _begin(self) -> None:
+        """End what a dead child has left, and begin the time of a start."""
+        if self.process is not None and self.process.poll() is not None:
+            self.kill()
+        self._set_timeout()
+
+    def _start(self) -> None:
+        self._began = time.monotonic()
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._clear)
+            if self.condition is not None:
+                self._check = self.condition.check()
+            self._poller = Poller()
+            self.process = Process(**self._options(self._check))
+            undo.callback(self.process.terminate, signal.SIGKILL, 0)
+            for name, channel in (('stdout', self.process.channel),
+                                  ('stderr', self.process.stderr)):
+                if channel is not None and channel.is_readable:
+                    capture = Capture(
+                        channel, self._output_size, self._log_file)
+                    self._captures[name] = capture
+                    background().register(capture)
+            self._poller.register(self.process)
+            if self._check is not None:
+                assert self._deadline is not None
+                self._check.begin(
+                    self.process, list(self._captures.values()),
+                    self._poller, self._deadline)
+            undo.pop_all()
+
+    def _options(self, check: Check | None) -> dict[str, Any]:
+        options = {key: value for key, value in self._popen.items()
+                   if key not in (*_TEXT, 'encoding', 'errors')}
+        added = dict(self._envvars)
+        command: Any = self.command if self._shell else self.command_parts
+        if check is not None:
+            added |= check.variables
+            options['pass_fds'] = (
+                *options.get('pass_fds', ()), *check.pass_fds)
+            fd = check.variables.get('NOTIFY_FD', '{notify_fd}')
+            command = (command.replace('{notify_fd}', fd)
+                       if isinstance(command, str)
+                       else [os.fspath(each).replace('{notify_fd}', fd)
+                             for each in command])
+        streams = {name: _STREAMS.get(stream, stream) for name, stream in (
+            ('stdin', self._stdin), ('stdout', self._stdout),
+            ('stderr', self._stderr))}
+        return options | streams | {
+            'command': command, 'shell': self._shell, 'cwd': self._cwd,
+            'env': self.envvars, 'extra_env': added, 'setsid': True,
+            'adopt': True, 'stop_signal': self._stop_signal,
+            'stop_timeout': (self._timeout if self._stop_timeout is None
+                             else self._stop_timeout),
+            'kill_signal': self._kill_signal}
+
+    def _set_timeout(self) -> None:
+        """Begin the time that a start, or a stop, may take."""
+        self._deadline = Deadline(self._timeout)
+
+    @property
+    def _remaining_timeout(self) -> float:
+        return math.inf if self._deadline is None else self._deadline.left()
+
+    def check_timeout(self) -> bool:
+        """See `IExecutor`."""
+        return self._deadline is None or not self._deadline.passed
+
+    def wait_for(self, wait_for: Callable[[], Any]) -> Self:
+        """See `IExecutor`."""
+        began = time.monotonic()
+        try:
+            while not wait_for():
+                if not self.check_timeout():
+                    raise TimeoutExpired(self, self._timeout)
+                pause = (time.monotonic() - began) / _SLOWING
+                self._pause(min(max(pause, _FIRST_PAUSE),
+                                max(self._sleep, _FIRST_PAUSE)))
+        except BaseException:
+            self.kill()
+            raise
+        return self
+
+    def _pause(self, seconds: float) -> None:
+        seconds = min(seconds, self._remaining_timeout)
+        if self._poller is not None:
+            self._poller.poll(seconds)
+        else:
+            with Poller() as poller:
+                poller.poll(seconds)
+
+    def running(self) -> bool:
+        """See `IExecutor`."""
+        return self.process is not None and self.process.poll() is None
+
+    def stop(self, stop_signal: int | None = None,
+             expected_returncode: int | None = None) -> Self:
+        """See `IExecutor`."""
+        process = self.process
+        if process is None:
+            return self
+        if stop_signal is None:
+            stop_signal = self._stop_signal
+        try:
+            if not self._terminated:
+                process.terminate(stop_signal)
+        except DeadlineExceeded as error:
+            raise ExecutorError(self, f'cannot be stopped: {error}') from error
+        status = process.returncode
+        expected = next((each for each in (
+            expected_returncode, self._expected_returncode)
+            if each is not None), -stop_signal)
+        try:
+            if status and status != expected and not process.killed:
+                for capture in self._captures.values():
+                    capture.read_rest()
+                raise ProcessFinishedWithError(self, status)
+        finally:
+            self._clear()
+        return self
+
+    def kill(self, wait: bool = True, sig: int | None = None) -> Self:
+        """See `IExecutor`."""
+        process = self.process
+        if sig is None:
+            sig = self._kill_signal
+        try:
+            if process is not None and not self._terminated:
+                if wait:
+                    process.terminate(sig)
+                else:
+                    process.signal_group(sig)
+                    for handle in descendants.of(process):
+                        handle.signal(sig)
+                        handle.close()
+        finally:
+            self._clear()
+        return self
+
+    def _clear(self) -> None:
+        self._end_waiting()
+        for capture in self._captures.values():
+            capture.close()
+        self._captures, self._readers = {}, {}
+        if self.process is not None:
+            for channel in self.process.channels():
+                channel.close()
+        self.process = None
+        self._terminated = False
+        self._deadline = None
+
+    def _end_waiting(self) -> None:
+        """Let go of what only the start needs."""
+        if self._check is not None:
+            self._check.close()
+        if self._poller is not None:
+            self._poller.close()
+        self._check = self._poller = None
+
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[Self]:
+        """See `IExecutor`."""
+        ran = self.running()
+        if ran:
+            self.stop()
+        yield self
+        if ran:
+            self.start()
+
+    def output(self) -> Reader | None:
+        """See `IExecutor`."""
+        return self._reader('stdout')
+
+    def err_output(self) -> Reader | None:
+        """See `IExecutor`."""
+        return self._reader('stderr')
+
+    def _reader(self, name: str) -> Reader | None:
+        capture = self._captures.get(name)
+        if capture is None:
+            return None
+        if name not in self._readers:
+            self._readers[name] = Reader(
+                capture, self._popen.get('encoding'),
+                self._popen.get('errors'))
+        return self._readers[name]
+
+    @property
+    def dropped(self) -> int:
+        """See `IExecutor`."""
+        return sum(each.dropped for each in self._captures.values())
+
+    def situation(self) -> str:
+        """What an error says beside its reason."""
+        parts = []
+        if self._obstacle:
+            parts.append(self._obstacle)
+        if self._check is not None and self.process is not None:
+            parts.append(f'waited {time.monotonic() - self._began:.2f} s for '
+                         f'{self._check.awaited}')
+            if self._check.seen:
+                parts.append(f'seen last: {self._check.seen}')
+        if self.process is not None and self.process.returncode is not None:
+            parts.append(f'its status is {self.process.returncode}')
+        for name, capture in self._captures.items():
+            capture.read_rest()
+            parts.append(f'its {name} ends with:\n{capture.tail}'
+                         if capture.tail else f'its {name} is empty')
+        return ''.join(f'; {part}' for part in parts)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stop()
+
+    def __del__(self) -> None:
+        # When the interpreter exits, what is left is ended by its hook.
+        process = getattr(self, 'process', None)
+        if not sys.is_finalizing():
+            if process is not None and process.is_ours:
+                self.kill()
+            elif process is not None:
+                self._clear()
+
+    def __str__(self) -> str:
+        return f'<{type(self).__name__} {self.command!r}>'
+
+    def __repr__(self) -> str:
+        state = (f'running as {self.process.pid}'
+                 if self.process is not None and self.running()
+                 else 'not running')
+        return f'<{type(self).__name__} {self.command!r}: {state}>'

@@ -1,0 +1,108 @@
+"""Executors that wait: for a look of their own, or for a condition."""
+
+from typing import Any, Self
+
+import zope.interface
+
+from gocept.runner.errors import (
+    AlreadyRunning,
+    ExecutorError,
+    ProcessExitedWithError,
+)
+from gocept.runner.executor.base import Command, SimpleExecutor
+from gocept.runner.executor.condition import Condition
+from gocept.runner.interfaces import ICheckedExecutor, IConditionExecutor
+from gocept.runner.poller import Poller
+from gocept.runner.waiting import NEVER
+
+
+@zope.interface.implementer(ICheckedExecutor)
+class Executor(SimpleExecutor):
+    """See `ICheckedExecutor`."""
+
+    def pre_start_check(self) -> bool:
+        """See `ICheckedExecutor`."""
+        raise NotImplementedError
+
+    def after_start_check(self) -> bool:
+        """See `ICheckedExecutor`."""
+        raise NotImplementedError
+
+    def start(self) -> Self:
+        """See `IExecutor`."""
+        if not self._is_checked:
+            return super().start()
+        self._begin()
+        if self.pre_start_check():
+            try:
+                raise AlreadyRunning(self)
+            finally:
+                self._obstacle = ''
+        super().start()
+        self.wait_for(self.check_subprocess)
+        self._ready()
+        return self
+
+    @property
+    def _is_checked(self) -> bool:
+        kind = type(self)
+        return (kind.pre_start_check is not Executor.pre_start_check
+                or kind.after_start_check is not Executor.after_start_check)
+
+    def check_subprocess(self) -> bool:
+        """See `ICheckedExecutor`."""
+        process = self.process
+        assert process is not None
+        status = process.poll()  # first, as something else may answer later
+        if status is not None:
+            for capture in self._captures.values():
+                capture.read_rest()
+        said = self._check is not None and self._check.said_by_child
+        if status and not said:
+            raise ProcessExitedWithError(self, status)
+        if self.after_start_check():
+            return True
+        if status:
+            raise ProcessExitedWithError(self, status)
+        if self._check is not None and (why := self._check.hopeless):
+            if status is not None:
+                raise ProcessExitedWithError(self, status)
+            raise ExecutorError(self, why)
+        return False
+
+    def _ready(self) -> None:
+        if self._check is not None:
+            for name, capture in self._captures.items():
+                reader = self._reader(name)
+                if reader is not None:
+                    reader.skip_to(*self._check.place(capture))
+        self._end_waiting()
+
+
+@zope.interface.implementer(IConditionExecutor)
+class ConditionExecutor(Executor):
+    """See `IConditionExecutor`."""
+
+    condition: Condition
+
+    def __init__(self, command: Command, condition: Condition,
+                 **kwargs: Any) -> None:
+        if not isinstance(condition, Condition):
+            raise TypeError(f'{condition!r} is no condition, as tcp(...) is')
+        self.condition = condition
+        super().__init__(command, **kwargs)
+
+    def pre_start_check(self) -> bool:
+        """See `ICheckedExecutor`."""
+        if self.running():
+            assert self.process is not None
+            self._obstacle = f'its own process {self.process.pid} runs'
+            return True
+        with Poller() as poller:
+            self._obstacle = self.condition.holds_already(
+                poller, self._deadline or NEVER)
+        return bool(self._obstacle)
+
+    def after_start_check(self) -> bool:
+        """See `ICheckedExecutor`."""
+        return self._check is None or self._check.holds()
