@@ -91,8 +91,8 @@ def adopted(process: Any) -> Iterator[Handle]:
                          and process.pid in (now.group, now.session)
                          and not 0 < process.ended_at < now.start)))
 
-    for pid in proc.children(os.getpid()):
-        if pid not in started and belongs(pid):
+    for pid in strangers():
+        if belongs(pid):
             handle = hold_if(pid, lambda: belongs(pid))  # noqa: B023
             if handle is not None:
                 yield handle
@@ -111,11 +111,25 @@ def orphans() -> Iterator[Handle]:
                 and now.session not in (pid, os.getsid(0)))
 
     if adopting():
-        for pid in proc.children(os.getpid()):
-            if pid not in started and belongs(pid):
+        for pid in strangers():
+            if belongs(pid):
                 handle = hold_if(pid, lambda: belongs(pid))  # noqa: B023
                 if handle is not None:
                     yield handle
+
+
+def strangers() -> Iterator[int]:
+    """Children of ours that are no `Process`: adopted, or another library's.
+    """
+    for pid in proc.children(os.getpid()):
+        if pid not in started:
+            yield pid
+
+
+def stranger(pid: int) -> Handle | None:
+    """One of these, held."""
+    return hold_if(pid, lambda: (
+        pid not in started and _parent(pid) == os.getpid()))
 
 
 def marks(pid: int) -> list[str]:

@@ -540,7 +540,10 @@ class IProcess(ISource):
         """Send a signal to the child alone; nothing if it has ended."""
 
     def signal_group(signum):
-        """Send a signal to its process group, if it leads one, or to it."""
+        """Send a signal to its process group, if it leads one, or to it.
+
+        When it has ended, to those it has left behind there.
+        """
 
     def terminate(signum=None, timeout=None):
         """End it and its descendants, and return `returncode`.
@@ -718,6 +721,14 @@ class ICondition(Interface):
     def replaced(text):
         """Return a part of a command with what the condition has chosen."""
 
+    def servers():
+        """Yield the pids of those who bring it about.
+
+        Only children of ours that are no `IProcess` count: if an executor's
+        child has ended, that is the daemon it has become, which may be known
+        by nothing else.
+        """
+
 
 class IExecutor(Interface):
     """``SimpleExecutor(command, cwd=None, shell=False, timeout=3600,
@@ -825,7 +836,8 @@ class ICheckedExecutor(IExecutor):
     def start():
         """Start it, and wait until `check_subprocess` returns true.
 
-        AlreadyRunning if `pre_start_check` returns true; TimeoutExpired;
+        AlreadyRunning if `pre_start_check` returns true, as it may for a
+        daemon, whose parent has ended with 0; TimeoutExpired;
         ProcessExitedWithError if the child fails before it is ready, or its
         end makes it impossible. Then everything that was started has ended.
         """

@@ -263,6 +263,8 @@ class Process(Source, Closing):
     def signal_group(self, signum: int) -> None:
         """See `IProcess`."""
         with self._lock:
+            for handle in self._group:
+                handle.signal(signum)
             # While it is not reaped, the number of its group is its own.
             if (self.returncode is None and self.leads_group
                     and not self._reaping):
@@ -282,6 +284,17 @@ class Process(Source, Closing):
         with self._lock:
             group, self._group = self._group, []
         return group
+
+    def claim(self, pids: Iterable[int]) -> None:
+        """Children of ours that it has left behind, as its user knows."""
+        with self._lock:
+            new = [handle for pid in pids if (
+                handle := descendants.stranger(pid)) is not None]
+            if new:
+                self._group += new
+                _unfinished.add(self)
+        if new:
+            self._watch_group()
 
     def terminate(self, signum: int | None = None,
                   timeout: float | None = None) -> int:

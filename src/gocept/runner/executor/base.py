@@ -119,18 +119,19 @@ class SimpleExecutor:
 
     def start(self) -> Self:
         """See `IExecutor`."""
-        self._begin()
-        if self.process is None:
-            self._start()
+        self._set_timeout()
+        self._start()
         return self
 
-    def _begin(self) -> None:
-        """End what a dead child has left, and begin the time of a start."""
-        if self.process is not None and self.process.poll() is not None:
-            self.kill()
-        self._set_timeout()
-
     def _start(self) -> None:
+        deadline = self._deadline
+        if self.process is not None and not self.running():
+            self.kill()  # what it has left
+            self._deadline = deadline
+        if self.process is None:
+            self._launch()
+
+    def _launch(self) -> None:
         self._began = time.monotonic()
         with contextlib.ExitStack() as undo:
             undo.callback(self._clear)
@@ -226,6 +227,7 @@ class SimpleExecutor:
             return self
         if stop_signal is None:
             stop_signal = self._stop_signal
+        self._claim()
         try:
             if not self._terminated:
                 process.terminate(stop_signal)
@@ -249,6 +251,7 @@ class SimpleExecutor:
         process = self.process
         if sig is None:
             sig = self._kill_signal
+        self._claim()
         try:
             if process is not None and not self._terminated:
                 if wait:
@@ -261,6 +264,15 @@ class SimpleExecutor:
         finally:
             self._clear()
         return self
+
+    def _claim(self) -> None:
+        """Know a daemon that the child has become, by what it serves.
+
+        It may have a session of its own, and no mark any more.
+        """
+        if (self.condition is not None and self.process is not None
+                and self.process.is_ours and self.process.poll() is not None):
+            self.process.claim(self.condition.servers())
 
     def _clear(self) -> None:
         self._end_waiting()

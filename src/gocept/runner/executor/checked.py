@@ -32,13 +32,15 @@ class Executor(SimpleExecutor):
         """See `IExecutor`."""
         if not self._is_checked:
             return super().start()
-        self._begin()
+        if self.process is not None and self.process.poll():
+            self.kill()  # it has failed: what it has left is not in the way
+        self._set_timeout()
         if self.pre_start_check():
             try:
                 raise AlreadyRunning(self)
             finally:
                 self._obstacle = ''
-        super().start()
+        self._start()
         self.wait_for(self.check_subprocess)
         self._ready()
         return self
@@ -77,6 +79,7 @@ class Executor(SimpleExecutor):
                 if reader is not None:
                     reader.skip_to(*self._check.place(capture))
         self._end_waiting()
+        self._claim()
 
 
 @zope.interface.implementer(IConditionExecutor)

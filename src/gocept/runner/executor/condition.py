@@ -4,7 +4,7 @@ A `Condition` says what, and may be shared. `check()` makes a `Check` of it,
 which belongs to one start of one child.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import zope.interface
@@ -81,6 +81,10 @@ class Condition:
         """See `ICondition`."""
         return text
 
+    def servers(self) -> Iterator[int]:
+        """See `ICondition`."""
+        return iter(())
+
 
 class all_of(Condition):
     """All of several, each of which is to hold once."""
@@ -106,6 +110,11 @@ class all_of(Condition):
         for each in self.conditions:
             text = each.replaced(text)
         return text
+
+    def servers(self) -> Iterator[int]:
+        """See `ICondition`."""
+        for each in self.conditions:
+            yield from each.servers()
 
 
 class _All(Check):

@@ -5,10 +5,10 @@ import os
 import select
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from gocept.runner import listening
+from gocept.runner import descendants, listening
 from gocept.runner.executor import ports
 from gocept.runner.executor.aside import Aside, within
 from gocept.runner.executor.condition import Check, Condition
@@ -161,12 +161,17 @@ class tcp(Condition):
             if sock is not None:
                 sock.close()
             # No answer from here means that the backlog is full.
-            elif not connector.pending or not ports.holder(self.port):
+            elif not connector.pending or not ports.on_port(self.port):
                 return ''
         finally:
             connector.close()
-        return (ports.holder(self.port)
+        return (ports.holder(ports.on_port(self.port), f'port {self.port}')
                 or f'something listens on {self.host} port {self.port}')
+
+    def servers(self) -> Iterator[int]:
+        """See `ICondition`."""
+        return ports.among(
+            descendants.strangers(), ports.on_port(self.port))
 
 
 class TCPCheck(Check):
@@ -248,7 +253,13 @@ class unix(Condition):
             pass
         except OSError:
             return ''
-        return f'another process listens on {self.path}'
+        return (ports.holder(ports.on_path(self.path), self.path)
+                or f'another process listens on {self.path}')
+
+    def servers(self) -> Iterator[int]:
+        """See `ICondition`."""
+        return ports.among(
+            descendants.strangers(), ports.on_path(self.path))
 
 
 class _UnixCheck(Check):

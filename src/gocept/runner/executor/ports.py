@@ -1,12 +1,15 @@
-"""TCP ports: one that is free, and who has one."""
+"""Who listens on TCP ports and Unix sockets; and a port that is free."""
 
 import contextlib
 import os
 import socket
+from collections.abc import Collection, Iterable, Iterator
 
 from gocept.runner import proc
 
-_LISTENING = '0A'  # in /proc/net/tcp; see proc(5)
+# In /proc/net/tcp and /proc/net/unix; see proc(5).
+_LISTENING = '0A'
+_ACCEPTING = 0x10000
 
 
 def reserve(host: str, port: int = 0) -> socket.socket:
@@ -26,28 +29,43 @@ def reserve(host: str, port: int = 0) -> socket.socket:
     return sock
 
 
-def holder(port: int) -> str:
-    """Who listens on a port, as far as the system tells; or ''."""
-    inodes = set(_inodes(port))
+def holder(inodes: Collection[str], where: str) -> str:
+    """Who listens there, as far as the system tells; or ''."""
     if not inodes:
         return ''
-    for pid in proc.pids():
-        if inodes & _sockets(pid):
-            return f'process {pid} ({_name(pid)}) listens on port {port}'
-    return f'a process of somebody else listens on port {port}'
+    for pid in among(proc.pids(), inodes):
+        return f'process {pid} ({_name(pid)}) listens on {where}'
+    return f'a process of somebody else listens on {where}'
 
 
-def _inodes(port: int) -> list[str]:
-    found = []
-    for name in ('tcp', 'tcp6'):
-        with contextlib.suppress(OSError), open(f'/proc/net/{name}') as file:
-            next(file)
-            for line in file:
-                fields = line.split()
-                if (fields[3] == _LISTENING
-                        and int(fields[1].rpartition(':')[2], 16) == port):
-                    found.append(fields[9])
-    return found
+def among(pids: Iterable[int], inodes: Collection[str]) -> Iterator[int]:
+    """Those of the processes that have one of the sockets."""
+    for pid in pids:
+        if not _sockets(pid).isdisjoint(inodes):
+            yield pid
+
+
+def on_port(port: int) -> list[str]:
+    """The inodes of the sockets that listen on a TCP port."""
+    return [fields[9] for name in ('tcp', 'tcp6') for fields in _table(name)
+            if fields[3] == _LISTENING
+            and int(fields[1].rpartition(':')[2], 16) == port]
+
+
+def on_path(path: str) -> list[str]:
+    """The inodes of the Unix sockets that listen on a path."""
+    return [fields[6] for fields in _table('unix')
+            if int(fields[3], 16) & _ACCEPTING and fields[7:] == [path]]
+
+
+def _table(name: str) -> Iterator[list[str]]:
+    """The lines of a file in /proc/net, after the first."""
+    with contextlib.suppress(OSError), open(
+            f'/proc/net/{name}', errors='surrogateescape') as file:
+        next(file)
+        for line in file:
+            # The last field may be a path with spaces.
+            yield line.rstrip('\n').split(None, 7 if name == 'unix' else -1)
 
 
 def _sockets(pid: int) -> set[str]:

@@ -6,7 +6,7 @@ import re
 import shlex
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from gocept.runner import descendants, proc
 from gocept.runner.executor.capture import Capture
@@ -142,6 +142,11 @@ class pid_file(Condition):
         """See `ICondition`."""
         pid = _writer(self.path)
         return f'process {pid} runs, which {self.path} names' if pid else ''
+
+    def servers(self) -> Iterator[int]:
+        """See `ICondition`."""
+        if pid := _writer(self.path):
+            yield pid
 
 
 def _writer(path: str) -> int:

@@ -64,6 +64,8 @@ def stop_all(executors: Iterable[SimpleExecutor]) -> None:
     plain = [each for each in ordered if each.process is not None
              and type(each).stop is SimpleExecutor.stop]
     errors: list[BaseException] = []
+    for each in plain:
+        each._claim()
     try:
         terminate_all([each.process for each in plain
                        if each.process is not None])

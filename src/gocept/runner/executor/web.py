@@ -4,7 +4,7 @@ import contextlib
 import re
 import socket
 import ssl
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, urlencode, urlsplit, urlunsplit
@@ -61,6 +61,10 @@ class http(Condition):
     def holds_already(self, poller: Poller, deadline: Deadline) -> str:
         """See `ICondition`."""
         return self.tcp.holds_already(poller, deadline)
+
+    def servers(self) -> Iterator[int]:
+        """See `ICondition`."""
+        return self.tcp.servers()
 
     def check(self) -> Check:
         """See `ICondition`."""

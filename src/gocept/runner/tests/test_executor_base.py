@@ -31,7 +31,7 @@ from gocept.runner.tests.support import (
     end_background,
     open_descriptors,
 )
-from gocept.runner.tests.victims import until, victim
+from gocept.runner.tests.victims import adopt_no_more, until, victim
 
 
 class ExecutorTestCase(TestCase):
@@ -47,6 +47,7 @@ class ExecutorTestCase(TestCase):
     def check_left(self, before: Any) -> None:
         gc.collect()
         end_background()
+        adopt_no_more()
         # What is kept back to end processes with is kept for ever.
         left = {fd: target for fd, target in open_descriptors().items()
                 if fd not in before[0] and target != os.devnull}

@@ -4,6 +4,7 @@ Programs of tests import this as well, so it needs to be quick.
 """
 
 import contextlib
+import ctypes
 import os
 import select
 import sys
@@ -119,6 +120,15 @@ def marked(marks: Iterable[str]) -> list[int]:
     wanted = set(marks)
     return [pid for pid in proc.pids()
             if wanted & set(descendants.marks(pid))]
+
+
+def adopt_no_more() -> None:
+    """Reap the dead, and leave the orphans of other tests to init again."""
+    descendants.reap_orphans()
+    if descendants.adopting():
+        assert not ctypes.CDLL(None).prctl(
+            descendants._PR_SET_CHILD_SUBREAPER, 0)
+        descendants._adopting.remove(os.getpid())
 
 
 @contextlib.contextmanager
