@@ -119,6 +119,7 @@ class tcp(Condition):
         if not isinstance(port, int) or not 0 <= port < 2 ** 16:
             raise ValueError(f'a port is a number up to 65535, not {port!r}')
         self.host = host
+        self._addresses: list[Address] | None = None  # for the next check
         self._chosen = port == 0
         self._reserved: socket.socket | None = None
         if self._chosen:
@@ -136,7 +137,8 @@ class tcp(Condition):
             # Should another one have it by now, it is seen before the start.
             with contextlib.suppress(OSError):
                 self._reserved = ports.reserve(self.host, self.port)
-        return TCPCheck(self)
+        addresses, self._addresses = self._addresses, None
+        return TCPCheck(self, addresses)
 
     def release(self) -> None:
         """Hold the port no more."""
@@ -155,6 +157,7 @@ class tcp(Condition):
                                deadline)
         except OSError:
             return ''  # the check will tell, when it is too late
+        self._addresses = addresses
         connector = Connector(addresses)
         try:
             sock = connector.attempt()
@@ -177,9 +180,10 @@ class tcp(Condition):
 class TCPCheck(Check):
     """Connects now and then; for HTTP as well."""
 
-    def __init__(self, condition: tcp) -> None:
+    def __init__(self, condition: tcp,
+                 addresses: Sequence[Address] | None) -> None:
         self._condition = condition
-        self._connector: Connector | None = None
+        self._connector = Connector(addresses) if addresses else None
         self._resolving: Aside[list[Address]] | None = None
         self.awaited = (f'connections to {condition.host} port '
                         f'{condition.port}')
@@ -188,7 +192,8 @@ class TCPCheck(Check):
               poller: Poller, deadline: Deadline) -> None:
         """See `Check`."""
         super().begin(process, captures, poller, deadline)
-        self._resolve()
+        if self._connector is None:
+            self._resolve()
 
     def _resolve(self) -> None:
         self._resolving = Aside(

@@ -53,7 +53,8 @@ def on_port(port: int) -> list[str]:
 
 
 def on_path(path: str) -> list[str]:
-    """The inodes of the Unix sockets that listen on a path."""
+    """The inodes of the Unix sockets that listen on a path, or a name."""
+    path = path.replace('\0', '@')
     return [fields[6] for fields in _table('unix')
             if int(fields[3], 16) & _ACCEPTING and fields[7:] == [path]]
 

@@ -32,8 +32,8 @@ from gocept.runner.executor import (
     exits_zero,
 )
 from gocept.runner.pidfd import hold
+from gocept.runner.tests.executors import ExecutorTestCase, is_gone
 from gocept.runner.tests.support import DEADLINE, child_environment
-from gocept.runner.tests.test_executor_base import ExecutorTestCase, is_gone
 from gocept.runner.tests.victims import ended, until
 
 HOST = '127.0.0.1'
