@@ -2,18 +2,19 @@
 
 import gc
 import os
+import textwrap
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from gocept.runner import proc
-from gocept.runner.executor import (
-    SimpleExecutor,
-)
+from gocept.runner.executor import SimpleExecutor
 from gocept.runner.tests.support import (
+    DEADLINE,
     TestCase,
     end_background,
     open_descriptors,
 )
-from gocept.runner.tests.victims import adopt_no_more
+from gocept.runner.tests.victims import adopt_no_more, until, victim
 
 
 class ExecutorTestCase(TestCase):
@@ -44,3 +45,54 @@ class ExecutorTestCase(TestCase):
 def is_gone(pid: int) -> bool:
     now = proc.stat(pid)
     return now is None or now.state in 'ZX'
+
+
+SERVER = '''\
+import socket
+
+def listen(port, host='127.0.0.1', backlog=100):
+    """A socket that listens; `port` may be a path."""
+    if isinstance(port, str):
+        family, address = socket.AF_UNIX, port
+    else:
+        family = socket.AF_INET6 if ':' in host else socket.AF_INET
+        address = host, port
+    sock = socket.socket(family)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind(address)
+    sock.listen(backlog)
+    return sock
+
+'''
+
+
+def server(body: str) -> list[str]:
+    """The command of a victim that can listen."""
+    return victim(SERVER + textwrap.dedent(body))
+
+
+class Starting:
+    """A start in a thread; what it raises is raised by `wait`."""
+
+    def __init__(self, executor: SimpleExecutor) -> None:
+        self.executor = executor
+        self._threads = ThreadPoolExecutor(1)
+        self._started = self._threads.submit(executor.start)
+        self._threads.shutdown(wait=False)
+
+    def until_seen(self, what: str) -> None:
+        """Wait until a look at the child has had that result."""
+        until(lambda: self._started.done() or (
+            self.executor._check and what in self.executor._check.seen))
+        if self._started.done():
+            raise AssertionError(f'{what!r} was not seen: {self._started}')
+
+    def go_on(self) -> None:
+        """Have the child read a line."""
+        assert self.executor.process is not None
+        assert self.executor.process.channel is not None
+        self.executor.process.channel.write(b'\n')
+
+    def wait(self) -> None:
+        """For its end."""
+        self._started.result(DEADLINE)
