@@ -214,10 +214,18 @@ def candidates(processes: Iterable[Any]) -> Callable[[], Iterator[int]] | None:
 
 
 def of(process: Any) -> Iterator[Handle]:
-    """All descendants of a process that there are now, by its mark."""
+    """All descendants of a process that there are now, each once."""
+    found = list(tree(process.pid, lambda: process.poll() is None))
+    for parent in found:  # it grows
+        found += tree(parent.pid, lambda: not parent.has_ended())  # noqa: B023
+    yield from found
+    known = {process.pid, *(handle.pid for handle in found)}
     for _, handle in marked(lambda mark: mark == process.mark,
                             candidates([process])):
-        yield handle
+        if handle.pid in known:
+            handle.close()
+        else:
+            yield handle
 
 
 def reap_orphans() -> None:

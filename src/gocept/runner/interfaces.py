@@ -545,6 +545,13 @@ class IProcess(ISource):
         When it has ended, to those it has left behind there.
         """
 
+    def signal_all(signum):
+        """Send a signal to it and its descendants, each once; do not wait.
+
+        Those who are born meanwhile may miss it. RuntimeError in a forked
+        copy.
+        """
+
     def terminate(signum=None, timeout=None):
         """End it and its descendants, and return `returncode`.
 

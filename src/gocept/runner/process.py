@@ -17,7 +17,7 @@ from typing import Any
 
 import zope.interface
 
-from gocept.runner import descendants
+from gocept.runner import descendants, proc
 from gocept.runner.channel import PipeChannel
 from gocept.runner.closing import Closing
 from gocept.runner.ending import Ending, end, reserve
@@ -273,6 +273,21 @@ class Process(Source, Closing):
                     return
             self.send_signal(signum)
 
+    def signal_all(self, signum: int) -> None:
+        """See `IProcess`."""
+        self._require_owner()
+        with contextlib.ExitStack() as held:
+            handles = []
+            for handle in descendants.of(self):
+                held.callback(handle.close)
+                now = proc.stat(handle.pid)
+                if now is not None and (now.group != self.pid
+                                        or self.returncode is not None):
+                    handles.append(handle)
+            self.signal_group(signum)
+            for handle in handles:
+                handle.signal(signum)
+
     @property
     def adopts_alone(self) -> bool:
         """Whether all orphans are its own; for `Ending`."""
@@ -285,16 +300,21 @@ class Process(Source, Closing):
             group, self._group = self._group, []
         return group
 
-    def claim(self, pids: Iterable[int]) -> None:
-        """Children of ours that it has left behind, as its user knows."""
+    def claim(self, pids: Iterable[int]) -> bool:
+        """Children of ours that it has left behind, as its user knows.
+
+        Whether there are some that were not known.
+        """
         with self._lock:
-            new = [handle for pid in pids if (
+            known = {handle.pid for handle in self._group}
+            new = [handle for pid in pids if pid not in known and (
                 handle := descendants.stranger(pid)) is not None]
             if new:
                 self._group += new
                 _unfinished.add(self)
         if new:
             self._watch_group()
+        return bool(new)
 
     def terminate(self, signum: int | None = None,
                   timeout: float | None = None) -> int:

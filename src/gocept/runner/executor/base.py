@@ -13,7 +13,6 @@ from typing import IO, Any, Self
 
 import zope.interface
 
-from gocept.runner import descendants
 from gocept.runner.errors import (
     DeadlineExceeded,
     ExecutorError,
@@ -257,22 +256,22 @@ class SimpleExecutor:
                 if wait:
                     process.terminate(sig)
                 else:
-                    process.signal_group(sig)
-                    for handle in descendants.of(process):
-                        handle.signal(sig)
-                        handle.close()
+                    process.signal_all(sig)
+                    if self._claim():  # as it has ended meanwhile
+                        process.signal_group(sig)
         finally:
             self._clear()
         return self
 
-    def _claim(self) -> None:
+    def _claim(self) -> bool:
         """Know a daemon that the child has become, by what it serves.
 
-        It may have a session of its own, and no mark any more.
+        It may have a session of its own, and no mark any more. Whether there
+        is one that was not known.
         """
-        if (self.condition is not None and self.process is not None
-                and self.process.is_ours and self.process.poll() is not None):
-            self.process.claim(self.condition.servers())
+        return (self.condition is not None and self.process is not None
+                and self.process.is_ours and self.process.poll() is not None
+                and self.process.claim(self.condition.servers()))
 
     def _clear(self) -> None:
         self._end_waiting()

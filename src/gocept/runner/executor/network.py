@@ -252,18 +252,26 @@ class unix(Condition):
 
     def holds_already(self, poller: Poller, deadline: Deadline) -> str:
         """See `ICondition`."""
+        pid = 0
         try:
-            listening.connect(self.path).close()
+            pid = self._listener()
         except BlockingIOError:  # its backlog is full
             pass
         except OSError:
             return ''
         return (ports.holder(ports.on_path(self.path), self.path)
-                or f'another process listens on {self.path}')
+                or f'process {pid or "unknown"} listens on {self.path}')
+
+    def _listener(self) -> int:
+        """Who has begun to listen there; OSError."""
+        with listening.connect(self.path) as sock:
+            return ports.peer(sock)
 
     def servers(self) -> Iterator[int]:
         """See `ICondition`."""
-        return ports.among(
+        with contextlib.suppress(OSError):
+            yield self._listener()  # which may know it by a relative path
+        yield from ports.among(
             descendants.strangers(), ports.on_path(self.path))
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import socket
+import struct
 from collections.abc import Collection, Iterable, Iterator
 
 from gocept.runner import proc
@@ -10,6 +11,8 @@ from gocept.runner import proc
 # In /proc/net/tcp and /proc/net/unix; see proc(5).
 _LISTENING = '0A'
 _ACCEPTING = 0x10000
+
+_CREDENTIALS = struct.Struct('3i')  # see SO_PEERCRED in unix(7)
 
 
 def reserve(host: str, port: int = 0) -> socket.socket:
@@ -50,6 +53,15 @@ def on_port(port: int) -> list[str]:
     return [fields[9] for name in ('tcp', 'tcp6') for fields in _table(name)
             if fields[3] == _LISTENING
             and int(fields[1].rpartition(':')[2], 16) == port]
+
+
+def peer(sock: socket.socket) -> int:
+    """The process that listens where a Unix socket is connected; or 0."""
+    if not hasattr(socket, 'SO_PEERCRED'):
+        return 0
+    pid, _, _ = _CREDENTIALS.unpack(sock.getsockopt(
+        socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    return int(pid)
 
 
 def on_path(path: str) -> list[str]:
