@@ -11,6 +11,8 @@ BENCHMARKS = {
               'gocept.runner 3.0',
     'children': 'processes, channels and the poller, beside '
                 'yet-another-io-channels-library and system calls',
+    'executors': 'executors: readiness, stop and many at once, beside '
+                 'mirakuru',
 }
 
 BAD_USAGE = 2

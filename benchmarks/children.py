@@ -18,48 +18,16 @@ too. Raw is what the system calls cost in a bare loop:
 * spawn: start and reap 500 processes, one after the other, without and with
   the end of a ``with`` statement, which has ours look for descendants that
   are left. Raw is ``subprocess.Popen``.
-
-All sides run in one process, where they take turns; of these processes, there
-is one for each measure in each round.
 """
 
-import json
-import subprocess
-import sys
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import NamedTuple
-
-from benchmarks import environments
-from benchmarks.options import make_parser
-from benchmarks.table import Row, Samples, Target, render
-
-SIDES = ('raw', 'peer', 'ours')
+from benchmarks.measures import Comparison, Measure
+from benchmarks.table import Row, Target
 
 PEER = 'yet-another-io-channels-library'
 
 PEER_VERSION = '0.2.4.post1'
 
 IDLE = (10, 1_000, 10_000)
-
-
-class Measure(NamedTuple):
-    """A script, its arguments, and the rows that it has samples for."""
-
-    script: str
-    arguments: Sequence[str]
-    rows: Sequence[Row]
-
-    def run(self, python: Path) -> list[Samples]:
-        """The samples of each row."""
-        # As a module of the checkout, as it shares others with its like.
-        done = subprocess.run(
-            [python, '-m', f'benchmarks.scripts.{self.script}',
-             *self.arguments],
-            cwd=environments.CHECKOUT, env=environments.clean_environ(),
-            text=True, stdout=subprocess.PIPE, check=True)
-        found: list[Samples] = json.loads(done.stdout)
-        return found
 
 
 def measures(peer: str) -> dict[str, Measure]:
@@ -92,44 +60,6 @@ def measures(peer: str) -> dict[str, Measure]:
     }
 
 
-NAMES = ('echo', 'lines', 'idle', 'spawn')
-
-
-def run(chosen: Mapping[str, Measure], python: Path, runs: int) -> list[Row]:
-    """All of them in each round, so that a slow time is nobody's own."""
-    found: dict[str, list[list[Samples]]] = {name: [] for name in chosen}
-    for number in range(1, runs + 1):
-        print(f'round {number} of {runs} ...', file=sys.stderr)
-        for name, measure in chosen.items():
-            found[name].append(measure.run(python))
-    return [
-        row._replace(samples=together(parts))
-        for name, measure in chosen.items()
-        for row, parts in zip(
-            measure.rows, zip(*found[name], strict=True), strict=True)]
-
-
-def together(parts: Sequence[Samples]) -> Samples:
-    """The samples of several processes."""
-    return {side: [value for part in parts for value in part[side]]
-            for side in parts[0]}
-
-
-def main(arguments: list[str]) -> int:
-    """Print the table; returns 1 if a target is missed."""
-    options = make_parser(
-        'children', __doc__, NAMES,
-        'in each of them, the sides take several turns',
-    ).parse_args(arguments)
-    try:
-        ours = environments.ours()
-        peer = environments.released('peer', f'{PEER}=={PEER_VERSION}')
-    except environments.EnvironmentFailed as error:
-        print(error, file=sys.stderr)
-        return 1
-    print(environments.heading(ours, peer, PEER), flush=True)
-    known = measures(str(environments.packages(peer)))
-    rows = run({name: known[name] for name in options.only}, ours,
-               options.runs)
-    print(render(SIDES, rows))
-    return 0 if all(row.is_met() for row in rows) else 1
+main = Comparison(
+    'children', __doc__, ('raw', 'peer', 'ours'), PEER, PEER_VERSION, measures,
+).main

@@ -8,6 +8,7 @@ ever taken for it.
 
 import contextlib
 import ctypes
+import math
 import os
 import sys
 import time
@@ -63,59 +64,106 @@ def group(pgid: int, until: int) -> Iterator[Handle]:
         return
     except PermissionError:
         pass
-    for pid in proc.pids():
-        if belongs(pid):
-            handle = hold_if(pid, lambda: belongs(pid))  # noqa: B023
-            if handle is not None:
-                yield handle
+    yield from _held(proc.pids(), belongs)
 
 
 started: set[int] = set()
 """The children of ours that are a `Process`, and so nobody's orphans."""
 
 
-def adopted(process: Any) -> Iterator[Handle]:
-    """Children of ours that were born to descendants of `process`.
+class Adopted:
+    """Finds whom some processes that adopt have left to us.
 
-    Those with its mark, or in its session or group, are known by that. If no
-    other process adopts, all `orphans` are its own.
+    A descendant of theirs that has lost its parent is a child of ours that is
+    no `Process` and not older than they are, or descends from such a one. It
+    is known by its mark, or by its session or group; and if just one process
+    adopts, all orphans are its own. Each is looked at once.
     """
-    if process.adopts_alone:
-        yield from orphans()
 
-    def belongs(pid: int) -> bool:
+    def __init__(self, processes: Iterable[Any]) -> None:
+        adopting = [each for each in processes if each.adopt]
+        self._by_mark = {each.mark: each for each in adopting if each.mark}
+        self._by_group = {
+            each.pid: each for each in adopting if each.leads_group}
+        self._alone = next(
+            (each for each in adopting if each.adopts_alone), None)
+        self._since = min(
+            (each.started_at for each in adopting), default=math.inf)
+        self._older: set[int] = set()
+        self._seen: set[int] = set()
+
+    def look(self) -> Iterator[tuple[Any, Handle]]:
+        """Those that were not there before, each with whose it is."""
+        pids = [pid for pid in strangers() if pid not in self._older]
+        while pids:
+            pid = pids.pop()
+            if pid not in self._seen:
+                process = self._whose(pid)
+                if process is not None:
+                    handle = hold_if(
+                        pid, lambda: self._whose(pid) is process)  # noqa: B023
+                    if handle is not None:
+                        yield process, handle
+                    else:  # for lack of descriptors, say
+                        self._seen.discard(pid)
+            if pid not in self._older:
+                pids += proc.children(pid)
+
+    def _whose(self, pid: int) -> Any:
+        """The process that it descends from, or None."""
         now = proc.stat(pid)
-        return (now is not None and now.parent == os.getpid()
-                and (process.mark in marks(pid)
-                     or (process.leads_group
-                         and process.pid in (now.group, now.session)
-                         and not 0 < process.ended_at < now.start)))
-
-    for pid in strangers():
-        if belongs(pid):
-            handle = hold_if(pid, lambda: belongs(pid))  # noqa: B023
-            if handle is not None:
-                yield handle
+        if now is None:
+            return None
+        if now.start < self._since:
+            self._older.add(pid)
+            return None
+        words = proc.variable(pid, MARKER)
+        if words is None:
+            return None  # it becomes another program: look again
+        self._seen.add(pid)
+        for word in words.split():
+            if word in self._by_mark:
+                return self._by_mark[word]
+        if now.parent == os.getpid():
+            for leader in now.group, now.session:
+                process = self._by_group.get(leader)
+                if process is not None and not (
+                        0 < process.ended_at < now.start):
+                    return process
+            if _is_orphan(pid, now):
+                return self._alone
+        return None
 
 
 def orphans() -> Iterator[Handle]:
-    """Children of ours that were not born to us, for sure.
+    """Children of ours that were not born to us, for sure."""
+    def belongs(pid: int) -> bool:
+        now = proc.stat(pid)
+        return (now is not None and now.parent == os.getpid()
+                and _is_orphan(pid, now))
+
+    if adopting():
+        yield from _held(strangers(), belongs)
+
+
+def _is_orphan(pid: int, now: proc.Stat) -> bool:
+    """Whether a child of ours was certainly not born to us.
 
     Another library's child is in our session or leads its own. A daemon that
     was forked twice is in the session of one that has ended. One that was
     forked once cannot be told from that library's.
     """
-    def belongs(pid: int) -> bool:
-        now = proc.stat(pid)
-        return (now is not None and now.parent == os.getpid()
-                and now.session not in (pid, os.getsid(0)))
+    return now.session not in (pid, os.getsid(0))
 
-    if adopting():
-        for pid in strangers():
-            if belongs(pid):
-                handle = hold_if(pid, lambda: belongs(pid))  # noqa: B023
-                if handle is not None:
-                    yield handle
+
+def _held(pids: Iterable[int], belongs: Callable[[int], bool],
+          ) -> Iterator[Handle]:
+    """Those that belong, before and after they are held."""
+    for pid in pids:
+        if belongs(pid):
+            handle = hold_if(pid, lambda: belongs(pid))  # noqa: B023
+            if handle is not None:
+                yield handle
 
 
 def strangers() -> Iterator[int]:
@@ -137,27 +185,15 @@ def marks(pid: int) -> list[str]:
     return (proc.variable(pid, MARKER) or '').split()
 
 
-def below() -> Iterator[int]:
-    """All that descend from us now."""
-    parents = [os.getpid()]
-    while parents:
-        children = proc.children(parents.pop())
-        yield from children
-        parents += children
-
-
-def marked(is_ours: Callable[[str], bool],
-           candidates: Callable[[], Iterator[int]] | None = None,
-           ) -> Iterator[tuple[str, Handle]]:
-    """Processes, or candidates, with a mark that is ours; one look at all.
+def marked(is_ours: Callable[[str], bool]) -> Iterator[tuple[str, Handle]]:
+    """Processes with a mark that is ours; one look at all.
 
     What was started meanwhile is looked at as well, as it may be the child of
     one that has ended meanwhile; and again what was becoming another program.
     """
     seen = {os.getpid()}
     for _ in range(_LOOKS):
-        new = [pid for pid in (candidates or proc.pids)()
-               if pid not in seen]
+        new = [pid for pid in proc.pids() if pid not in seen]
         if not new:
             return
         seen.update(new)
@@ -204,15 +240,6 @@ def adopting() -> bool:
     return os.getpid() in _adopting
 
 
-def candidates(processes: Iterable[Any]) -> Callable[[], Iterator[int]] | None:
-    """Where to look for the descendants of some processes.
-
-    Who adopts has all of them below it, so that nobody else is to be asked.
-    """
-    return (below if adopting() and all(each.adopt for each in processes)
-            else None)
-
-
 def of(process: Any) -> Iterator[Handle]:
     """All descendants of a process that there are now, each once."""
     found = list(tree(process.pid, lambda: process.poll() is None))
@@ -220,8 +247,9 @@ def of(process: Any) -> Iterator[Handle]:
         found += tree(parent.pid, lambda: not parent.has_ended())  # noqa: B023
     yield from found
     known = {process.pid, *(handle.pid for handle in found)}
-    for _, handle in marked(lambda mark: mark == process.mark,
-                            candidates([process])):
+    others = (Adopted([process]).look() if process.adopt and adopting()
+              else marked(lambda mark: mark == process.mark))
+    for _, handle in others:
         if handle.pid in known:
             handle.close()
         else:

@@ -66,9 +66,19 @@ class Ending:
     @property
     def left(self) -> float:
         """Seconds until something is to be done, if nothing happens."""
-        if any(handle.fileno() < 0 for handle in self._members.values()):
+        if self._is_blind:
             return min(_LOOK_AGAIN, self._deadline.left())
         return self._deadline.left()
+
+    @property
+    def is_late(self) -> bool:
+        """Whether something is to be done, whatever happens."""
+        return self._is_blind or self._deadline.passed
+
+    @property
+    def _is_blind(self) -> bool:
+        """Whether it has members whose end is no event."""
+        return any(handle.fileno() < 0 for handle in self._members.values())
 
     def _runs(self) -> bool:
         return self.process is not None and self.process.poll() is None
@@ -86,6 +96,7 @@ class Ending:
         """Send the signal to the child, and to its group."""
         if self.process is None:
             return
+        self.process.being_ended = True
         self._gather()
         if self._runs():
             in_group = {pid for pid in self._members
@@ -127,8 +138,6 @@ class Ending:
                 descendants.reap(handle)
                 handle.close()
                 del self._members[pid]
-        if self.process is not None and self.process.adopt:
-            self._add_all(descendants.adopted(self.process))
         new = list(self._members.values())
         if self._runs():
             new += self._add_all(descendants.tree(
@@ -155,16 +164,20 @@ class Ending:
         for pid, handle in self._members.items():
             _send(handle.signal, self._kill_signal, pid)
 
-    def register(self, poller: Poller) -> None:
-        """Have the poller wait for the ends."""
+    def register(self, poller: Poller, owners: dict[int, 'Ending']) -> None:
+        """Have the poller wait for the ends, as this one's."""
+        sources = [handle for handle in self._members.values()
+                   if handle.fileno() >= 0]
         if self._awaited:
-            poller.register(self.process)
-        for handle in self._members.values():
-            if handle.fileno() >= 0:
-                poller.register(handle)
+            sources.append(self.process)
+        for source in sources:
+            poller.register(source)
+            owners[id(source)] = self
 
     def close(self) -> None:
         """Let go of those that could not be ended."""
+        if self.process is not None:
+            self.process.being_ended = False
         for handle in self._members.values():
             handle.close()
 
@@ -176,30 +189,70 @@ class Ending:
 
 
 def end(endings: Iterable[Ending],
-        ending_of: Callable[[str], Ending | None] | None,
-        candidates: Callable[[], Iterator[int]] | None = None) -> None:
+        ending_of: Callable[[str], Ending | None] | None) -> None:
     """Carry the endings out; each says in the end whether it failed.
 
     `ending_of` tells which one a mark belongs to; None if there are no marks.
-    All processes, or the candidates, are looked through for marks at the
-    beginning and in the end, however many endings there are, and again as
-    long as some is found.
+    All processes are looked through for marks at the beginning and in the end,
+    however many endings there are, and again as long as some is found.
     """
     endings = list(endings)
+    leavers = _Leavers(endings, ending_of)
     _release()
     try:
         with Poller() as poller:
             for ending in endings:
                 ending.begin()
-            _find_leavers(ending_of, candidates)
-            _wait(poller, endings)
-            while _find_leavers(ending_of, candidates):
-                _wait(poller, endings)
+            leavers.find()
+            _wait(poller, endings, leavers)
+            while found := leavers.find():
+                _wait(poller, found, leavers)
     finally:
         for ending in endings:
             ending.close()
         with contextlib.suppress(OSError):
             reserve()
+
+
+class _Leavers:
+    """Descendants that are below nobody any more who is to end."""
+
+    def __init__(self, endings: Iterable[Ending],
+                 ending_of: Callable[[str], Ending | None] | None) -> None:
+        self._ending_of = ending_of
+        self._by_process = {ending.process: ending for ending in endings
+                            if ending.process is not None
+                            and ending.process.adopts}
+        self._adopted = descendants.Adopted(self._by_process)
+
+    def find(self) -> set[Ending]:
+        """Have the endings take them in; those that got some."""
+        return self.find_adopted() | self._find_marked()
+
+    def find_adopted(self) -> set[Ending]:
+        """Those that are our own children now: what costs little."""
+        if not self._by_process:
+            return set()
+        return _hand_over((self._by_process[process], handle)
+                          for process, handle in self._adopted.look())
+
+    def _find_marked(self) -> set[Ending]:
+        ending_of = self._ending_of
+        if ending_of is None:
+            return set()
+        return _hand_over(
+            (ending_of(mark), handle) for mark, handle in descendants.marked(
+                lambda mark: ending_of(mark) is not None))
+
+
+def _hand_over(found: Iterable[tuple[Ending | None, Handle]]) -> set[Ending]:
+    takers = set()
+    for ending, handle in found:
+        if ending is None or ending.give_up() or handle.has_ended():
+            handle.close()
+        elif ending.add(handle):
+            takers.add(ending)
+    return takers
 
 
 _reserved: list[int] = []
@@ -219,31 +272,25 @@ def _release() -> None:
             os.close(_reserved.pop())
 
 
-def _wait(poller: Poller, endings: list[Ending]) -> None:
+def _wait(poller: Poller, endings: Iterable[Ending],
+          leavers: _Leavers) -> None:
+    pending = set(endings)
+    due = set(pending)
+    owners: dict[int, Ending] = {}  # by the ids of what has been registered
     while True:
-        for ending in endings:
+        for ending in due:
             ending.step()
-        pending = [ending for ending in endings if not ending.over]
+            if ending.over:
+                pending.discard(ending)
+            else:
+                ending.register(poller, owners)
         if not pending:
             return
-        for ending in pending:
-            ending.register(poller)
-        poller.poll(min(ending.left for ending in pending))
-
-
-def _find_leavers(ending_of: Callable[[str], Ending | None] | None,
-                  candidates: Callable[[], Iterator[int]] | None) -> bool:
-    found = False
-    if ending_of is None:
-        return found
-    for mark, handle in descendants.marked(
-            lambda mark: ending_of(mark) is not None, candidates):
-        ending = ending_of(mark)
-        if ending is None or ending.give_up() or handle.has_ended():
-            handle.close()
-        else:
-            found = ending.add(handle) or found
-    return found
+        ready = poller.poll(min(ending.left for ending in pending))
+        due = {owners[id(source)] for _, source in ready}
+        due |= {ending for ending in pending if not ready or ending.is_late}
+        due |= leavers.find_adopted()
+        pending |= due
 
 
 def _send(send: Callable[[int], None], signum: int, pid: int) -> None:

@@ -5,6 +5,8 @@ import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
+_LONGEST = 4096  # bytes of a line about one process, and more
+
 
 class Stat(NamedTuple):
     """A part of /proc/PID/stat; see proc(5)."""
@@ -28,11 +30,17 @@ def stat(pid: int) -> Stat | None:
 
 def _fields(pid: int) -> list[bytes] | None:
     try:
-        with open(f'/proc/{pid}/stat', 'rb') as file:
-            # The name before it may contain anything.
-            return file.read().rpartition(b')')[2].split()
+        # Not as a file object, as thousands may be looked at.
+        fd = os.open(f'/proc/{pid}/stat', os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
+    try:
+        # The name before it may contain anything.
+        return os.read(fd, _LONGEST).rpartition(b')')[2].split()
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
 
 
 def children(pid: int) -> list[int]:

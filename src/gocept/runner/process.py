@@ -5,7 +5,6 @@ it: the thread that waits for it, or the poller that it is registered with,
 which without one of your own is that of `gocept.runner.poller.background`.
 """
 
-import atexit
 import contextlib
 import logging
 import os
@@ -17,13 +16,13 @@ from typing import Any
 
 import zope.interface
 
-from gocept.runner import descendants, proc
+from gocept.runner import descendants, proc, unfinished
 from gocept.runner.channel import PipeChannel
 from gocept.runner.closing import Closing
 from gocept.runner.ending import Ending, end, reserve
 from gocept.runner.errors import DeadlineExceeded
 from gocept.runner.interfaces import IProcess
-from gocept.runner.launch import Launch, new_mark, our_mark
+from gocept.runner.launch import Launch, new_mark
 from gocept.runner.pidfd import Gone, Handle, hold
 from gocept.runner.poller import Poller, background
 from gocept.runner.source import Source, tell_forks
@@ -38,9 +37,6 @@ LOST_STATUS = 255
 
 CHANNEL_OPTIONS = ('buffering', 'encoding', 'limit', 'high_water')
 """The keywords of a process that are those of its channels."""
-
-_unfinished: set['Process'] = set()  # what is to be ended at exit
-_exit_hooks: set[int] = set()  # of which processes
 
 
 @zope.interface.implementer(IProcess)
@@ -74,6 +70,7 @@ class Process(Source, Closing):
         self.mark = '' if launch.detached else new_mark()
         self.returncode: int | None = None
         self.ended_at = 0
+        self.being_ended = False  # by somebody who looks for descendants
         self.channel: PipeChannel | None = None
         self.stderr: PipeChannel | None = None
         self._on_end = on_end
@@ -93,6 +90,7 @@ class Process(Source, Closing):
 
     def _start(self, launch: Launch, poller: Poller,
                channel: dict[str, Any]) -> None:
+        self.started_at = descendants.clock()
         started = launch.start(self.mark)
         self.pid = started.pid
         with contextlib.ExitStack() as undo:
@@ -117,9 +115,8 @@ class Process(Source, Closing):
                 poller.send_for(each)
             tell_forks(self)
             if not self.detached:
-                _end_at_exit()
-                _unfinished.add(self)
-                undo.callback(_unfinished.discard, self)
+                unfinished.add(self)
+                undo.callback(unfinished.processes.discard, self)
             poller.register(self)  # from now on it may be reaped
             undo.pop_all()
 
@@ -193,13 +190,23 @@ class Process(Source, Closing):
         try:
             descendants.started.discard(self.pid)
             self.ended_at = descendants.clock()
-            if self.leads_group:
-                self._group += descendants.group(self.pid, self.ended_at)
-            if self.adopt:
-                self._group += descendants.adopted(self)
+            if not (self.being_ended and self.adopts):
+                self._group += self._left_behind()
         finally:
             self._handle.close()  # and so the pollers are told
         self._watch_group()
+
+    def _left_behind(self) -> Iterator[Handle]:
+        if self.leads_group:
+            yield from descendants.group(self.pid, self.ended_at)
+        if self.adopts:
+            for _, handle in descendants.Adopted([self]).look():
+                yield handle
+
+    @property
+    def adopts(self) -> bool:
+        """Whether its orphans are children of ours; for `Ending`."""
+        return self.adopt and descendants.adopting()
 
     def _tell_end(self) -> None:
         if self._on_end is not None:
@@ -216,7 +223,7 @@ class Process(Source, Closing):
                 with contextlib.suppress(RuntimeError):
                     self._polled_by.register(handle, self._forget)
         if not self._group:
-            _unfinished.discard(self)
+            unfinished.processes.discard(self)
 
     @property
     def _polled_by(self) -> Poller:
@@ -229,7 +236,7 @@ class Process(Source, Closing):
                 descendants.reap(handle)
                 handle.close()
             if not self._group and self.returncode is not None:
-                _unfinished.discard(self)
+                unfinished.processes.discard(self)
 
     def wait(self, timeout: float | None = None) -> int:
         """See `IProcess`."""
@@ -292,7 +299,8 @@ class Process(Source, Closing):
     def adopts_alone(self) -> bool:
         """Whether all orphans are its own; for `Ending`."""
         return self.adopt and not any(
-            each.adopt for each in list(_unfinished) if each is not self)
+            each.adopt for each in list(unfinished.processes)
+            if each is not self)
 
     def take_group(self) -> list[Handle]:
         """Members of its group that it has left behind; for `Ending`."""
@@ -311,7 +319,7 @@ class Process(Source, Closing):
                 handle := descendants.stranger(pid)) is not None]
             if new:
                 self._group += new
-                _unfinished.add(self)
+                unfinished.add(self)
         if new:
             self._watch_group()
         return bool(new)
@@ -346,7 +354,7 @@ class Process(Source, Closing):
     def after_fork(self) -> None:
         """In a forked child, for which it is nobody's."""
         self._lock = threading.RLock()
-        _unfinished.discard(self)
+        unfinished.processes.discard(self)
         descendants.started.discard(self.pid)
 
     def __repr__(self) -> str:
@@ -374,40 +382,12 @@ def terminate_all(processes: Iterable[Process], signum: int | None = None,
             process, process.stop_signal if signum is None else signum,
             process.stop_timeout if timeout is None else timeout))
     by_mark = {ending.process.mark: ending for ending in endings
-               if ending.process.mark}
-    end(endings, by_mark.get if by_mark else None, descendants.candidates(
-        ending.process for ending in by_mark.values()))
+               if ending.process.mark and not ending.process.adopts}
+    end(endings, by_mark.get if by_mark else None)
     for ending in endings:
         ending.process.killed = ending.process.killed or ending.killing
-    _unfinished.difference_update(
+    unfinished.processes.difference_update(
         ending.process for ending in endings if not ending.failed)
     if failed := [ending for ending in endings if ending.failed]:
         raise DeadlineExceeded(
             'still there: ' + '; '.join(map(str, failed)))
-
-
-def _end_at_exit() -> None:
-    pid = os.getpid()
-    if pid not in _exit_hooks:
-        _exit_hooks.add(pid)
-        atexit.register(_end_all, pid)
-
-
-def _end_all(pid: int) -> None:
-    """End all that is left, and what has left its parents."""
-    if pid != os.getpid():
-        return  # a fork ends nothing that is not its own
-    by_mark = {process.mark: Ending(process, process.stop_signal,
-                                    process.stop_timeout)
-               for process in list(_unfinished)}
-    strays = Ending(None, signal.SIGTERM, 10.0)
-    for handle in descendants.orphans():
-        strays.add(handle)
-    ours = our_mark()
-    end([*by_mark.values(), strays],
-        lambda mark: by_mark.get(mark) or (
-            strays if mark.startswith(ours) else None))
-    descendants.reap_orphans()
-    for ending in by_mark.values():
-        for channel in ending.process.channels():
-            channel.close()

@@ -89,9 +89,9 @@ class EndingTests(ProcessTestCase):
         looks = []
         marked = descendants.marked
 
-        def look(is_ours, candidates):
+        def look(is_ours):
             looks.append(is_ours)
-            return marked(is_ours, candidates)
+            return marked(is_ours)
         with mock.patch('gocept.runner.descendants.marked', look):
             ending_of = {child.mark: self.ending(child) for child in children}
             end(ending_of.values(), ending_of.get)

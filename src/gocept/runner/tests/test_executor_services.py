@@ -19,7 +19,7 @@ from typing import Any
 
 import ZEO
 
-from gocept.runner import descendants, proc
+from gocept.runner import proc
 from gocept.runner.executor import (
     AlreadyRunning,
     ConditionExecutor,
@@ -125,7 +125,7 @@ class ServiceTestCase(ExecutorTestCase):
 
     def check_stop(self, executor: SimpleExecutor) -> None:
         """All that it is made of ends."""
-        parts = set(working_in(self.dir)) | set(descendants.below())
+        parts = set(working_in(self.dir)) | set(proc.children(os.getpid()))
         executor.stop()
         self.assertFalse(executor.running())
         self.assertEqual([], [about(pid) for pid in parts if not is_gone(pid)])

@@ -112,8 +112,10 @@ class ProcTests(support.TestCase):
             self.assertEqual('1', self.variable(child, name))
 
     def test_a_system_without_it(self):
-        with mock.patch('builtins.open', side_effect=FileNotFoundError), (
-                mock.patch('os.listdir', side_effect=FileNotFoundError)):
+        missing = {'side_effect': FileNotFoundError}
+        with (mock.patch('builtins.open', **missing),
+              mock.patch('os.open', **missing),
+              mock.patch('os.listdir', **missing)):
             self.assertIsNone(proc.stat(os.getpid()))
             self.assertEqual([], proc.children(os.getpid()))
             self.assertEqual([], list(proc.pids()))

@@ -15,7 +15,7 @@ from unittest import mock
 
 import zope.interface.verify
 
-from gocept.runner import descendants, ending, proc, process
+from gocept.runner import descendants, ending, proc, process, unfinished
 from gocept.runner.errors import DeadlineExceeded
 from gocept.runner.interfaces import IProcess
 from gocept.runner.pidfd import hold
@@ -60,7 +60,7 @@ class ProcessTestCase(support.TestCase):
             'descriptors': sorted(support.open_descriptors().values()),
             'children': set(proc.children(os.getpid())),
             'threads': set(threading.enumerate()),
-            'unfinished': set(process._unfinished),
+            'unfinished': set(unfinished.processes),
         }
 
     def assertNothingLeft(self):
@@ -415,7 +415,7 @@ class TerminateTests(ProcessTestCase):
             with self.assertRaisesRegex(DeadlineExceeded, 'sleep.*killed'):
                 child.terminate(timeout=0.01)
         self.assertIsNone(child.returncode)
-        self.assertIn(child, process._unfinished)
+        self.assertIn(child, unfinished.processes)
         self.assertEqual(-signal.SIGTERM, child.terminate())
 
     def test_from_several_threads(self):
