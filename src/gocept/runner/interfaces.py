@@ -477,7 +477,9 @@ class IProcess(ISource):
     * ``detached=False``: it is meant to outlive us: a session of its own, no
       mark, not ended at exit. A Python program gets our ``sys.path``.
     * Other keywords are those of `subprocess.Popen`, without ``preexec_fn``
-      and what makes text of streams.
+      and what makes text of streams; ``popen_kwargs={}`` are given to it as
+      they are (a ``preexec_fn`` among them may lock up where there are
+      threads).
 
     How it is talked to: ``buffering``, ``encoding``, ``limit`` and
     ``high_water`` are those of the channels.
@@ -753,8 +755,9 @@ class IExecutor(Interface):
     seconds a start may take, and a stop until the child is killed, unless
     `stop_timeout` says it. `sleep` is the longest pause between two probes.
     `envvars` are added to our environment. `stdin`, `stdout` and `stderr` are
-    those of `subprocess.Popen`, which is given `popen_kwargs` too; of these,
-    ``encoding`` and ``errors`` are those of `output`.
+    those of `subprocess.Popen`, which is given `popen_kwargs` too, unchanged
+    and before all else that is said here; of these, ``encoding`` and
+    ``errors`` are also those of `output`.
 
     What the child writes to pipes is read all the time. The last `output_size`
     bytes of each can be read; all of it is appended to `log_file`. `requires`
@@ -877,6 +880,30 @@ class IConditionExecutor(ICheckedExecutor):
     """
 
     condition = Attribute('The `ICondition`.')
+
+
+class IExecutorLayer(Interface):
+    """``ExecutorLayer(name, make, *, bases=(), module=None)``
+
+    A layer of zope.testrunner: an executor that runs as long as tests need it.
+
+    `make` is called when the layer is set up, and returns the executor. `name`
+    is the one that the test runner shows, with `module` (by default the one
+    that makes the layer); it is best the name of the variable. `bases` are
+    other layers, which are set up before this one.
+    """
+
+    executor = Attribute(
+        'The executor; RuntimeError while the layer is not set up.')
+
+    def setUp():
+        """Start it, with what it requires."""
+
+    def testSetUp():
+        """Start anew what a test before has stopped, or what has failed."""
+
+    def tearDown():
+        """Stop what was started."""
 
 
 class IShutdown(Interface):

@@ -75,6 +75,7 @@ class Launch:
             stderr: Stream = 'inherit',
             die_with_parent: bool | int = False,
             detached: bool = False,
+            popen_kwargs: Mapping[str, Any] | None = None,
             **popen: Any) -> None:
         self.args = _arguments(command, shell)
         self.detached = detached
@@ -100,7 +101,7 @@ class Launch:
         for name in popen:
             if name in _REFUSED or name not in _popen_keywords():
                 raise TypeError(f'{name!r} is no keyword of a process')
-        self._popen = dict(popen)
+        self._popen = popen | dict(popen_kwargs or {})
         if setsid or detached:
             self._popen['start_new_session'] = True
         elif setpgrp:

@@ -1,15 +1,18 @@
-"""Fakes for the users' own tests."""
+"""Fakes and layers for the users' own tests."""
 
 import codecs
+import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import zope.interface
 
 from gocept.runner.errors import EndpointClosedException
-from gocept.runner.interfaces import ITestChannel
+from gocept.runner.executor import SimpleExecutor, start_all, stop_all
+from gocept.runner.interfaces import IExecutorLayer, ITestChannel
 from gocept.runner.stream import Channel
 
-__all__ = ['TestChannel']
+__all__ = ['ExecutorLayer', 'TestChannel']
 
 
 @zope.interface.implementer(ITestChannel)
@@ -71,3 +74,46 @@ class TestChannel(Channel):
 
     def __repr__(self) -> str:
         return f'<TestChannel{": closed" if self.closed else ""}>'
+
+
+@zope.interface.implementer(IExecutorLayer)
+class ExecutorLayer:
+    """See `IExecutorLayer`."""
+
+    def __init__(self, name: str, make: Callable[[], SimpleExecutor], *,
+                 bases: Sequence[Any] = (), module: str | None = None) -> None:
+        self.__name__ = name
+        self.__module__ = module or sys._getframe(1).f_globals['__name__']
+        self.__bases__ = tuple(bases)
+        self._make = make
+        self._executor: SimpleExecutor | None = None
+        self._started: list[SimpleExecutor] = []
+
+    @property
+    def executor(self) -> Any:
+        """See `IExecutorLayer`."""
+        if self._executor is None:
+            raise RuntimeError(f'the layer {self.__name__} is not set up')
+        return self._executor
+
+    def setUp(self) -> None:
+        """See `IExecutorLayer`."""
+        executor = self._make()
+        self._started = start_all([executor])
+        self._executor = executor
+
+    def testSetUp(self) -> None:
+        """See `IExecutorLayer`."""
+        for each in self._started:
+            # The child that has become a daemon has ended with 0.
+            if each.process is None or each.process.poll():
+                each.start()
+
+    def tearDown(self) -> None:
+        """See `IExecutorLayer`."""
+        started, self._started = self._started, []
+        self._executor = None
+        stop_all(started)
+
+    def __repr__(self) -> str:
+        return f'<ExecutorLayer {self.__module__}.{self.__name__}>'

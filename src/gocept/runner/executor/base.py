@@ -38,8 +38,9 @@ _STREAMS: dict[Any, str] = {
     subprocess.PIPE: 'pipe', subprocess.DEVNULL: 'null',
     subprocess.STDOUT: 'merge', None: 'inherit'}
 
-# Of Popen, and of no effect as streams are text here.
-_TEXT = ('bufsize', 'text', 'universal_newlines')
+# What a process has to know of the keywords of Popen.
+_GROUP = ('process_group', 'start_new_session')
+_KNOWN = ('user', 'group', 'extra_groups', *_GROUP)
 
 
 @zope.interface.implementer(IExecutor)
@@ -73,8 +74,13 @@ class SimpleExecutor:
             if not isinstance(value, int | float) or not value >= 0:
                 raise ValueError(f'{name} must be a number >= 0, not '
                                  f'{value!r}')
-        self._cwd = cwd
-        self._shell = shell
+        # Whatever is said there too is to be as it is said there.
+        self._popen = dict(popen_kwargs or {})
+        self._cwd = self._popen.pop('cwd', cwd)
+        self._shell = self._popen.pop('shell', shell)
+        self._streams = {
+            name: self._popen.pop(name, stream) for name, stream in (
+                ('stdin', stdin), ('stdout', stdout), ('stderr', stderr))}
         self._timeout = timeout
         self._sleep = sleep
         self._stop_signal = stop_signal
@@ -82,8 +88,6 @@ class SimpleExecutor:
         self._kill_signal = kill_signal
         self._expected_returncode = expected_returncode
         self._envvars = dict(envvars or {})
-        self._stdin, self._stdout, self._stderr = stdin, stdout, stderr
-        self._popen = dict(popen_kwargs or {})
         self._output_size = output_size
         self._log_file = log_file
         self.requires = tuple(requires)
@@ -155,25 +159,26 @@ class SimpleExecutor:
             undo.pop_all()
 
     def _options(self, check: Check | None) -> dict[str, Any]:
-        options = {key: value for key, value in self._popen.items()
-                   if key not in (*_TEXT, 'encoding', 'errors')}
+        popen = dict(self._popen)
+        options = {key: popen.pop(key) for key in _KNOWN if key in popen}
+        options['env'] = popen.pop('env', self.envvars)
+        options['pass_fds'] = tuple(popen.pop('pass_fds', ()))
+        options['setsid'] = not any(each in options for each in _GROUP)
         added = dict(self._envvars)
         command: Any = self.command if self._shell else self.command_parts
         if check is not None:
             added |= check.variables
-            options['pass_fds'] = (
-                *options.get('pass_fds', ()), *check.pass_fds)
+            options['pass_fds'] += tuple(check.pass_fds)
             fd = check.variables.get('NOTIFY_FD', '{notify_fd}')
             command = (command.replace('{notify_fd}', fd)
                        if isinstance(command, str)
                        else [os.fspath(each).replace('{notify_fd}', fd)
                              for each in command])
-        streams = {name: _STREAMS.get(stream, stream) for name, stream in (
-            ('stdin', self._stdin), ('stdout', self._stdout),
-            ('stderr', self._stderr))}
-        return options | streams | {
+        options |= {name: _STREAMS.get(stream, stream)
+                    for name, stream in self._streams.items()}
+        return options | {
             'command': command, 'shell': self._shell, 'cwd': self._cwd,
-            'env': self.envvars, 'extra_env': added, 'setsid': True,
+            'extra_env': added, 'popen_kwargs': popen,
             'adopt': True, 'stop_signal': self._stop_signal,
             'stop_timeout': (self._timeout if self._stop_timeout is None
                              else self._stop_timeout),
@@ -275,23 +280,22 @@ class SimpleExecutor:
 
     def _clear(self) -> None:
         self._end_waiting()
-        for capture in self._captures.values():
+        captures, self._captures, self._readers = self._captures, {}, {}
+        for capture in captures.values():
             capture.close()
-        self._captures, self._readers = {}, {}
-        if self.process is not None:
-            for channel in self.process.channels():
+        process, self.process = self.process, None
+        if process is not None:
+            for channel in process.channels():
                 channel.close()
-        self.process = None
         self._terminated = False
         self._deadline = None
 
     def _end_waiting(self) -> None:
         """Let go of what only the start needs."""
-        if self._check is not None:
-            self._check.close()
-        if self._poller is not None:
-            self._poller.close()
-        self._check = self._poller = None
+        check, self._check = self._check, None
+        poller, self._poller = self._poller, None
+        for each in filter(None, (check, poller)):
+            each.close()
 
     @contextlib.contextmanager
     def stopped(self) -> Iterator[Self]:

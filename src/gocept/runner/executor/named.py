@@ -1,6 +1,7 @@
 """The usual executors, by name."""
 
 import os
+import subprocess
 from typing import Any
 
 from gocept.runner.executor.base import Command
@@ -16,7 +17,8 @@ class OutputExecutor(ConditionExecutor):
     def __init__(self, command: Command, banner: str, *,
                  failure: str | None = None, **kwargs: Any) -> None:
         super().__init__(command, output(banner, failure), **kwargs)
-        if not any((self._stdout, self._stderr)):
+        if subprocess.PIPE not in (
+                self._streams['stdout'], self._streams['stderr']):
             raise TypeError('a banner needs stdout or stderr to be a pipe')
 
 

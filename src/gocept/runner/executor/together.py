@@ -1,84 +1,107 @@
 """Many executors at once."""
 
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 from gocept.runner.executor.base import SimpleExecutor
 from gocept.runner.process import terminate_all
 
+_KILL_AGAIN = 0.05  # seconds, for those that were about to be started
 
-def start_all(executors: Iterable[SimpleExecutor]) -> None:
+
+def start_all(executors: Iterable[SimpleExecutor]) -> list[SimpleExecutor]:
     """Start them side by side, each when those that it requires are ready.
 
-    Those they require are started too, if they do not run. If one fails, all
-    that were started are stopped, and its error is raised; those of several
-    in an ExceptionGroup. ValueError if executors require each other.
+    Those they require are started too, if they do not run. Returns those that
+    were started here, in an order in which each stands behind what it
+    requires: hand them to `stop_all`. If one fails, all that were started are
+    stopped, and its error is raised; those of several in an ExceptionGroup.
+    ValueError if executors require each other.
 
     Each `start` is called in a thread of its own, as it may be one of yours.
     """
     ordered = in_order(executors)
-    started: dict[int, Future[Any]] = {}
+    starts: dict[int, Future[bool]] = {}
+    given_up = threading.Event()
+    here = [each for each in ordered if not each.running()]
 
-    def start(executor: SimpleExecutor) -> SimpleExecutor | None:
+    def start(executor: SimpleExecutor) -> bool:
+        """Whether it was started, and not left as it was."""
         for each in executor.requires:
-            if started[id(each)].exception() is not None:
-                return None  # there is nothing to blame it for
-            if started[id(each)].result() is None and not each.running():
-                return None
-        if executor.running():
-            return None
-        return executor.start()
+            if starts[id(each)].exception() is not None or not (
+                    starts[id(each)].result() or each.running()):
+                return False  # there is nothing to blame it for
+        if given_up.is_set() or executor.running():
+            return False
+        executor.start()
+        return True
 
     if not ordered:
-        return
+        return []
     with ThreadPoolExecutor(len(ordered)) as threads:
         for executor in ordered:
             # It finds the futures of those that it requires, as they precede.
-            started[id(executor)] = threads.submit(start, executor)
+            starts[id(executor)] = threads.submit(start, executor)
         try:
-            wait(started.values())
+            wait(starts.values())
         except BaseException:  # a signal: nobody is waited for any more
-            for executor in ordered:
-                executor.kill()
+            given_up.set()
+            while wait(starts.values(), _KILL_AGAIN).not_done:
+                for executor in here:
+                    if not starts[id(executor)].done():
+                        executor.kill()
+            stop_all(_started(ordered, starts))
             raise
-    errors = [error for each in started.values()
+    errors = [error for each in starts.values()
               if (error := each.exception()) is not None]
     if errors:
         try:
-            stop_all(executor for executor in ordered
-                     if started[id(executor)].exception() is None
-                     and started[id(executor)].result() is not None)
+            stop_all(_started(ordered, starts))
         except Exception as error:
             errors.append(error)
         _raise('starting', errors)
+    return _started(ordered, starts)
+
+
+def _started(ordered: Iterable[SimpleExecutor],
+             starts: Mapping[int, Future[bool]]) -> list[SimpleExecutor]:
+    return [each for each in ordered
+            if starts[id(each)].exception() is None
+            and starts[id(each)].result()]
 
 
 def stop_all(executors: Iterable[SimpleExecutor]) -> None:
     """Stop them side by side, within one time.
 
     All are stopped, whatever happens to one; then its error is raised, or
-    those of several in an ExceptionGroup.
+    those of several in an ExceptionGroup. A `stop` of your own is called in a
+    thread of its own.
     """
-    ordered = list(reversed(in_order(executors, required=False)))
-    plain = [each for each in ordered if each.process is not None
-             and type(each).stop is SimpleExecutor.stop]
+    running = {id(each): each for each in executors if each.process is not None}
+    plain = [each for each in running.values()
+             if type(each).stop is SimpleExecutor.stop]
+    own = [each for each in running.values() if each not in plain]
     errors: list[BaseException] = []
-    for each in plain:
-        each._claim()
-    try:
-        terminate_all([each.process for each in plain
-                       if each.process is not None])
-    except Exception as error:
-        errors.append(error)
-    else:
+    with ThreadPoolExecutor(max(len(own), 1)) as threads:
+        stops = [threads.submit(each.stop) for each in own]
         for each in plain:
-            each._terminated = True
-    for each in ordered:
+            each._claim()
         try:
-            each.stop()
+            terminate_all([each.process for each in plain
+                           if each.process is not None])
         except Exception as error:
             errors.append(error)
+        else:
+            for each in plain:
+                each._terminated = True
+        for each in plain:
+            try:
+                each.stop()
+            except Exception as error:
+                errors.append(error)
+    errors += filter(None, (each.exception() for each in stops))
     _raise('stopping', errors)
 
 
@@ -89,11 +112,8 @@ def _raise(doing: str, errors: list[BaseException]) -> None:
         raise BaseExceptionGroup(f'{doing} executors', errors)
 
 
-def in_order(executors: Iterable[SimpleExecutor],
-             required: bool = True) -> list[SimpleExecutor]:
+def in_order(executors: Iterable[SimpleExecutor]) -> list[SimpleExecutor]:
     """Each after those that it requires, which are added if not there."""
-    chosen = list(executors)
-    wanted = {id(each) for each in chosen}
     found: dict[int, SimpleExecutor] = {}
     path: list[SimpleExecutor] = []
 
@@ -106,9 +126,8 @@ def in_order(executors: Iterable[SimpleExecutor],
             for each in executor.requires:
                 add(each)
             path.pop()
-            if required or id(executor) in wanted:
-                found[id(executor)] = executor
+            found[id(executor)] = executor
 
-    for each in chosen:
+    for each in executors:
         add(each)
     return list(found.values())

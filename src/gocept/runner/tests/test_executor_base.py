@@ -5,10 +5,21 @@ import os
 import signal
 import subprocess
 
+import zope.interface.verify
+
 from gocept.runner.executor import (
+    Executor,
     OutputExecutor,
     ProcessFinishedWithError,
     SimpleExecutor,
+    TCPExecutor,
+    unix,
+)
+from gocept.runner.interfaces import (
+    ICheckedExecutor,
+    ICondition,
+    IConditionExecutor,
+    IExecutor,
 )
 from gocept.runner.tests.executors import ExecutorTestCase, is_gone
 from gocept.runner.tests.support import DEADLINE
@@ -16,6 +27,16 @@ from gocept.runner.tests.victims import victim
 
 
 class SimpleTests(ExecutorTestCase):
+
+    def test_they_keep_their_contracts(self) -> None:
+        for contract, executor in (
+                (IExecutor, SimpleExecutor('true')),
+                (ICheckedExecutor, Executor('true')),
+                (IConditionExecutor, OutputExecutor('true', 'x')),
+                (IConditionExecutor, TCPExecutor('true', '127.0.0.1', 0)),
+                (ICondition, unix('x'))):
+            with self.subTest(executor):
+                zope.interface.verify.verifyObject(contract, executor)
 
     def test_the_methods_return_the_executor(self) -> None:
         executor = SimpleExecutor('sleep 100')
@@ -100,6 +121,26 @@ class SimpleTests(ExecutorTestCase):
                          executor.output().read())
         self.assertEqual('yes', executor.envvars['LINT'])
         self.assertEqual(os.environ['PATH'], executor.envvars['PATH'])
+
+    def test_popen_keywords_are_unchanged_and_come_first(self) -> None:
+        read, write = os.pipe()
+        self.addCleanup(os.close, read)
+        executor = self.stopping(SimpleExecutor(
+            'ignored', cwd='/', shell=True, popen_kwargs={
+                'shell': False, 'cwd': self.dir, 'env': {'ONLY': 'this'},
+                'executable': '/bin/sh', 'start_new_session': False,
+                'bufsize': 0, 'text': True, 'stderr': subprocess.STDOUT,
+                'preexec_fn': lambda: os.umask(0o27), 'pass_fds': [write]}))
+        executor.command_parts = [
+            'name', '-c', 'echo $0 $ONLY $PWD $(umask) >&2; '
+            f'cut -d " " -f 5 /proc/$$/stat >&2; echo open >&{write}']
+        executor.start()
+        os.close(write)
+        self.assertEqual(b'open\n', os.read(read, 100))
+        self.assertEqual(
+            f'name this {os.path.realpath(self.dir)} 0027\n',
+            executor.output().readline())
+        self.assertEqual(os.getpgrp(), int(executor.output().readline()))
 
     def test_an_overridden_environment_is_the_childs(self) -> None:
         class Other(SimpleExecutor):

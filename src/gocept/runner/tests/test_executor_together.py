@@ -1,5 +1,8 @@
 """Several executors, side by side."""
 
+import signal
+import threading
+from typing import Any
 
 from gocept.runner.executor import (
     ExecutorError,
@@ -10,7 +13,8 @@ from gocept.runner.executor import (
     start_all,
     stop_all,
 )
-from gocept.runner.tests.executors import ExecutorTestCase
+from gocept.runner.tests.executors import ExecutorTestCase, is_gone
+from gocept.runner.tests.support import DEADLINE
 from gocept.runner.tests.victims import until, victim
 
 
@@ -89,6 +93,66 @@ class TogetherTests(ExecutorTestCase):
         stop_all([stubborn])
         self.assertIsNone(stubborn.process)
 
+    def test_what_was_started_is_told(self) -> None:
+        one = self.stopping(self.make('one').start())
+        two = self.make('two', one)
+        three = self.make('three', two)
+        started = start_all([one, three])
+        self.assertEqual([two, three], started)
+        stop_all(started)
+        self.assertTrue(one.running())
+
+    def test_a_signal_ends_the_waiting(self) -> None:
+        class Enough(Exception):
+            pass
+
+        def enough(*args: Any) -> None:
+            raise Enough
+
+        def send() -> None:
+            until(lambda: good.running() and never.process)
+            signal.pthread_kill(threading.main_thread().ident or 0,
+                                signal.SIGUSR1)
+
+        before = signal.signal(signal.SIGUSR1, enough)
+        self.addCleanup(signal.signal, signal.SIGUSR1, before)
+        runs = self.stopping(self.make('runs').start())
+        good = self.make('good')
+        never = OutputExecutor('exec sleep 100', 'ready', shell=True)
+        after = self.make('after', never)
+        sender = threading.Thread(target=send)
+        sender.start()
+        self.addCleanup(sender.join)
+        self.assertRaises(Enough, start_all, [good, after, runs])
+        self.assertEqual([None] * 3, [
+            each.process for each in (good, never, after)])
+        self.assertTrue(runs.running())
+
+    def test_a_stop_of_ones_own_is_called_beside_the_others(self) -> None:
+        both = threading.Barrier(2, timeout=DEADLINE)
+
+        class Mine(OutputExecutor):
+            def stop(self, *args: Any, **kwargs: Any) -> 'Mine':
+                both.wait()  # for the other one
+                return super().stop(*args, **kwargs)
+
+        mine = [Mine('echo ready; exec sleep 100', 'ready', shell=True)
+                for _ in range(2)]
+        stop_all(start_all([*mine, self.make('one')]))
+        self.assertFalse(any(each.running() for each in mine))
+
+    def test_many_with_descendants_in_sessions_of_their_own(self) -> None:
+        many = [OutputExecutor(
+            'for i in 1 2 3; do setsid sleep 100 & echo $!; done; '
+            'echo ready; wait', 'ready', shell=True) for _ in range(20)]
+        start_all(many)
+        pids = [int(pid) for each in many
+                for pid in each._captures['stdout'].tail.split()[:3]]
+        self.assertEqual(60, len(pids))
+        self.assertFalse(any(map(is_gone, pids)))
+        stop_all(many)
+        self.assertTrue(all(map(is_gone, pids)))
+
     def test_none_at_all(self) -> None:
-        start_all([])
+        self.assertEqual([], start_all([]))
         stop_all([])

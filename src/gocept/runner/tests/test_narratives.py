@@ -17,11 +17,11 @@ from gocept.runner.tests.support import (
     reset_process,
 )
 
-NARRATIVES = ('appmain.rst', 'once.rst', 'spawn.rst', 'transaction.rst',
-              'zopeconf.rst')
+NARRATIVES = ('appmain.rst', 'executor.rst', 'once.rst', 'spawn.rst',
+              'transaction.rst', 'zopeconf.rst')
 
 OPTIONS = (doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
-           | doctest.REPORT_NDIFF | doctest.IGNORE_EXCEPTION_DETAIL)
+           | doctest.REPORT_NDIFF)
 
 
 def write(name: str, text: str) -> None:
