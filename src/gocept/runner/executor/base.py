@@ -368,6 +368,6 @@ class SimpleExecutor:
 
     def __repr__(self) -> str:
         state = (f'running as {self.process.pid}'
-                 if self.process is not None and self.running()
+                 if self.process is not None and self.process.poll() is None
                  else 'not running')
         return f'<{type(self).__name__} {self.command!r}: {state}>'

@@ -97,8 +97,7 @@ class ConditionExecutor(Executor):
 
     def pre_start_check(self) -> bool:
         """See `ICheckedExecutor`."""
-        if self.running():
-            assert self.process is not None
+        if self.process is not None and self.process.poll() is None:
             self._obstacle = f'its own process {self.process.pid} runs'
             return True
         with Poller() as poller:

@@ -3,7 +3,6 @@
 import threading
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import Any
 
 from gocept.runner.executor.base import SimpleExecutor
 from gocept.runner.process import terminate_all
@@ -79,10 +78,11 @@ def stop_all(executors: Iterable[SimpleExecutor]) -> None:
     those of several in an ExceptionGroup. A `stop` of your own is called in a
     thread of its own.
     """
-    running = {id(each): each for each in executors if each.process is not None}
-    plain = [each for each in running.values()
+    there = {id(each): each for each in executors if each.process is not None}
+    plain = [each for each in there.values()
              if type(each).stop is SimpleExecutor.stop]
-    own = [each for each in running.values() if each not in plain]
+    own = [each for each in there.values()
+           if type(each).stop is not SimpleExecutor.stop]
     errors: list[BaseException] = []
     with ThreadPoolExecutor(max(len(own), 1)) as threads:
         stops = [threads.submit(each.stop) for each in own]

@@ -79,6 +79,22 @@ class CheckedTests(ExecutorTestCase):
             self.assertEqual('127.0.0.1', mine.host)
         self.assertEqual(['start', 'check', 'stop'], called)
 
+    def test_one_that_asks_its_service_whether_it_runs(self) -> None:
+        # As where a control program starts it, and ends at once.
+        class Mine(TCPExecutor):
+            runs = True
+
+            def running(self) -> bool:
+                return self.runs
+
+        mine = Mine('sleep 100', host='127.0.0.1', port=0, timeout=0.1)
+        self.assertRaises(TimeoutExpired, mine.start)
+        self.assertIn('not running', repr(mine))
+        with mine.stopped():
+            mine.runs = False
+            mine.start = unittest.mock.Mock()  # type: ignore[method-assign]
+        mine.start.assert_called_once_with()
+
     def test_an_error_of_a_check_ends_the_child(self) -> None:
         class Mine(Executor):
             def pre_start_check(self) -> bool:

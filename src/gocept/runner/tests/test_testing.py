@@ -182,7 +182,7 @@ class ExecutorLayerTests(ExecutorTestCase):
                 base = self.stopping(sleeper())
                 if runs:
                     base.start()
-                layer = self.make_layer(lambda: sleeper(requires=[base]))  # noqa: B023
+                layer = self.make_layer(lambda: sleeper(requires=[base]))
                 layer.setUp()
                 self.assertTrue(base.running())
                 layer.tearDown()
