@@ -34,6 +34,8 @@ def measures(peer: str) -> dict[str, Measure]:
         Row(f'stop among {number:,} others', 'ms', {}, [Target(5.0)],
             {'peer': known})
         for number, known in zip(OTHERS, (104.0, 221.0), strict=True)]
+    stop[-1] = stop[-1]._replace(targets=[
+        *stop[-1].targets, Target(1.5, 'ours, alone')])
     found['stop'] = Measure('obeying', [peer, '10', *map(str, OTHERS)], stop)
     found['hundred'] = Measure('hundred', [peer, '100'], [
         Row('100 one after another', 's', {}, [Target(2.5)],

@@ -3,7 +3,8 @@
 usage: obeying.py PEER ROUNDS OTHERS...
 
 With so many other processes on the machine; there is a line of samples for
-each number. Raw is ``subprocess.Popen``.
+each number, with ours for the first one beside it. Raw is
+``subprocess.Popen``.
 """
 
 import json
@@ -71,6 +72,8 @@ def main() -> None:
     for count in others:
         with crowd(count):
             samples.append(in_turns(sides, rounds))
+    for each in samples:
+        each['ours, alone'] = samples[0]['ours']
     print(json.dumps(samples))
 
 

@@ -149,13 +149,14 @@ class SimpleExecutor:
                     capture = Capture(
                         channel, self._output_size, self._log_file)
                     self._captures[name] = capture
-                    background().register(capture)
             self._poller.register(self.process)
             if self._check is not None:
                 assert self._deadline is not None
                 self._check.begin(
                     self.process, list(self._captures.values()),
                     self._poller, self._deadline)
+            for capture in self._captures.values():  # nothing was missed
+                background().register(capture)
             undo.pop_all()
 
     def _options(self, check: Check | None) -> dict[str, Any]:

@@ -22,6 +22,12 @@ _MOST_READS = 64  # of what is left, as somebody else may write on
 
 _TAIL = 2 ** 12  # bytes of it in a message
 
+_PIECE = 2 ** 12
+"""Bytes that a piece has at least, but for the last: a child that writes
+little at a time makes few pieces, each of which a reader may look at."""
+
+Listener = Callable[[int, bytes], object]
+
 
 class Capture(Source):
     """One stream of a child; the last `size` bytes can be read."""
@@ -33,9 +39,9 @@ class Capture(Source):
         self._log_fd = -1 if log_file is None else os.open(
             log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC,
             0o666)
-        self._pieces: deque[bytes] = deque()
+        self._pieces: deque[bytearray] = deque()
         self._begin = self._end = 0  # of what is kept, in the stream
-        self._listener: Callable[[bytes], object] | None = None
+        self._listeners: tuple[Listener, ...] = ()
         self.ended = False
         self._set_locks()
         tell_forks(self)
@@ -90,15 +96,17 @@ class Capture(Source):
             data, over = b'', True
         else:
             over = False
+        begin = self._end
         if data:
             self._log(data)
             self._keep(data)
         with self._changed:
             self.ended = over
             self._changed.notify_all()
-            listener = self._listener
-        if listener is not None and (data or over):
-            listener(data)
+            listeners = self._listeners
+        if data or over:
+            for listener in listeners:
+                listener(begin, data)
         return None if over else data
 
     def _log(self, data: bytes) -> None:
@@ -117,29 +125,35 @@ class Capture(Source):
 
     def _keep(self, data: bytes) -> None:
         with self._changed:
-            self._pieces.append(data)
+            if self._pieces and len(self._pieces[-1]) < _PIECE:
+                self._pieces[-1] += data
+            else:
+                self._pieces.append(bytearray(data))
             self._end += len(data)
-            while self._end - self._begin - len(self._pieces[0]) >= self._size:
+            while self._pieces and (self._end - self._begin
+                                    - len(self._pieces[0]) >= self._size):
                 self._begin += len(self._pieces.popleft())
 
-    def listen(self, listener: Callable[[bytes], object]) -> None:
+    def listen(self, listener: Listener) -> None:
         """Have it called with what was kept, then with all that comes.
 
-        With b'' at the end; by whichever thread reads.
+        With where it begins in the stream, and with b'' at the end; by
+        whichever thread reads.
         """
         with self._reading:
             with self._changed:
                 kept = b''.join(self._pieces)
-                self._listener = listener
+                self._listeners += (listener,)
             if kept:
-                listener(kept)
+                listener(self._begin, kept)
             if self.ended:
-                listener(b'')
+                listener(self._end, b'')
 
-    def listen_no_more(self) -> None:
+    def listen_no_more(self, listener: Listener) -> None:
         """Forget the listener."""
         with self._reading, self._changed:
-            self._listener = None
+            self._listeners = tuple(
+                each for each in self._listeners if each != listener)
 
     def take(self, position: int, size: int) -> tuple[int, bytes]:
         """Up to `size` bytes, and where they begin: there or later.
@@ -154,7 +168,7 @@ class Capture(Source):
             for piece in self._pieces:
                 if position < begin + len(piece):
                     start = position - begin
-                    return position, piece[start:start + size]
+                    return position, bytes(piece[start:start + size])
                 begin += len(piece)
             return position, b''
 
@@ -162,7 +176,7 @@ class Capture(Source):
     def tail(self) -> str:
         """The last lines, for a message."""
         with self._changed:
-            data = b''.join(list(self._pieces)[-64:])[-_TAIL:]
+            data = b''.join(list(self._pieces)[-2:])[-_TAIL:]
         return data.decode('utf-8', 'backslashreplace').rstrip()
 
     def close(self) -> None:
@@ -173,7 +187,7 @@ class Capture(Source):
             self._close_log()
             with self._changed:
                 self.ended = True
-                self._listener = None
+                self._listeners = ()
                 self._changed.notify_all()
 
 
@@ -191,7 +205,9 @@ class _Raw(io.RawIOBase):
         return True
 
     def skip_to(self, position: int, skipping: bool) -> None:
-        self._position, self.skipping = position, skipping
+        if position >= self._position:  # or else it was read already
+            self._position, self.skipping = position, skipping
+            self._notice = b''
 
     def readinto(self, buffer: Any) -> int:
         while True:
@@ -214,11 +230,15 @@ class _Raw(io.RawIOBase):
 
 
 class Reader(io.TextIOWrapper):
-    """A text stream over a capture; reading waits for what is to come."""
+    """A text stream over a capture; reading waits for what is to come.
+
+    Several threads may read; io.TextIOWrapper alone would lose lines.
+    """
 
     def __init__(self, capture: Capture, encoding: str | None = None,
                  errors: str | None = None) -> None:
         self._raw = _Raw(capture)
+        self._turn = threading.RLock()
         super().__init__(io.BufferedReader(self._raw),
                          encoding=encoding or 'utf-8',
                          errors=errors or 'backslashreplace')
@@ -226,3 +246,13 @@ class Reader(io.TextIOWrapper):
     def skip_to(self, position: int, skipping: bool) -> None:
         """Begin there; with `skipping`, after the end of that line."""
         self._raw.skip_to(position, skipping)
+
+    def read(self, size: int | None = -1, /) -> str:
+        """See `io.TextIOWrapper`."""
+        with self._turn:
+            return super().read(size)
+
+    def readline(self, size: int = -1, /) -> str:  # type: ignore[override]
+        """See `io.TextIOWrapper`."""
+        with self._turn:
+            return super().readline(size)

@@ -67,6 +67,7 @@ class Executor(SimpleExecutor):
         if status:
             raise ProcessExitedWithError(self, status)
         if self._check is not None and (why := self._check.hopeless):
+            status = process.poll()  # it may have ended since
             if status is not None:
                 raise ProcessExitedWithError(self, status)
             raise ExecutorError(self, why)

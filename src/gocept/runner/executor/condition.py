@@ -4,6 +4,7 @@ A `Condition` says what, and may be shared. `check()` makes a `Check` of it,
 which belongs to one start of one child.
 """
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -45,6 +46,7 @@ class Check(Closing):
     def begin(self, process: 'Process', captures: 'Sequence[Capture]',
               poller: Poller, deadline: Deadline) -> None:
         """The child has been started."""
+        self.process = process
         self.poller = poller
         self.deadline = deadline
 
@@ -92,11 +94,21 @@ class all_of(Condition):
     def __init__(self, *conditions: Condition) -> None:
         if not conditions:
             raise ValueError('all_of() needs a condition')
+        for each in conditions:
+            if not isinstance(each, Condition):
+                raise TypeError(f'{each!r} is no condition, as tcp(...) is')
         self.conditions = conditions
 
     def check(self) -> Check:
         """See `ICondition`."""
-        return _All([each.check() for each in self.conditions])
+        with contextlib.ExitStack() as undo:
+            checks = [undo.enter_context(each.check())
+                      for each in self.conditions]
+            if sum('NOTIFY_FD' in each.variables for each in checks) > 1:
+                raise ValueError('a child has one notification: have just '
+                                 'one notified() in all_of()')
+            undo.pop_all()
+        return _All(checks)
 
     def holds_already(self, poller: Poller, deadline: Deadline) -> str:
         """See `ICondition`."""
@@ -166,5 +178,3 @@ class _All(Check):
         """See `Check`."""
         for each in self._checks:
             each.close()
-
-

@@ -32,6 +32,9 @@ class notified(Condition):
         return _NotifiedCheck()
 
 
+_MOST_MESSAGES = 64  # in one look, as somebody may send them for ever
+
+
 class _NotifiedCheck(Check):
 
     awaited = 'its notification'
@@ -39,22 +42,20 @@ class _NotifiedCheck(Check):
     said_by_child = True
 
     def __init__(self) -> None:
-        self._process: Process | None = None
         self._told = False
-        self._ended = False
-        read, self._write = os.pipe()
-        self._pipe = PipeChannel(read, None)
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._messages = _Messages(self._socket)
-        try:
-            self._socket.setblocking(False)
-            self._socket.setsockopt(
-                socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        self._silent = False
+        self._users = {0, os.getuid()}
+        with contextlib.ExitStack() as undo:
+            sock = undo.enter_context(
+                socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+            sock.setblocking(False)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
             name = f'gocept.runner.{secrets.token_hex(8)}'
-            self._socket.bind(f'\0{name}')
-        except BaseException:
-            self.close()
-            raise
+            sock.bind(f'\0{name}')
+            read, self._write = os.pipe()
+            undo.pop_all()
+        self._messages = _Messages(sock)
+        self._pipe = PipeChannel(read, None)
         self.variables = {'NOTIFY_SOCKET': f'@{name}',
                           'NOTIFY_FD': str(self._write)}
         self.pass_fds = [self._write]
@@ -63,45 +64,50 @@ class _NotifiedCheck(Check):
               poller: Poller, deadline: Deadline) -> None:
         """See `Check`."""
         super().begin(process, captures, poller, deadline)
-        self._process = process
         self._close_write()
         poller.register(self._pipe, self._take)
         poller.register(self._messages, self._hear)
 
     def _take(self, data: bytes, channel: Any) -> None:
         self._told = self._told or b'\n' in data
-        self._ended = not data
+        self._silent = not data
         self.poller.wakeup()
 
-    def _hear(self, message: tuple[bytes, int], source: Any) -> None:
-        data, uid = message
+    def _hear(self, message: tuple[bytes, int, int], source: Any) -> None:
+        data, pid, uid = message
         if b'READY=1' in data.split(b'\n'):
-            if uid in (0, os.getuid(), self._uid()):
+            self._look_up_user()
+            # The child itself may have been reaped meanwhile.
+            if uid in self._users or pid == self.process.pid:
                 self._told = True
                 self.poller.wakeup()
             else:
                 self.seen = f'ignored the one of user {uid}'
 
-    def _uid(self) -> int:
-        assert self._process is not None
+    def _look_up_user(self) -> None:
+        """Take in the user of the child, who may change."""
         with contextlib.suppress(OSError):
-            return os.stat(f'/proc/{self._process.pid}').st_uid
-        return os.getuid()
+            user = os.stat(f'/proc/{self.process.pid}').st_uid
+            if self.process.returncode is None:  # or else it may be another's
+                self._users.add(user)
 
     def holds(self) -> bool:
         """See `Check`."""
         if not self._told:  # it may have said so before it ended
             with contextlib.suppress(EndpointClosedException):
                 self._told = b'\n' in self._pipe.read()
-            for message in self._messages.collect()[0]:
-                self._hear(message, None)
+            for _ in range(_MOST_MESSAGES):
+                messages = self._messages.collect()[0]
+                if not messages:
+                    break
+                self._hear(messages[0], None)
         return self._told
 
     @property
     def hopeless(self) -> str:
         """See `Check`."""
-        if (self._process is not None and self._process.poll() is not None
-                and self._ended):
+        if (self._silent and not self.holds()
+                and self.process.poll() is not None):
             return 'has not said that it is ready'
         return ''
 
@@ -118,7 +124,8 @@ class _NotifiedCheck(Check):
 
 
 class _Messages(Source):
-    """The messages of a socket, each with the user who has sent it."""
+    """The messages of a socket, each with the process and the user who
+    have sent it."""
 
     _CREDENTIALS = struct.Struct('3i')  # see SCM_CREDENTIALS in unix(7)
 
@@ -138,8 +145,8 @@ class _Messages(Source):
             return (), self._socket.fileno() < 0
         for level, kind, content in controls:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
-                _, uid, _ = self._CREDENTIALS.unpack(content)
-                return ((data, uid),), False
+                pid, uid, _ = self._CREDENTIALS.unpack(content)
+                return ((data, pid, uid),), False
         return (), False
 
     def close(self) -> None:

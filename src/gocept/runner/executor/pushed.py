@@ -5,8 +5,10 @@ import os
 import re
 import shlex
 import signal
+import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 from gocept.runner import descendants, proc
 from gocept.runner.executor.capture import Capture
@@ -15,6 +17,10 @@ from gocept.runner.executor.inotify import Directory
 from gocept.runner.poller import Poller
 from gocept.runner.process import Process
 from gocept.runner.waiting import Deadline
+
+_BRIEFLY = 0.1
+"""Seconds for what comes as a rule right after what was seen: the end of a
+child after that of its output, the content of a file after its creation."""
 
 _LONGEST_LINE = 2 ** 16  # bytes that are searched again when more comes
 
@@ -26,12 +32,21 @@ class output(Condition):
     """
 
     def __init__(self, banner: str, failure: str | None = None) -> None:
-        self.banner = re.compile(banner, re.MULTILINE)
-        self.failure = failure and re.compile(failure, re.MULTILINE)
+        self.text = banner
+        self.banner = _compiled(banner)
+        self.failure = _compiled(failure) if failure else None
 
     def check(self) -> Check:
         """See `ICondition`."""
         return _OutputCheck(self)
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
+    # What begins so matches from the beginning of a line if it does at all.
+    # Tried everywhere in it, it would take time with the square of its length.
+    if pattern.startswith('.*'):
+        pattern = f'^{pattern}'
+    return re.compile(pattern, re.MULTILINE)
 
 
 class _OutputCheck(Check):
@@ -41,7 +56,8 @@ class _OutputCheck(Check):
     def __init__(self, condition: output) -> None:
         self._condition = condition
         self._searches: list[_Search] = []
-        self.awaited = f'{condition.banner.pattern!r} in its output'
+        self._briefly: Deadline | None = None
+        self.awaited = f'{condition.text!r} in its output'
 
     def begin(self, process: Process, captures: Sequence[Capture],
               poller: Poller, deadline: Deadline) -> None:
@@ -60,8 +76,16 @@ class _OutputCheck(Check):
         for each in self._searches:
             if each.failed:
                 return f'has said {each.failed!r}'
-        if all(each.capture.ended for each in self._searches):
-            return 'has closed its output'
+        if not self._searches:
+            return 'has no output that is read: neither is a pipe'
+        # The last piece may have come since `holds` was asked.
+        if (all(each.capture.ended for each in self._searches)
+                and not self.holds()):
+            if self._briefly is None:
+                self._briefly = Deadline(_BRIEFLY)
+            if (self._briefly.passed
+                    or self.process.poll() is not None):
+                return 'has closed its output'
         return ''
 
     def place(self, capture: Capture) -> tuple[int, bool]:
@@ -74,7 +98,7 @@ class _OutputCheck(Check):
     def close(self) -> None:
         """See `Check`."""
         for each in self._searches:
-            each.capture.listen_no_more()
+            each.close()
 
 
 class _Search:
@@ -85,28 +109,32 @@ class _Search:
         self.capture = capture
         self.found = False
         self.failed = ''
-        self.position = capture.dropped
+        self.position = 0
         self.in_line = False
         self._condition = condition
         self._tell = tell
         self._line = b''  # what was searched already, as it may go on
         capture.listen(self._search)
 
-    def _search(self, data: bytes) -> None:
-        if self.found or not data:
+    def close(self) -> None:
+        self.capture.listen_no_more(self._search)
+
+    def _search(self, begin: int, data: bytes) -> None:
+        if self.found or self.failed or not data:
             self._tell()
             return
         window = self._line + data
-        begin = self.position - len(self._line)
-        self.position += len(data)
-        text = window.decode('utf-8', 'replace')
+        self.position = begin + len(data)
+        text = window.decode('utf-8', 'replace').replace('\r\n', '\n')
         match = self._condition.banner.search(text)
-        if match is not None:
-            self._end_after(window, begin, text, match.end())
+        failure = (self._condition.failure.search(text)
+                   if self._condition.failure else None)
+        if failure is not None and (
+                match is None or failure.start() < match.start()):
+            self.failed = failure.group() or text
+        elif match is not None:
+            self._end_after(window, begin - len(self._line), text, match.end())
             self.found = True
-        elif self._condition.failure:
-            failure = self._condition.failure.search(text)
-            self.failed = failure.group() if failure else ''
         self._line = window[window.rfind(b'\n') + 1:][-_LONGEST_LINE:]
         if self.found or self.failed:
             self._tell()
@@ -152,8 +180,10 @@ class pid_file(Condition):
 def _writer(path: str) -> int:
     """The process that a file names, if it may have written it; or 0."""
     try:
+        if not os.path.isfile(path):  # a named pipe would keep us here
+            return 0
         with open(path, 'rb') as file:
-            pid = int(file.read(32))
+            pid = int(file.readline(32))  # more may follow, as PostgreSQL's
             written = os.fstat(file.fileno()).st_mtime
     except (OSError, ValueError):
         return 0
@@ -165,14 +195,23 @@ def _writer(path: str) -> int:
     return pid if time.time() - age <= written + 1 else 0
 
 
+class _Written(NamedTuple):
+    """What is different when a file has been written anew."""
+
+    inode: int
+    size: int
+    modified: int
+    changed: int
+
+
 class _PidFileCheck(Check):
 
     def __init__(self, path: str) -> None:
         self._path = os.path.abspath(path)
         self._stale = self._look()
         self._directory: Directory | None = None
+        self._briefly: Deadline | None = None
         self.awaited = f'the file {path}'
-        self.seen = 'it is stale' if self._stale else 'there is none'
 
     def begin(self, process: Process, captures: Sequence[Capture],
               poller: Poller, deadline: Deadline) -> None:
@@ -186,14 +225,29 @@ class _PidFileCheck(Check):
     def holds(self) -> bool:
         """See `Check`."""
         now = self._look()
-        return now is not None and now != self._stale
+        if now is None or now == self._stale:
+            return False
+        if now.size:
+            return True
+        # Some only make one, others write into it next.
+        self.seen = 'it is empty'
+        if self._briefly is None:
+            self._briefly = Deadline(_BRIEFLY)
+        return self._briefly.passed
 
-    def _look(self) -> tuple[int, ...] | None:
-        if not os.path.isfile(self._path):
-            return None
-        with contextlib.suppress(OSError):
+    def _look(self) -> '_Written | None':
+        try:
             now = os.stat(self._path)
-            return now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns
+        except FileNotFoundError:
+            self.seen = 'there is none'
+        except OSError as error:
+            self.seen = str(error.strerror)
+        else:
+            if stat.S_ISREG(now.st_mode):
+                self.seen = 'it is stale'
+                return _Written(now.st_ino, now.st_size, now.st_mtime_ns,
+                                now.st_ctime_ns)
+            self.seen = 'it is no regular file'
         return None
 
     def close(self) -> None:
@@ -222,6 +276,7 @@ class _ExitCheck(Check):
         self._command = command
         self._probe: Process | None = None
         self.awaited = f'{shlex.join(command)!r} to end with 0'
+        self.seen = 'it runs still'
 
     def holds(self) -> bool:
         """See `Check`."""

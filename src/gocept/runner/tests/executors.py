@@ -3,6 +3,7 @@
 import gc
 import os
 import textwrap
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -30,6 +31,9 @@ class ExecutorTestCase(TestCase):
     def check_left(self, before: Any) -> None:
         gc.collect()
         end_background()
+        for thread in threading.enumerate():
+            if thread.name == 'gocept.runner.inotify':
+                thread.join(DEADLINE)
         adopt_no_more()
         # What is kept back to end processes with is kept for ever.
         left = {fd: target for fd, target in open_descriptors().items()

@@ -1,14 +1,21 @@
 """What the children of executors write."""
 
+import os
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
+from gocept.runner.channel import PipeChannel
 from gocept.runner.executor import (
+    ConditionExecutor,
     SimpleExecutor,
+    pid_file,
 )
+from gocept.runner.executor.capture import Capture, Reader
 from gocept.runner.tests.executors import ExecutorTestCase
 from gocept.runner.tests.support import DEADLINE
+from gocept.runner.tests.victims import until
 
 
 class OutputTests(ExecutorTestCase):
@@ -34,6 +41,7 @@ class OutputTests(ExecutorTestCase):
             [sys.executable, '-c', "print('x' * 9_999_999)"],
             output_size=100_000).start())
         self.assertEqual(0, executor.process.wait(DEADLINE))
+        until(lambda: executor._captures['stdout'].ended)
         output = executor.output().read()
         note, rest = output.split(' bytes were not kept]\n')
         dropped = int(note.removeprefix('\n['))
@@ -61,3 +69,156 @@ class OutputTests(ExecutorTestCase):
             "printf '\\344\\n'", shell=True,
             popen_kwargs={'encoding': 'latin-1'}).start())
         self.assertEqual('ä\n', executor.output().readline())
+
+    def test_line_ends_are_those_of_text_files(self) -> None:
+        executor = self.stopping(SimpleExecutor(
+            "printf 'one\\r\\ntwo\\rthree\\n'", shell=True).start())
+        self.assertEqual(['one\n', 'two\n', 'three\n'],
+                         list(executor.output()))
+
+    def test_several_threads_may_read(self) -> None:
+        executor = self.stopping(
+            SimpleExecutor(['seq', '300000'], output_size=2 ** 22).start())
+        with ThreadPoolExecutor(3) as threads:
+            read = [threads.submit(list, executor.output()) for _ in range(3)]
+        numbers = [int(line) for each in read for line in each.result()]
+        self.assertEqual(list(range(1, 300_001)), sorted(numbers))
+
+    def test_who_reads_at_the_stop_gets_the_end(self) -> None:
+        executor = self.stopping(SimpleExecutor(
+            'echo out; echo err >&2; exec sleep 100', shell=True,
+            stderr=subprocess.PIPE).start())
+        with ThreadPoolExecutor(2) as threads:
+            readers = executor.output(), executor.err_output()
+            self.assertEqual(['out\n', 'err\n'],
+                             [each.readline() for each in readers])
+            read = [threads.submit(each.readline) for each in readers]
+            executor.stop()
+            self.assertEqual(
+                ['', ''], [each.result(DEADLINE) for each in read])
+
+    def test_what_was_not_read_stays_after_the_stop(self) -> None:
+        executor = self.stopping(SimpleExecutor('echo text').start())
+        reader = executor.output()
+        executor.process.wait(DEADLINE)
+        executor.stop()
+        self.assertEqual('text\n', reader.read())
+        self.assertIsNone(executor.output())
+
+    def test_each_run_has_an_output_of_its_own(self) -> None:
+        executor = self.stopping(SimpleExecutor('echo $$', shell=True))
+        for _ in range(2):
+            executor.start()
+            self.assertEqual(f'{executor.process.pid}\n',
+                             executor.output().read())
+            executor.stop()
+
+    def test_what_was_read_in_the_start_is_not_read_again(self) -> None:
+        class Mine(ConditionExecutor):
+            def after_start_check(self) -> bool:
+                return 'ready' in self.output().readline()
+
+        executor = self.stopping(Mine(
+            'echo one; echo ready; echo next', pid_file(self.dir / 'pid'),
+            shell=True)).start()
+        self.assertEqual('next\n', executor.output().read())
+
+    def test_nothing_needs_to_be_kept(self) -> None:
+        executor = self.stopping(
+            SimpleExecutor('echo text', output_size=0).start())
+        self.assertEqual('\n[5 bytes were not kept]\n',
+                         executor.output().read())
+
+
+class LogFileTests(ExecutorTestCase):
+
+    def test_both_streams_are_kept(self) -> None:
+        log = self.dir / 'log'
+        executor = self.stopping(SimpleExecutor(
+            'echo out; echo err >&2', shell=True, stderr=subprocess.PIPE,
+            log_file=log).start())
+        executor.process.wait(DEADLINE)
+        executor.stop()
+        self.assertEqual({'out', 'err'}, set(log.read_text().split()))
+
+    def test_a_full_disk_is_logged_and_the_child_goes_on(self) -> None:
+        executor = self.stopping(SimpleExecutor('cat', log_file='/dev/full'))
+        with self.assertLogs('gocept.runner.executor', 'ERROR') as logged:
+            executor.start()
+            for text in ('one\n', 'two\n'):
+                executor.process.channel.write(text.encode())
+                self.assertEqual(text, executor.output().readline())
+            executor.stop()
+        [line] = logged.output  # once, and no more
+        self.assertIn('is not written to its file any more', line)
+        self.assertIn('No space left', line)
+
+    def test_one_that_cannot_be_opened_leaves_nothing(self) -> None:
+        executor = SimpleExecutor(
+            'sleep 100', log_file=self.dir / 'missing' / 'log')
+        self.assertRaises(FileNotFoundError, executor.start)
+        self.assertIsNone(executor.process)
+
+
+class CaptureTests(ExecutorTestCase):
+    """Read step by step, as no other thread does it."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        read, self.sink = os.pipe()
+        self.addCleanup(os.close, self.sink)
+        self.capture = Capture(PipeChannel(read), 10_000)
+        self.addCleanup(self.capture.close)
+
+    def write(self, data: bytes) -> None:  # type: ignore[override]
+        os.write(self.sink, data)
+        self.capture.read_rest()
+
+    def test_little_at_a_time_makes_few_pieces(self) -> None:
+        for number in range(20_000):
+            self.write(b'%d' % (number % 10))
+        self.assertLess(len(self.capture._pieces), 5)
+        self.assertEqual('0123456789' * 400, self.capture.tail[-4000:])
+        self.assertLess(self.capture.dropped, 10_001)
+
+    def test_what_was_dropped_is_shown_where_it_was(self) -> None:
+        reader = Reader(self.capture)
+        self.write(b'one\n')
+        self.assertEqual('one\n', reader.readline())
+        for _ in range(3):
+            self.write(b'x' * 9_999 + b'\n')
+        dropped = self.capture.dropped
+        self.assertGreater(dropped, 10_000)
+        self.assertEqual('\n', reader.readline())
+        self.assertEqual(f'[{dropped - 4} bytes were not kept]\n',
+                         reader.readline())
+        self.write(b'last\n')
+        self.capture.close()
+        rest = reader.read()
+        self.assertEqual(30_009, dropped + len(rest))
+        self.assertTrue(rest.endswith('x\nlast\n'))
+
+    def test_several_may_listen(self) -> None:
+        heard: list[tuple[str, int, bytes]] = []
+
+        def one(begin: int, data: bytes) -> None:
+            heard.append(('one', begin, data))
+
+        def two(begin: int, data: bytes) -> None:
+            heard.append(('two', begin, data))
+
+        self.write(b'abc')
+        self.capture.listen(one)
+        self.write(b'd')
+        self.capture.listen(two)
+        self.capture.listen_no_more(one)
+        self.write(b'e')
+        self.assertEqual([('one', 0, b'abc'), ('one', 3, b'd'),
+                          ('two', 0, b'abcd'), ('two', 4, b'e')], heard)
+
+    def test_a_listener_hears_where_the_rest_begins(self) -> None:
+        heard: list[int] = []
+        for _ in range(3):
+            self.write(b'x' * 9_000)
+        self.capture.listen(lambda begin, data: heard.append(begin))
+        self.assertEqual([self.capture.dropped], heard)
