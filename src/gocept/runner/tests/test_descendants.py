@@ -10,7 +10,12 @@ from gocept.runner import descendants, launch, proc
 from gocept.runner.launch import MARKER
 from gocept.runner.pidfd import Unwatched
 from gocept.runner.tests.test_process import Fallback, ProcessTestCase
-from gocept.runner.tests.victims import ended, lines, until
+from gocept.runner.tests.victims import (
+    adopt_no_more,
+    ended,
+    lines,
+    until,
+)
 
 
 class DescendantsTests(ProcessTestCase):
@@ -197,6 +202,75 @@ class DescendantsTests(ProcessTestCase):
         [grandchild] = self.children_of(child)
         descendants.reap(grandchild)
         self.assertFalse(grandchild.has_ended())
+
+
+    def adopting(self, body='leave()'):
+        """A child that adopts, and the orphan that it leaves to us."""
+        self.addCleanup(adopt_no_more)
+        child = self.start_victim(f'{body}\npause()', adopt=True)
+        [orphan] = self.children_of(child)
+        until(lambda: proc.stat(orphan.pid).parent == os.getpid())
+        return child, orphan
+
+    def found(self, adopted):
+        found = []
+        for process, handle in adopted.look():
+            self.addCleanup(handle.close)
+            found.append((process, handle.pid))
+        return found
+
+    def test_orphans_by_their_mark_each_once(self):
+        child, orphan = self.adopting()
+        other, others = self.adopting()
+        adopted = descendants.Adopted([child, other])
+        self.assertEqual({(child, orphan.pid), (other, others.pid)},
+                         set(self.found(adopted)))
+        self.assertEqual([], self.found(adopted))
+
+    def test_orphans_without_a_mark_by_their_session(self):
+        child, orphan = self.adopting('leave(overwrite)')
+        self.addCleanup(ended, orphan)
+        self.addCleanup(orphan.signal, signal.SIGKILL)
+        other = self.start(adopt=True)
+        # Nobody's, as neither leads a session, and two adopt.
+        self.assertEqual([], self.found(descendants.Adopted([child, other])))
+        child.leads_group = True
+        with mock.patch.object(child, 'pid', proc.stat(orphan.pid).session):
+            self.assertEqual([(child, orphan.pid)], self.found(
+                descendants.Adopted([child, other])))
+
+    def test_whoever_is_older_is_looked_at_once(self):
+        older = subprocess.Popen(['sleep', '100'])
+        self.addCleanup(older.wait)
+        self.addCleanup(older.kill)
+        start = proc.stat(older.pid).start
+        until(lambda: descendants.clock() > start)
+        child, orphan = self.adopting()
+        adopted = descendants.Adopted([child])
+        with mock.patch('gocept.runner.proc.variable',
+                        side_effect=proc.variable) as read, mock.patch(
+                'gocept.runner.proc.stat', side_effect=proc.stat) as asked:
+            self.assertEqual([(child, orphan.pid)], self.found(adopted))
+            self.assertNotIn(older.pid, [
+                call.args[0] for call in read.mock_calls])
+            asked.reset_mock()
+            self.assertEqual([], self.found(adopted))
+            self.assertNotIn(mock.call(older.pid), asked.mock_calls)
+
+    def test_one_that_becomes_another_program_is_looked_at_again(self):
+        child, orphan = self.adopting()
+        adopted = descendants.Adopted([child])
+        with mock.patch('gocept.runner.proc.variable', return_value=None):
+            self.assertEqual([], self.found(adopted))
+        self.assertEqual([(child, orphan.pid)], self.found(adopted))
+
+    def test_one_that_cannot_be_held_is_looked_at_again(self):
+        child, orphan = self.adopting()
+        adopted = descendants.Adopted([child])
+        with mock.patch('gocept.runner.descendants.hold_if',
+                        return_value=None):
+            self.assertEqual([], self.found(adopted))
+        self.assertEqual([(child, orphan.pid)], self.found(adopted))
 
 
 class FallbackDescendantsTests(Fallback, DescendantsTests):
