@@ -1,15 +1,18 @@
 """Who listens on TCP ports and Unix sockets; and a port that is free."""
 
 import contextlib
+import errno
 import os
+import re
 import socket
 import struct
 from collections.abc import Collection, Iterable, Iterator
+from typing import Any
 
 from gocept.runner import proc
 
 # In /proc/net/tcp and /proc/net/unix; see proc(5).
-_LISTENING = '0A'
+_LISTENING = b'0A'
 _ACCEPTING = 0x10000
 
 _CREDENTIALS = struct.Struct('3i')  # see SO_PEERCRED in unix(7)
@@ -20,8 +23,20 @@ def reserve(host: str, port: int = 0) -> socket.socket:
 
     A server that sets SO_REUSEADDR may still bind it, and listen.
     """
-    family, _, _, _, address = socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    addresses = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    while True:
+        family, _, _, _, address = addresses.pop(0)
+        try:
+            return _bound(family, address)
+        except OSError as error:
+            # As that of a name that is ::1 too, on a system without IPv6.
+            if not addresses or error.errno not in (
+                    errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                raise
+
+
+def _bound(family: int, address: Any) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -50,9 +65,10 @@ def among(pids: Iterable[int], inodes: Collection[str]) -> Iterator[int]:
 
 def on_port(port: int) -> list[str]:
     """The inodes of the sockets that listen on a TCP port."""
-    return [fields[9] for name in ('tcp', 'tcp6') for fields in _table(name)
-            if fields[3] == _LISTENING
-            and int(fields[1].rpartition(':')[2], 16) == port]
+    rows = [line.split() for name in ('tcp', 'tcp6')
+            for line in _table(name).splitlines()[1:]]
+    return [row[9].decode() for row in rows if row[3] == _LISTENING
+            and int(row[1].rpartition(b':')[2], 16) == port]
 
 
 def peer(sock: socket.socket) -> int:
@@ -64,21 +80,21 @@ def peer(sock: socket.socket) -> int:
     return int(pid)
 
 
-def on_path(path: str) -> list[str]:
+def on_path(path: str | bytes) -> list[str]:
     """The inodes of the Unix sockets that listen on a path, or a name."""
-    path = path.replace('\0', '@')
-    return [fields[6] for fields in _table('unix')
-            if int(fields[3], 16) & _ACCEPTING and fields[7:] == [path]]
+    name = os.fsencode(path).replace(b'\0', b'@')
+    # Paths may have spaces and newlines, also those of other programs.
+    rows = re.findall(rb'^\w+: \w+ \w+ (\w+) \w+ \w+ +(\d+) %b$'
+                      % re.escape(name), _table('unix'), re.MULTILINE)
+    return [inode.decode() for flags, inode in rows
+            if int(flags, 16) & _ACCEPTING]
 
 
-def _table(name: str) -> Iterator[list[str]]:
-    """The lines of a file in /proc/net, after the first."""
-    with contextlib.suppress(OSError), open(
-            f'/proc/net/{name}', errors='surrogateescape') as file:
-        next(file)
-        for line in file:
-            # The last field may be a path with spaces.
-            yield line.rstrip('\n').split(None, 7 if name == 'unix' else -1)
+def _table(name: str) -> bytes:
+    """What a file in /proc/net says."""
+    with contextlib.suppress(OSError), open(f'/proc/net/{name}', 'rb') as file:
+        return file.read()
+    return b''
 
 
 def _sockets(pid: int) -> set[str]:
@@ -93,6 +109,7 @@ def _sockets(pid: int) -> set[str]:
 
 
 def _name(pid: int) -> str:
-    with contextlib.suppress(OSError), open(f'/proc/{pid}/comm') as file:
+    with contextlib.suppress(OSError), open(
+            f'/proc/{pid}/comm', errors='replace') as file:
         return file.read().strip()
     return 'ended meanwhile'

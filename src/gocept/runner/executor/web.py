@@ -7,7 +7,7 @@ import ssl
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from typing import TYPE_CHECKING, Any
-from urllib.parse import SplitResult, urlencode, urlsplit, urlunsplit
+from urllib.parse import SplitResult, urlencode, urlsplit
 
 from gocept.runner.executor.aside import Aside
 from gocept.runner.executor.condition import Check, Condition
@@ -54,6 +54,23 @@ class http(Condition):
         if port == 0:
             self.url = _with_port(self.url, self.tcp.port)
 
+    @property
+    def _target(self) -> str:
+        # By hand, as urlunsplit() of some Pythons changes a path as //x.
+        query = f'?{self.url.query}' if self.url.query else ''
+        return (self.url.path or '/') + query
+
+    @property
+    def _body(self) -> str | None:
+        return urlencode(self.payload) if self.payload else None
+
+    @property
+    def _fields(self) -> dict[str, str]:
+        headers = dict(self.headers or {})
+        if self.payload and 'content-type' not in map(str.lower, headers):
+            headers['Content-Type'] = 'application/x-www-form-urlencoded'
+        return headers
+
     def replaced(self, text: str) -> str:
         """See `ICondition`."""
         return self.tcp.replaced(text)
@@ -72,18 +89,14 @@ class http(Condition):
 
     def ask(self, sock: socket.socket) -> tuple[bool, str]:
         """Send the request; whether the answer is right, and what it is."""
-        connection = HTTPConnection(
-            self.tcp.host, self.tcp.port)
-        if self.ssl_context is not None and self.url.scheme == 'https':
-            sock = self.ssl_context.wrap_socket(
-                sock, server_hostname=self.tcp.host)
+        connection = HTTPConnection(self.tcp.host, self.tcp.port)
         connection.sock = sock
         with contextlib.closing(connection):
-            connection.request(
-                self.method, urlunsplit(
-                    ('', '', self.url.path or '/', self.url.query, '')),
-                urlencode(self.payload) if self.payload else None,
-                dict(self.headers or {}))
+            if self.ssl_context is not None and self.url.scheme == 'https':
+                connection.sock = self.ssl_context.wrap_socket(
+                    sock, server_hostname=self.tcp.host)
+            connection.request(self.method, self._target, self._body,
+                               self._fields)
             with connection.getresponse() as response:
                 status = str(response.status)
                 right = bool(status == self.status
@@ -106,6 +119,7 @@ class _HTTPCheck(Check):
         self._sock: socket.socket | None = None
         self._asking: Aside[tuple[bool, str]] | None = None
         self._limit = Deadline(0)
+        self._answer = ''
         self.awaited = (f'an answer with status {condition.status} to '
                         f'{condition.method} {condition.url.geturl()}')
 
@@ -122,30 +136,40 @@ class _HTTPCheck(Check):
             return False
         if not self._asking.done:
             if self._limit.passed:
-                self.seen = ('connected, but no answer in '
-                             f'{self._condition.request_timeout} s')
+                self._answer = self.seen = self._too_late
                 self._abandon()
             return False
         asking, self._asking = self._asking, None
         try:
-            right, self.seen = asking.result()
+            right, self._answer = asking.result()
+        except TimeoutError:
+            self._answer = self._too_late
+            right = False
         except (OSError, HTTPException) as error:
-            self.seen = f'{type(error).__name__}: {error}'
+            self._answer = f'{type(error).__name__}: {error}'
             right = False
         finally:
             self._abandon()
+        self.seen = self._answer
         return right
+
+    @property
+    def _too_late(self) -> str:
+        return f'connected, but no answer in {self._limit.seconds:.2f} s'
 
     def _begin_asking(self) -> None:
         sock = self._tcp.connect()
-        self.seen = self._tcp.seen
+        seen = self._tcp.seen
+        if sock is not None:
+            seen += ', but no answer yet'
+        # The deadline may pass here: what is wrong was said before.
+        self.seen = f'{self._answer}; then {seen}' if self._answer else seen
         if sock is None:
             return
-        self.seen += ', but no answer yet'
-        limit = self._condition.request_timeout or None
-        self._limit = Deadline(limit)
-        sock.settimeout(min(filter(None, (
-            limit, max(self.deadline.left(), 0.001)))))
+        left = max(self.deadline.left(), 0.001)
+        self._limit = Deadline(
+            min(self._condition.request_timeout or left, left))
+        sock.settimeout(self._limit.seconds)
         # Of our own, as the other one is the thread's.
         self._sock = sock.dup()
         self._asking = Aside(lambda: self._condition.ask(sock), self.poller)

@@ -25,6 +25,7 @@ from gocept.runner.tests import support
 from gocept.runner.tests.victims import (
     DEADLINE,
     STUBBORN,
+    adopt_no_more,
     ended,
     lines,
     marked,
@@ -794,6 +795,103 @@ class FallbackEndTests(Fallback, EndTests):
     test_where_children_need_not_be_reaped = None  # nobody could know
 
 
+class SignalAllTests(ProcessTestCase):
+
+    # These queue, so that each can be counted.
+    counting = '''
+        counted = {signal.SIGRTMIN, signal.SIGRTMIN + 1}
+        signal.pthread_sigmask(signal.SIG_BLOCK, counted)
+
+        def pause():
+            while True:
+                say(os.getpid(), signal.sigwait(counted) - signal.SIGRTMIN)
+
+        '''
+
+    def setUp(self):
+        super().setUp()
+        self.addCleanup(adopt_no_more)
+
+    def start_family(self, body, count, **options):
+        """A child, and so many descendants that are held."""
+        child = self.start_victim(
+            textwrap.dedent(self.counting) + textwrap.dedent(body), **options)
+        return child, self.children_of(child, count)
+
+    def assertEachIsToldOnce(self, child, pids):
+        for number in 0, 1:
+            child.signal_all(signal.SIGRTMIN + number)
+        told = lines(child, 2 * len(pids))
+        self.assertEqual(
+            sorted([str(pid), number] for pid in pids for number in '01'),
+            sorted(told))
+
+    def test_it_and_its_descendants_are_told_once(self):
+        for options in ({}, {'setpgrp': True}, {'setsid': True},
+                        {'adopt': True}, {'adopt': True, 'setsid': True}):
+            with self.subTest(**options):
+                child, others = self.start_family('''
+                    fork(fork, int)
+                    fork(os.setsid)
+                    leave()
+                    pause()
+                    ''', 4, **options)
+                self.assertEachIsToldOnce(
+                    child, [child.pid, *(each.pid for each in others)])
+                child.close()
+                self.assertAllEnded(others)
+
+    def test_nobody_else_is_told(self):
+        sibling = self.start()
+        child = self.start()
+        self.assertEqual(os.getpgrp(), os.getpgid(child.pid))
+        child.signal_all(signal.SIGKILL)
+        self.assertEqual(-signal.SIGKILL, child.wait(DEADLINE))
+        self.assertIsNone(sibling.poll())
+
+    def test_nobody_is_waited_for(self):
+        child, others = self.start_family('''
+            ignore()
+            leave()
+            say('ready')
+            pause()
+            ''', 1)
+        lines(child, 1)
+        child.signal_all(signal.SIGTERM)
+        self.assertIsNone(child.poll())
+        self.assertFalse(others[0].has_ended())
+        child.signal_all(signal.SIGKILL)
+        self.assertEqual(-signal.SIGKILL, child.wait(DEADLINE))
+        self.assertTrue(ended(others[0]))
+
+    def test_who_is_left_when_it_has_ended_is_told_once(self):
+        for options in ({}, {'setsid': True}, {'adopt': True},
+                        {'adopt': True, 'setsid': True}):
+            with self.subTest(**options):
+                child, others = self.start_family('''
+                    fork(os.setsid)
+                    leave()
+                    fork(int)
+                    ''', 3, **options)
+                self.assertEqual(0, child.wait(DEADLINE))
+                self.assertEachIsToldOnce(
+                    child, [each.pid for each in others])
+                child.close()
+                self.assertAllEnded(others)
+
+    def test_nobody_is_left_when_it_has_ended(self):
+        child = self.start('true', setsid=True)
+        child.wait(DEADLINE)
+        with mock.patch('os.killpg') as killpg, mock.patch('os.kill') as kill:
+            child.signal_all(signal.SIGKILL)
+        self.assertNotIn(mock.call(child.pid, signal.SIGKILL), [
+            *killpg.call_args_list, *kill.call_args_list])
+
+
+class FallbackSignalAllTests(Fallback, SignalAllTests):
+    pass
+
+
 class ChannelTests(ProcessTestCase):
 
     def test_none(self):
@@ -876,7 +974,8 @@ class ForkTests(ProcessTestCase):
     def test_a_copy_knows_nothing(self):
         child = self.start('cat', stdin='pipe')
         self.assertEqual('None', self.in_a_fork(child.poll))
-        for method in (child.wait, child.terminate):
+        for method in (child.wait, child.terminate,
+                       lambda: child.signal_all(signal.SIGKILL)):
             self.assertRegex(self.in_a_fork(method),
                              'RuntimeError.*a child of process '
                              f'{os.getpid()}, of which this is a fork')
