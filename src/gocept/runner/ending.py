@@ -100,7 +100,7 @@ class Ending:
         self._gather()
         if self._runs():
             in_group = {pid for pid in self._members
-                        if _group_of(pid) == self.process.pid}
+                        if proc.group(pid) == self.process.pid}
             _send(self.process.signal_group, self._signum, self.process.pid)
             _wake_stopped(self.process.pid, self.process.send_signal)
             if self.process.leads_group:
@@ -306,8 +306,3 @@ def _wake_stopped(pid: int, send: Callable[[int], None]) -> None:
     now = proc.stat(pid)
     if now is not None and now.state in 'Tt':
         _send(send, signal.SIGCONT, pid)
-
-
-def _group_of(pid: int) -> int:
-    now = proc.stat(pid)
-    return now.group if now is not None else os.getpgrp()

@@ -28,6 +28,12 @@ def stat(pid: int) -> Stat | None:
                 int(fields[3]), int(fields[19]))
 
 
+def group(pid: int) -> int:
+    """The process group that it is in; 0 if there is no such process."""
+    now = stat(pid)
+    return now.group if now is not None else 0
+
+
 def _fields(pid: int) -> list[bytes] | None:
     try:
         # Not as a file object, as thousands may be looked at.

@@ -98,13 +98,13 @@ class Process(Source, Closing):
             descendants.started.add(self.pid)
             undo.callback(descendants.started.discard, self.pid)
             unowned = {fd for fd in started[1:] if fd >= 0}
-            undo.callback(_close_all, unowned)
+            undo.callback(lambda: list(map(os.close, unowned)))
             for name, faucet, sink in (
                     ('channel', started.stdout, started.stdin),
                     ('stderr', started.stderr, -1)):
                 if {faucet, sink} & unowned:
-                    it = PipeChannel(
-                        _or_none(faucet), _or_none(sink), **channel)
+                    it = PipeChannel(*(fd if fd >= 0 else None for fd in (
+                        faucet, sink)), **channel)
                     unowned -= {faucet, sink}
                     undo.callback(it.close)
                     setattr(self, name, it)
@@ -191,10 +191,22 @@ class Process(Source, Closing):
             descendants.started.discard(self.pid)
             self.ended_at = descendants.clock()
             if not (self.being_ended and self.adopts):
-                self._group += self._left_behind()
+                self._take_up(self._left_behind())
         finally:
             self._handle.close()  # and so the pollers are told
         self._watch_group()
+
+    def _take_up(self, handles: Iterable[Handle]) -> bool:
+        """Hold those that are not held yet; whether there are some."""
+        known = {handle.pid for handle in self._group}
+        before = len(known)
+        for handle in handles:
+            if handle.pid in known:
+                handle.close()
+            else:
+                known.add(handle.pid)
+                self._group.append(handle)
+        return len(known) > before
 
     def _left_behind(self) -> Iterator[Handle]:
         if self.leads_group:
@@ -284,16 +296,18 @@ class Process(Source, Closing):
         """See `IProcess`."""
         self._require_owner()
         with contextlib.ExitStack() as held:
-            handles = []
-            for handle in descendants.of(self):
-                held.callback(handle.close)
-                now = proc.stat(handle.pid)
-                if now is not None and (now.group != self.pid
-                                        or self.returncode is not None):
-                    handles.append(handle)
-            self.signal_group(signum)
-            for handle in handles:
-                handle.signal(signum)
+            others = [held.enter_context(contextlib.closing(handle))
+                      for handle in descendants.of(self)]
+            with self._lock:
+                # Who is told by its group is not told once more.
+                told = {handle.pid for handle in self._group}
+                if self.leads_group and self.returncode is None:
+                    told |= {handle.pid for handle in others
+                             if proc.group(handle.pid) == self.pid}
+                self.signal_group(signum)
+            for handle in others:
+                if handle.pid not in told:
+                    handle.signal(signum)
 
     @property
     def adopts_alone(self) -> bool:
@@ -314,15 +328,13 @@ class Process(Source, Closing):
         Whether there are some that were not known.
         """
         with self._lock:
-            known = {handle.pid for handle in self._group}
-            new = [handle for pid in pids if pid not in known and (
-                handle := descendants.stranger(pid)) is not None]
+            new = self._take_up(handle for pid in pids if (
+                handle := descendants.stranger(pid)) is not None)
             if new:
-                self._group += new
                 unfinished.add(self)
         if new:
             self._watch_group()
-        return bool(new)
+        return new
 
     def terminate(self, signum: int | None = None,
                   timeout: float | None = None) -> int:
@@ -361,15 +373,6 @@ class Process(Source, Closing):
         state = ('running' if self.returncode is None
                  else f'ended with {self.returncode}')
         return f'<Process {self.name!r} ({self.pid}): {state}>'
-
-
-def _close_all(fds: Iterable[int]) -> None:
-    for fd in fds:
-        os.close(fd)
-
-
-def _or_none(fd: int) -> int | None:
-    return fd if fd >= 0 else None
 
 
 def terminate_all(processes: Iterable[Process], signum: int | None = None,

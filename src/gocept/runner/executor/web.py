@@ -111,6 +111,11 @@ def _with_port(url: SplitResult, port: int) -> SplitResult:
     return url._replace(netloc=f'{url.netloc.rpartition(":")[0]}:{port}')
 
 
+def _without_user(url: SplitResult) -> str:
+    """As it may be shown: it may have a password."""
+    return url._replace(netloc=url.netloc.rpartition('@')[2]).geturl()
+
+
 class _HTTPCheck(Check):
 
     def __init__(self, condition: http, connecting: TCPCheck) -> None:
@@ -121,7 +126,7 @@ class _HTTPCheck(Check):
         self._limit = Deadline(0)
         self._answer = ''
         self.awaited = (f'an answer with status {condition.status} to '
-                        f'{condition.method} {condition.url.geturl()}')
+                        f'{condition.method} {_without_user(condition.url)}')
 
     def begin(self, process: 'Process', captures: 'Sequence[Capture]',
               poller: Poller, deadline: Deadline) -> None:
