@@ -91,23 +91,33 @@ class Adopted:
             (each.started_at for each in adopting), default=math.inf)
         self._older: set[int] = set()
         self._seen: set[int] = set()
+        self.unsure = False
+        """Whether one was just becoming another program: look again."""
 
     def look(self) -> Iterator[tuple[Any, Handle]]:
         """Those that were not there before, each with whose it is."""
+        self.unsure = False
         pids = [pid for pid in strangers() if pid not in self._older]
         while pids:
             pid = pids.pop()
             if pid not in self._seen:
-                process = self._whose(pid)
-                if process is not None:
-                    handle = hold_if(
-                        pid, lambda: self._whose(pid) is process)  # noqa: B023
-                    if handle is not None:
-                        yield process, handle
-                    else:  # for lack of descriptors, say
-                        self._seen.discard(pid)
+                yield from self._take(pid)
+                self.unsure = self.unsure or self._is_unsure(pid)
             if pid not in self._older:
                 pids += proc.children(pid)
+
+    def _take(self, pid: int) -> Iterator[tuple[Any, Handle]]:
+        process = self._whose(pid)
+        if process is not None:
+            handle = hold_if(pid, lambda: self._whose(pid) is process)
+            if handle is not None:
+                yield process, handle
+            else:  # for lack of descriptors, say
+                self._seen.discard(pid)
+
+    def _is_unsure(self, pid: int) -> bool:
+        return (pid not in self._seen and pid not in self._older
+                and proc.stat(pid) is not None)
 
     def _whose(self, pid: int) -> Any:
         """The process that it descends from, or None."""
@@ -119,7 +129,7 @@ class Adopted:
             return None
         words = proc.variable(pid, MARKER)
         if words is None:
-            return None  # it becomes another program: look again
+            return None  # it is becoming another program
         self._seen.add(pid)
         for word in words.split():
             if word in self._by_mark:

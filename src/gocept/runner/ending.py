@@ -26,6 +26,10 @@ KILL_TIMEOUT = 5.0
 
 _LOOK_AGAIN = 0.02  # for processes whose end is no event
 
+_SOON, _BECOMING = 0.001, 1.0
+"""Seconds between two looks at processes that are becoming other programs, and
+until these are given up; it takes less than a millisecond, as a rule."""
+
 _NEEDED = 4  # descriptors, of a poller and a file in /proc
 
 
@@ -205,7 +209,7 @@ def end(endings: Iterable[Ending],
                 ending.begin()
             leavers.find()
             _wait(poller, endings, leavers)
-            while found := leavers.find():
+            while found := leavers.find_all(poller):
                 _wait(poller, found, leavers)
     finally:
         for ending in endings:
@@ -219,6 +223,8 @@ class _Leavers:
 
     def __init__(self, endings: Iterable[Ending],
                  ending_of: Callable[[str], Ending | None] | None) -> None:
+        self.owners: dict[int, Ending] = {}
+        """Of what the poller waits for, by its id."""
         self._ending_of = ending_of
         self._by_process = {ending.process: ending for ending in endings
                             if ending.process is not None
@@ -228,6 +234,17 @@ class _Leavers:
     def find(self) -> set[Ending]:
         """Have the endings take them in; those that got some."""
         return self.find_adopted() | self._find_marked()
+
+    def find_all(self, poller: Poller) -> set[Ending]:
+        """The same, but wait for those that cannot be known yet.
+
+        No event tells when they have become another program.
+        """
+        deadline = Deadline(_BECOMING)
+        while not (found := self.find()) and (
+                self._adopted.unsure and not deadline.passed):
+            poller.poll(_SOON)
+        return found
 
     def find_adopted(self) -> set[Ending]:
         """Those that are our own children now: what costs little."""
@@ -249,6 +266,7 @@ def _hand_over(found: Iterable[tuple[Ending | None, Handle]]) -> set[Ending]:
     takers = set()
     for ending, handle in found:
         if ending is None or ending.give_up() or handle.has_ended():
+            descendants.reap(handle)
             handle.close()
         elif ending.add(handle):
             takers.add(ending)
@@ -276,18 +294,17 @@ def _wait(poller: Poller, endings: Iterable[Ending],
           leavers: _Leavers) -> None:
     pending = set(endings)
     due = set(pending)
-    owners: dict[int, Ending] = {}  # by the ids of what has been registered
     while True:
         for ending in due:
             ending.step()
             if ending.over:
                 pending.discard(ending)
             else:
-                ending.register(poller, owners)
+                ending.register(poller, leavers.owners)
         if not pending:
             return
         ready = poller.poll(min(ending.left for ending in pending))
-        due = {owners[id(source)] for _, source in ready}
+        due = {leavers.owners[id(source)] for _, source in ready}
         due |= {ending for ending in pending if not ready or ending.is_late}
         due |= leavers.find_adopted()
         pending |= due

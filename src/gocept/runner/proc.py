@@ -74,14 +74,22 @@ def variable(pid: int, name: str) -> str | None:
     '' if there is none, it cannot be read or the process has overwritten it.
     None for the moment in which the process becomes another program.
     """
+    content = _environment(pid)
+    if content == b'':
+        fields = _fields(pid)
+        if fields and int(fields[20]):
+            start, end = map(int, fields[47:49])
+            content = _environment(pid)  # it may have got one since
+            if content == b'' and (not end or start < end):
+                return None  # it has memory, but no environment yet
+    _, found, rest = (b'\0' + (content or b'')).partition(
+        b'\0%s=' % name.encode())
+    return rest.partition(b'\0')[0].decode(errors='replace') if found else ''
+
+
+def _environment(pid: int) -> bytes | None:
     try:
         with open(f'/proc/{pid}/environ', 'rb') as file:
-            content = file.read()
+            return file.read()
     except OSError:
-        return ''
-    if not content:
-        fields = _fields(pid)
-        if fields and int(fields[20]) and not int(fields[48]):
-            return None  # it has memory, but no end of an environment yet
-    _, found, rest = (b'\0' + content).partition(b'\0%s=' % name.encode())
-    return rest.partition(b'\0')[0].decode(errors='replace') if found else ''
+        return None

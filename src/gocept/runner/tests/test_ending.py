@@ -11,7 +11,13 @@ from gocept.runner.ending import Ending, end
 from gocept.runner.pidfd import Unwatched
 from gocept.runner.tests import support
 from gocept.runner.tests.test_process import Fallback, ProcessTestCase
-from gocept.runner.tests.victims import STUBBORN, ended, lines, until
+from gocept.runner.tests.victims import (
+    STUBBORN,
+    adopt_no_more,
+    ended,
+    lines,
+    until,
+)
 
 
 class EndingTests(ProcessTestCase):
@@ -98,6 +104,33 @@ class EndingTests(ProcessTestCase):
         self.assertLessEqual(len(looks), 4)
         self.assertEqual([-signal.SIGTERM] * 5,
                          [child.returncode for child in children])
+
+    def test_an_orphan_that_is_becoming_another_program(self):
+        self.addCleanup(adopt_no_more)
+        child = self.start_victim('leave()\npause()', adopt=True)
+        [orphan] = self.children_of(child)
+        until(lambda: proc.stat(orphan.pid).parent == os.getpid())
+        looks = iter(range(20))
+        variable = proc.variable
+
+        def becoming(pid, name):
+            if pid == orphan.pid and next(looks, None) is not None:
+                return None
+            return variable(pid, name)
+        with mock.patch('gocept.runner.proc.variable', becoming):
+            child.terminate()
+        self.assertTrue(orphan.has_ended())
+        self.assertEqual([], list(looks))
+
+    def test_an_orphan_that_never_becomes_another_program(self):
+        self.addCleanup(adopt_no_more)
+        child = self.start_victim('leave()\npause()', adopt=True)
+        [orphan] = self.children_of(child)
+        with mock.patch('gocept.runner.proc.variable', return_value=None), (
+                mock.patch.object(ending, '_BECOMING', 0.05)):
+            child.terminate()
+        orphan.signal(signal.SIGKILL)
+        self.assertTrue(ended(orphan))
 
     def test_an_exception_leaves_nothing_open(self):
         child = self.start_victim('fork(int)\npause()')

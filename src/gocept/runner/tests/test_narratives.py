@@ -16,6 +16,7 @@ from gocept.runner.tests.support import (
     end_background,
     reset_process,
 )
+from gocept.runner.tests.victims import adopt_no_more
 
 NARRATIVES = ('appmain.rst', 'executor.rst', 'once.rst', 'spawn.rst',
               'transaction.rst', 'zopeconf.rst')
@@ -56,6 +57,7 @@ def tear_down(test: doctest.DocTest) -> None:
     os.chdir(test.globs['_cwd'])
     test.globs['_directory'].cleanup()
     end_background()
+    adopt_no_more()
     reset_process()
 
 

@@ -106,6 +106,20 @@ class ProcTests(support.TestCase):
             os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
             self.assertEqual('', proc.variable(child.pid, 'A'))  # a zombie
 
+    def test_one_that_has_just_become_another_program(self):
+        child = self.start('sleep', '100', env={'A': '1'})
+        self.assertEqual('1', self.variable(child, 'A'))
+        environment = proc._environment
+        with mock.patch.object(proc, '_environment', side_effect=[
+                b'', environment(child.pid)]):
+            self.assertEqual('1', proc.variable(child.pid, 'A'))
+        with mock.patch.object(proc, '_environment', return_value=b''):
+            self.assertIsNone(proc.variable(child.pid, 'A'))
+
+    def test_no_environment_at_all(self):
+        child = self.start('sleep', '100', env={})
+        self.assertEqual('', self.variable(child, 'A'))
+
     def test_the_first_variable_and_the_last(self):
         for name in 'A', 'B':
             child = self.start('sleep', '100', env={'A': '1', 'B': '1'})

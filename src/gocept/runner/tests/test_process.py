@@ -1050,6 +1050,7 @@ class FallbackForkTests(Fallback, ForkTests):
 
 
 class ExitTests(ProcessTestCase):
+    maxDiff = None
     """What inherits the output of a program is waited for by `run_program`.
     """
 
