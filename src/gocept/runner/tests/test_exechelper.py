@@ -103,6 +103,10 @@ class HelperTests(unittest.TestCase):
 
 class DieWithParentTests(support.TestCase):
 
+    def setUp(self):
+        super().setUp()
+        self.addCleanup(support.end_background)
+
     def test_it_lives_as_long_as_the_thread(self):
         children = []
         go = threading.Event()
