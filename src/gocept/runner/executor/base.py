@@ -30,9 +30,9 @@ Command = str | Sequence[str]
 
 _FIRST_PAUSE = 0.001  # seconds between two probes
 
-_SLOWING = 100
-"""Which part of the time since the start a pause is: what a start takes
-longer because of it is about half a per cent."""
+_SLOWING = 200
+"""Which part of the time since the start a pause is, so that no start takes
+longer by more than half a per cent because of it."""
 
 _STREAMS: dict[Any, str] = {
     subprocess.PIPE: 'pipe', subprocess.DEVNULL: 'null',
