@@ -222,7 +222,8 @@ class SimpleExecutor:
 
     def running(self) -> bool:
         """See `IExecutor`."""
-        return self.process is not None and self.process.poll() is None
+        process = self.process  # another thread may stop it
+        return process is not None and process.poll() is None
 
     def stop(self, stop_signal: int | None = None,
              expected_returncode: int | None = None) -> Self:
@@ -275,9 +276,10 @@ class SimpleExecutor:
         It may have a session of its own, and no mark any more. Whether there
         is one that was not known.
         """
-        return (self.condition is not None and self.process is not None
-                and self.process.is_ours and self.process.poll() is not None
-                and self.process.claim(self.condition.servers()))
+        process = self.process
+        return (self.condition is not None and process is not None
+                and process.is_ours and process.poll() is not None
+                and process.claim(self.condition.servers()))
 
     def _clear(self) -> None:
         self._end_waiting()

@@ -4,6 +4,7 @@ import gc
 import os
 import signal
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 
 import zope.interface.verify
 
@@ -227,6 +228,16 @@ class StopTests(ExecutorTestCase):
         self.assertEqual(2, len(pids))
         executor.stop()
         self.assertTrue(all(map(is_gone, pids)))
+
+    def test_several_threads_may_stop_it(self) -> None:
+        for _ in range(10):
+            executor = OutputExecutor('echo ready; exec sleep 100', 'ready',
+                                      shell=True).start()
+            with ThreadPoolExecutor(3) as threads:
+                stops = [threads.submit(executor.stop) for _ in range(3)]
+            for stop in stops:
+                self.assertIs(executor, stop.result())
+            self.assertFalse(executor.running())
 
     def test_killing_does_not_have_to_wait(self) -> None:
         executor = SimpleExecutor('sleep 100').start()
