@@ -29,11 +29,12 @@ class ExecutorTestCase(TestCase):
         self.addCleanup(end_background)
 
     def check_left(self, before: Any) -> None:
+        for thread in threading.enumerate():
+            if thread.name in ('gocept.runner.executor',
+                               'gocept.runner.inotify'):
+                thread.join(DEADLINE)
         gc.collect()
         end_background()
-        for thread in threading.enumerate():
-            if thread.name == 'gocept.runner.inotify':
-                thread.join(DEADLINE)
         adopt_no_more()
         # What is kept back to end processes with is kept for ever.
         left = {fd: target for fd, target in open_descriptors().items()
