@@ -76,8 +76,9 @@ class Adopted:
 
     A descendant of theirs that has lost its parent is a child of ours that is
     no `Process` and not older than they are, or descends from such a one. It
-    is known by its mark, or by its session or group; and if just one process
-    adopts, all orphans are its own. Each is looked at once.
+    is known by its mark, or by its session or group. Others may be those of
+    another library's children, which are none of our business. Each is looked
+    at once.
     """
 
     def __init__(self, processes: Iterable[Any]) -> None:
@@ -85,8 +86,6 @@ class Adopted:
         self._by_mark = {each.mark: each for each in adopting if each.mark}
         self._by_group = {
             each.pid: each for each in adopting if each.leads_group}
-        self._alone = next(
-            (each for each in adopting if each.adopts_alone), None)
         self._since = min(
             (each.started_at for each in adopting), default=math.inf)
         self._older: set[int] = set()
@@ -140,8 +139,6 @@ class Adopted:
                 if process is not None and not (
                         0 < process.ended_at < now.start):
                     return process
-            if _is_orphan(pid, now):
-                return self._alone
         return None
 
 

@@ -492,8 +492,8 @@ class IProcess(ISource):
     How it is ended: ``stop_signal=SIGTERM``, ``stop_timeout=10``,
     ``kill_signal=SIGKILL``, see `terminate`. ``adopt=False`` makes this
     process the parent of descendants that have lost their own: those known to
-    be of this child end with it (if it is the only one that adopts, all that
-    were certainly not born to us), and the others are reaped when we exit.
+    be of this child end with it (by a mark, or its session or group, though
+    the mark may be overwritten), and the others when we exit.
 
     What has not ended when the interpreter exits is ended then, but nothing by
     a forked copy of it. A context manager, which closes it.

@@ -310,11 +310,10 @@ class Process(Source, Closing):
                     handle.signal(signum)
 
     @property
-    def adopts_alone(self) -> bool:
-        """Whether all orphans are its own; for `Ending`."""
-        return self.adopt and not any(
-            each.adopt for each in list(unfinished.processes)
-            if each is not self)
+    def has_left(self) -> bool:
+        """Whether it has ended and left somebody behind who runs."""
+        with self._lock:
+            return self.returncode is not None and bool(self._group)
 
     def take_group(self) -> list[Handle]:
         """Members of its group that it has left behind; for `Ending`."""

@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, Any, Self
@@ -67,6 +68,7 @@ class SimpleExecutor:
                  log_file: str | os.PathLike[str] | None = None,
                  requires: Sequence['SimpleExecutor'] = ()) -> None:
         self.process: Process | None = None
+        self._lock = threading.RLock()  # around process and what belongs to it
         self._set_command(command)
         for name, value in (('timeout', timeout), ('sleep', sleep),
                             ('stop_timeout', stop_timeout or 0),
@@ -110,7 +112,7 @@ class SimpleExecutor:
             self.command: str = command
             self.command_parts: Sequence[str] = shlex.split(command)
         else:
-            self.command = shlex.join(command)
+            self.command = shlex.join(map(os.fspath, command))
             self.command_parts = command
         if not self.command_parts:
             raise ValueError(f'there is no program in {command!r}')
@@ -136,7 +138,9 @@ class SimpleExecutor:
 
     def _launch(self) -> None:
         self._began = time.monotonic()
-        with contextlib.ExitStack() as undo:
+        with self._lock, contextlib.ExitStack() as undo:
+            if self.process is not None:  # another thread was faster
+                return
             undo.callback(self._clear)
             if self.condition is not None:
                 self._check = self.condition.check()
@@ -165,7 +169,9 @@ class SimpleExecutor:
         options['env'] = popen.pop('env', self.envvars)
         options['pass_fds'] = tuple(popen.pop('pass_fds', ()))
         options['setsid'] = not any(each in options for each in _GROUP)
-        added = dict(self._envvars)
+        # What is never inherited has to be said once more.
+        added = {name: options['env'][name] for name in self._envvars
+                 if name in options['env']}
         command: Any = self.command if self._shell else self.command_parts
         if check is not None:
             added |= check.variables
@@ -200,17 +206,39 @@ class SimpleExecutor:
     def wait_for(self, wait_for: Callable[[], Any]) -> Self:
         """See `IExecutor`."""
         began = time.monotonic()
+        process, deadline = self.process, self._deadline
         try:
             while not wait_for():
-                if not self.check_timeout():
+                deadline = self._deadline or deadline
+                self._require(process)
+                if deadline is not None and deadline.passed:
                     raise TimeoutExpired(self, self._timeout)
                 pause = (time.monotonic() - began) / _SLOWING
                 self._pause(min(max(pause, _FIRST_PAUSE),
                                 max(self._sleep, _FIRST_PAUSE)))
-        except BaseException:
-            self.kill()
+        except BaseException as error:
+            if isinstance(error, Exception):
+                self._require(process)
+            if process is not None:
+                self._kill_now(process, error)
             raise
         return self
+
+    def _require(self, process: Process | None) -> None:
+        if self.process is not process:
+            raise ExecutorError(self, 'was stopped meanwhile')
+
+    def _kill_now(self, process: Process,
+                  error: BaseException | None = None) -> None:
+        """Kill it, as nobody has time to wait; `error` is why."""
+        self._claim()
+        try:
+            process.terminate(self._kill_signal, 0)
+        except DeadlineExceeded as failure:  # so it can be stopped once more
+            if error is not None:
+                error.add_note(str(failure))
+        else:
+            self._clear(process)
 
     def _pause(self, seconds: float) -> None:
         seconds = min(seconds, self._remaining_timeout)
@@ -224,6 +252,14 @@ class SimpleExecutor:
         """See `IExecutor`."""
         process = self.process  # another thread may stop it
         return process is not None and process.poll() is None
+
+    def _is_up(self) -> bool:
+        """Whether it runs, or what it has become: a daemon."""
+        self._claim()
+        process = self.process
+        return self.running() or (
+            process is not None and process.returncode == 0
+            and process.has_left)
 
     def stop(self, stop_signal: int | None = None,
              expected_returncode: int | None = None) -> Self:
@@ -249,7 +285,7 @@ class SimpleExecutor:
                     capture.read_rest()
                 raise ProcessFinishedWithError(self, status)
         finally:
-            self._clear()
+            self._clear(process)
         return self
 
     def kill(self, wait: bool = True, sig: int | None = None) -> Self:
@@ -257,17 +293,19 @@ class SimpleExecutor:
         process = self.process
         if sig is None:
             sig = self._kill_signal
+        if process is None:
+            return self
         self._claim()
         try:
-            if process is not None and not self._terminated:
-                if wait:
-                    process.terminate(sig)
-                else:
-                    process.signal_all(sig)
-                    if self._claim():  # as it has ended meanwhile
-                        process.signal_group(sig)
-        finally:
-            self._clear()
+            if not wait:
+                process.signal_all(sig)
+                if self._claim():  # as it has ended meanwhile
+                    process.signal_group(sig)
+            elif not self._terminated:
+                process.terminate(sig)
+        except DeadlineExceeded as error:
+            raise ExecutorError(self, f'cannot be killed: {error}') from error
+        self._clear(process)
         return self
 
     def _claim(self) -> bool:
@@ -281,17 +319,21 @@ class SimpleExecutor:
                 and process.is_ours and process.poll() is not None
                 and process.claim(self.condition.servers()))
 
-    def _clear(self) -> None:
-        self._end_waiting()
-        captures, self._captures, self._readers = self._captures, {}, {}
+    def _clear(self, process: Process | None = None) -> None:
+        """Forget the process, unless another one has taken its place."""
+        with self._lock:
+            if process is not self.process and process is not None:
+                return
+            process, self.process = self.process, None
+            captures, self._captures, self._readers = self._captures, {}, {}
+            self._terminated = False
+            self._deadline = None
+            self._end_waiting()
         for capture in captures.values():
             capture.close()
-        process, self.process = self.process, None
         if process is not None:
             for channel in process.channels():
                 channel.close()
-        self._terminated = False
-        self._deadline = None
 
     def _end_waiting(self) -> None:
         """Let go of what only the start needs."""
@@ -303,12 +345,14 @@ class SimpleExecutor:
     @contextlib.contextmanager
     def stopped(self) -> Iterator[Self]:
         """See `IExecutor`."""
-        ran = self.running()
+        ran = self._is_up()
         if ran:
             self.stop()
-        yield self
-        if ran:
-            self.start()
+        try:
+            yield self
+        finally:
+            if ran:
+                self.start()
 
     def output(self) -> Reader | None:
         """See `IExecutor`."""
@@ -362,7 +406,7 @@ class SimpleExecutor:
         process = getattr(self, 'process', None)
         if not sys.is_finalizing():
             if process is not None and process.is_ours:
-                self.kill()
+                self._kill_now(process)
             elif process is not None:
                 self._clear()
 

@@ -52,8 +52,12 @@ class Capture(Source):
         self._changed = threading.Condition(threading.RLock())
 
     def after_fork(self) -> None:
-        """In a forked child: another thread may have had the locks."""
+        """In a forked child: another thread may have had the locks.
+
+        What comes is the parent's to read.
+        """
         self._set_locks()
+        self.ended = True
 
     @property
     def dropped(self) -> int:

@@ -35,7 +35,8 @@ class Executor(SimpleExecutor):
         if self.process is not None and self.process.poll():
             self.kill()  # it has failed: what it has left is not in the way
         self._set_timeout()
-        if self.pre_start_check():
+        if (type(self).pre_start_check is not Executor.pre_start_check
+                and self.pre_start_check()):
             try:
                 raise AlreadyRunning(self)
             finally:
@@ -49,12 +50,14 @@ class Executor(SimpleExecutor):
     def _is_checked(self) -> bool:
         kind = type(self)
         return (kind.pre_start_check is not Executor.pre_start_check
-                or kind.after_start_check is not Executor.after_start_check)
+                or kind.after_start_check is not Executor.after_start_check
+                or kind.check_subprocess is not Executor.check_subprocess)
 
     def check_subprocess(self) -> bool:
         """See `ICheckedExecutor`."""
         process = self.process
-        assert process is not None
+        if process is None:
+            raise ExecutorError(self, 'was stopped meanwhile')
         status = process.poll()  # first, as something else may answer later
         if status is not None:
             for capture in self._captures.values():

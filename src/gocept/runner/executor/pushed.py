@@ -120,7 +120,9 @@ class _Search:
         self.capture.listen_no_more(self._search)
 
     def _search(self, begin: int, data: bytes) -> None:
-        if self.found or self.failed or not data:
+        if self.found or self.failed:
+            return  # whatever it says now is no reason to look at others
+        if not data:
             self._tell()
             return
         window = self._line + data
@@ -201,7 +203,6 @@ class _Written(NamedTuple):
     inode: int
     size: int
     modified: int
-    changed: int
 
 
 class _PidFileCheck(Check):
@@ -228,6 +229,7 @@ class _PidFileCheck(Check):
         if now is None or now == self._stale:
             return False
         if now.size:
+            self.close()  # other files there are no reason to look at others
             return True
         # Some only make one, others write into it next.
         self.seen = 'it is empty'
@@ -245,8 +247,7 @@ class _PidFileCheck(Check):
         else:
             if stat.S_ISREG(now.st_mode):
                 self.seen = 'it is stale'
-                return _Written(now.st_ino, now.st_size, now.st_mtime_ns,
-                                now.st_ctime_ns)
+                return _Written(now.st_ino, now.st_size, now.st_mtime_ns)
             self.seen = 'it is no regular file'
         return None
 
@@ -283,7 +284,7 @@ class _ExitCheck(Check):
         if self._probe is None:
             self._probe = Process(
                 self._command, stdin='null', stdout='null', stderr='null',
-                setsid=True)
+                setsid=True, adopt=True)
             self.poller.register(self._probe)
         status = self._probe.poll()
         if status is not None:
