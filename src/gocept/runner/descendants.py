@@ -142,27 +142,6 @@ class Adopted:
         return None
 
 
-def orphans() -> Iterator[Handle]:
-    """Children of ours that were not born to us, for sure."""
-    def belongs(pid: int) -> bool:
-        now = proc.stat(pid)
-        return (now is not None and now.parent == os.getpid()
-                and _is_orphan(pid, now))
-
-    if adopting():
-        yield from _held(strangers(), belongs)
-
-
-def _is_orphan(pid: int, now: proc.Stat) -> bool:
-    """Whether a child of ours was certainly not born to us.
-
-    Another library's child is in our session or leads its own. A daemon that
-    was forked twice is in the session of one that has ended. One that was
-    forked once cannot be told from that library's.
-    """
-    return now.session not in (pid, os.getsid(0))
-
-
 def _held(pids: Iterable[int], belongs: Callable[[int], bool],
           ) -> Iterator[Handle]:
     """Those that belong, before and after they are held."""

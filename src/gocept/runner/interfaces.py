@@ -492,8 +492,8 @@ class IProcess(ISource):
     How it is ended: ``stop_signal=SIGTERM``, ``stop_timeout=10``,
     ``kill_signal=SIGKILL``, see `terminate`. ``adopt=False`` makes this
     process the parent of descendants that have lost their own: those known to
-    be of this child end with it (by a mark, or its session or group, though
-    the mark may be overwritten), and the others when we exit.
+    be of this child end with it: by a mark, or if they have overwritten it by
+    its session or group. All that are dead are reaped when we exit.
 
     What has not ended when the interpreter exits is ended then, but nothing by
     a forked copy of it. A context manager, which closes it.
@@ -806,11 +806,17 @@ class IExecutor(Interface):
     def stopped():
         """A context manager: stopped inside, and started again after it.
 
-        If it does not run, it is not started either.
+        If it is not up, it is not started either.
         """
 
     def running():
         """Return whether the child runs."""
+
+    def is_up():
+        """Return whether it runs, or has become a daemon that does.
+
+        It has become one if it has ended with 0 and left something behind.
+        """
 
     def output():
         """Return a text stream of what it writes; None before the start.

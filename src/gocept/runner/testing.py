@@ -105,8 +105,7 @@ class ExecutorLayer:
     def testSetUp(self) -> None:
         """See `IExecutorLayer`."""
         for each in self._started:
-            # The child that has become a daemon has ended with 0.
-            if each.process is None or each.process.poll():
+            if not each.is_up():
                 each.start()
 
     def tearDown(self) -> None:

@@ -32,8 +32,6 @@ def end_all(pid: int) -> None:
                                     process.stop_timeout)
                for process in list(processes)}
     strays = Ending(None, signal.SIGTERM, 10.0)
-    for handle in descendants.orphans():
-        strays.add(handle)
     ours = our_mark()
     end([*by_mark.values(), strays],
         lambda mark: by_mark.get(mark) or (

@@ -253,8 +253,8 @@ class SimpleExecutor:
         process = self.process  # another thread may stop it
         return process is not None and process.poll() is None
 
-    def _is_up(self) -> bool:
-        """Whether it runs, or what it has become: a daemon."""
+    def is_up(self) -> bool:
+        """See `IExecutor`."""
         self._claim()
         process = self.process
         return self.running() or (
@@ -345,7 +345,7 @@ class SimpleExecutor:
     @contextlib.contextmanager
     def stopped(self) -> Iterator[Self]:
         """See `IExecutor`."""
-        ran = self._is_up()
+        ran = self.is_up()
         if ran:
             self.stop()
         try:

@@ -97,6 +97,9 @@ class all_of(Condition):
         for each in conditions:
             if not isinstance(each, Condition):
                 raise TypeError(f'{each!r} is no condition, as tcp(...) is')
+        if sum(each.replaced('{port}') != '{port}' for each in conditions) > 1:
+            raise ValueError('there is one {port} in a command: have just one '
+                             'condition choose it')
         self.conditions = conditions
 
     def check(self) -> Check:

@@ -2,18 +2,24 @@
 
 import gc
 import os
+import select
 import signal
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from unittest import mock
 
 import zope.interface.verify
 
+from gocept.runner import ending, proc
 from gocept.runner.executor import (
     Executor,
+    ExecutorError,
     OutputExecutor,
     ProcessFinishedWithError,
     SimpleExecutor,
     TCPExecutor,
+    TimeoutExpired,
     unix,
 )
 from gocept.runner.interfaces import (
@@ -22,9 +28,11 @@ from gocept.runner.interfaces import (
     IConditionExecutor,
     IExecutor,
 )
-from gocept.runner.tests.executors import ExecutorTestCase, is_gone
+from gocept.runner.process import Process
+from gocept.runner.tests.executors import ExecutorTestCase, Starting, is_gone
 from gocept.runner.tests.support import DEADLINE
-from gocept.runner.tests.victims import victim
+from gocept.runner.tests.victims import until, victim
+from gocept.runner.waiting import Deadline, wait_for
 
 
 class SimpleTests(ExecutorTestCase):
@@ -127,7 +135,8 @@ class SimpleTests(ExecutorTestCase):
         read, write = os.pipe()
         self.addCleanup(os.close, read)
         executor = self.stopping(SimpleExecutor(
-            'ignored', cwd='/', shell=True, popen_kwargs={
+            'ignored', cwd='/', shell=True, envvars={'ONLY': 'that'},
+            popen_kwargs={
                 'shell': False, 'cwd': self.dir, 'env': {'ONLY': 'this'},
                 'executable': '/bin/sh', 'start_new_session': False,
                 'bufsize': 0, 'text': True, 'stderr': subprocess.STDOUT,
@@ -149,7 +158,9 @@ class SimpleTests(ExecutorTestCase):
             def envvars(self) -> dict[str, str]:
                 return {'ONLY': 'this', 'PATH': os.environ['PATH']}
 
-        executor = self.stopping(Other('echo $ONLY $HOME', shell=True).start())
+        executor = self.stopping(Other(
+            'echo $ONLY $MORE $HOME', shell=True,
+            envvars={'ONLY': 'that', 'MORE': 'more'}).start())
         self.assertEqual('this\n', executor.output().read())
 
     def test_without_pipes_there_is_no_output(self) -> None:
@@ -167,6 +178,10 @@ class SimpleTests(ExecutorTestCase):
 
 
 class StopTests(ExecutorTestCase):
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.children = set(proc.children(os.getpid()))
 
     def test_a_status_other_than_expected_is_an_error(self) -> None:
         executor = OutputExecutor(victim('''
@@ -239,6 +254,104 @@ class StopTests(ExecutorTestCase):
                 self.assertIs(executor, stop.result())
             self.assertFalse(executor.running())
 
+    def test_threads_start_and_stop_it_side_by_side(self) -> None:
+        executor = SimpleExecutor('sleep 100')
+
+        def meddle(number: int) -> None:
+            for _ in range(20):
+                if number % 2:
+                    executor.start()
+                executor.stop()
+
+        with ThreadPoolExecutor(4) as threads:
+            for meddling in [threads.submit(meddle, number)
+                             for number in range(4)]:
+                meddling.result()
+        executor.stop()
+        self.assertEqual(self.children, set(proc.children(os.getpid())))
+
+    def test_several_threads_start_one_child(self) -> None:
+        executor = self.stopping(SimpleExecutor('sleep 100'))
+        with ThreadPoolExecutor(8) as threads:
+            for _ in range(8):
+                threads.submit(executor.start)
+        self.assertEqual(self.children | {executor.process.pid},
+                         set(proc.children(os.getpid())))
+
+    def test_a_start_ends_when_another_thread_stops_it(self) -> None:
+        class Mine(Executor):
+            def check_subprocess(self) -> bool:
+                return False
+
+        starting = Starting(Mine('sleep 100'))
+        until(lambda: starting.executor.process)
+        starting.executor.kill()
+        self.assertRaisesRegex(
+            ExecutorError, 'was stopped meanwhile', starting.wait)
+
+    def test_what_is_not_its_own_is_left_alone(self) -> None:
+        # Another's daemon is an orphan of ours, as we have adopted all.
+        executor = self.stopping(SimpleExecutor('sleep 100').start())
+        pids = []
+        for leave in (subprocess.check_output, self.leave_detached,
+                      self.leave_other):
+            command = ('setsid sh -c "sleep 100 > /dev/null 2>&1 & '
+                       'echo \\$!"')
+            pid = int(leave(command, shell=True))
+            pids.append(pid)
+            until(lambda: proc.stat(pid).parent == os.getpid())
+        executor.stop()
+        self.assertFalse(any(map(is_gone, pids)))
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+    def leave_detached(self, command: str, **options: Any) -> bytes:
+        process = Process(command, stdin='null', stdout='pipe',
+                          stderr='null', detached=True, **options)
+        assert process.channel is not None
+        output, _ = process.channel.read_until(b'\n', DEADLINE)
+        process.wait(DEADLINE)
+        process.channel.close()
+        return bytes(output)
+
+    def leave_other(self, command: str, **options: Any) -> bytes:
+        process = Process(command, stdout='pipe', **options)
+        assert process.channel is not None
+        output, _ = process.channel.read_until(b'\n', DEADLINE)
+        process.wait(DEADLINE)
+        process.channel.close()
+        return bytes(output)
+
+    def test_a_forked_copy_leaves_the_output_to_us(self) -> None:
+        executor = self.stopping(SimpleExecutor('cat').start())
+        process = executor.process
+        capture = executor._captures['stdout']
+        with capture._reading:  # so that only the copy could take it
+            process.channel.write(b'a line\n')
+            until(lambda: wait_for(
+                capture.fileno(), select.POLLIN, Deadline(0)))
+            copy = os.fork()
+            if not copy:
+                del capture
+                executor.__del__()
+                os._exit(0)
+            self.assertEqual(0, os.waitpid(copy, 0)[1])
+        self.assertEqual('a line\n', executor.output().readline())
+
+    def test_who_cannot_be_killed_in_time_does_not_hide_the_reason(
+            self) -> None:
+        executor = OutputExecutor(
+            "trap '' TERM; while :; do sleep 0.01; done", 'ready', shell=True,
+            timeout=0.2, kill_signal=signal.SIGTERM)
+        with mock.patch.object(ending, 'KILL_TIMEOUT', 0.05):
+            with self.assertRaises(TimeoutExpired) as caught:
+                executor.start()
+        self.assertIn('still there', caught.exception.__notes__[0])
+        self.assertTrue(executor.running())  # and may be stopped once more
+        executor.kill(sig=signal.SIGKILL)
+        self.assertIsNone(executor.process)
+
     def test_killing_does_not_have_to_wait(self) -> None:
         executor = SimpleExecutor('sleep 100').start()
         process = executor.process
@@ -259,6 +372,12 @@ class StopTests(ExecutorTestCase):
             with executor.stopped() as inside:
                 self.assertIs(executor, inside)
                 self.assertFalse(executor.running())
+            self.assertTrue(executor.running())
+
+    def test_stopped_starts_it_again_whatever_happens(self) -> None:
+        with SimpleExecutor('sleep 100') as executor:
+            with self.assertRaises(ZeroDivisionError), executor.stopped():
+                raise ZeroDivisionError
             self.assertTrue(executor.running())
 
     def test_stopped_starts_nothing_that_did_not_run(self) -> None:

@@ -39,6 +39,16 @@ class CheckedTests(ExecutorTestCase):
         with Mine('sleep 100'):
             self.assertEqual([], list(looks))
 
+    def test_a_look_at_the_child_of_ones_own(self) -> None:
+        looks = iter([False, False, True])
+
+        class Mine(Executor):
+            def check_subprocess(self) -> bool:
+                return next(looks)
+
+        with Mine('sleep 100'):
+            self.assertEqual([], list(looks))
+
     def test_somebody_is_there_already(self) -> None:
         class Mine(Executor):
             def pre_start_check(self) -> bool:

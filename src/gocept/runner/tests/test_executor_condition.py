@@ -241,6 +241,12 @@ class AllTests(ExecutorTestCase):
         self.assertRaisesRegex(
             TypeError, "'tcp' is no condition", all_of, tcp(HOST, 1), wrong)
 
+    def test_a_command_has_one_port(self) -> None:
+        one = tcp(HOST, 0)
+        all_of(one, tcp(HOST, 1))
+        with self.assertRaisesRegex(ValueError, 'just one'):
+            all_of(one, tcp(HOST, 0))
+
     def test_a_child_has_one_notification(self) -> None:
         executor = ConditionExecutor(
             'sleep 100', all_of(notified(), all_of(notified())))

@@ -1,19 +1,25 @@
 """Several executors, side by side."""
 
 import signal
+import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from unittest import mock
 
+from gocept.runner import ending
+from gocept.runner.errors import DeadlineExceeded
 from gocept.runner.executor import (
     ExecutorError,
     OutputExecutor,
     ProcessExitedWithError,
     ProcessFinishedWithError,
     SimpleExecutor,
+    TCPExecutor,
     start_all,
     stop_all,
 )
-from gocept.runner.tests.executors import ExecutorTestCase, is_gone
+from gocept.runner.tests.executors import ExecutorTestCase, is_gone, server
 from gocept.runner.tests.support import DEADLINE
 from gocept.runner.tests.victims import until, victim
 
@@ -59,13 +65,73 @@ class TogetherTests(ExecutorTestCase):
         self.assertEqual('good\n', (self.dir / 'order').read_text())
 
     def test_several_failures_are_raised_as_a_group(self) -> None:
-        bad = [OutputExecutor('exit 4', 'ready', shell=True)
-               for _ in range(2)]
+        bad = [self.make(name, command="trap 'exit 5' TERM; "
+                         'while :; do sleep 0.01; done') for name in 'ab']
+        start_all(bad)
         with self.assertRaises(ExceptionGroup) as caught:
-            start_all(bad)
-        self.assertEqual(
-            bad, [error.executor for error in caught.exception.exceptions
-                  if isinstance(error, ExecutorError)])
+            stop_all(bad)
+        self.assertEqual(bad, [
+            error.executor for error in caught.exception.exceptions
+            if isinstance(error, ExecutorError)])
+
+    def test_nobody_waits_for_others_after_a_failure(self) -> None:
+        good = self.make('good')
+        never = OutputExecutor('exec sleep 100', 'ready', shell=True)
+        after = self.make('after', never)
+        bad = OutputExecutor('exit 4', 'ready', shell=True, requires=[good])
+        with self.assertRaises(ProcessExitedWithError) as caught:
+            start_all([after, bad])
+        self.assertIs(bad, caught.exception.executor)
+        for each in (good, never, after, bad):
+            self.assertIsNone(each.process)
+        self.assertEqual('good\n', (self.dir / 'order').read_text())
+
+    def test_an_interrupt_before_all_have_begun(self) -> None:
+        many = [self.make(str(number)) for number in range(3)]
+        submit = ThreadPoolExecutor.submit
+        calls = iter(range(2))
+
+        def interrupted(*args: Any) -> Any:
+            if next(calls, None) is None:
+                raise KeyboardInterrupt
+            return submit(*args)
+        with mock.patch.object(ThreadPoolExecutor, 'submit', interrupted):
+            self.assertRaises(KeyboardInterrupt, start_all, many)
+        self.assertEqual([None] * 3, [each.process for each in many])
+
+    def test_one_that_cannot_be_ended_is_not_waited_for_twice(self) -> None:
+        stubborn = self.make('stubborn', command="trap '' TERM; "
+                             'while :; do sleep 0.01; done')
+        stubborn._kill_signal, stubborn._stop_timeout = signal.SIGTERM, 0
+        others = [self.make(name) for name in 'ab']
+        start_all([stubborn, *others])
+        self.addCleanup(stubborn.kill, sig=signal.SIGKILL)
+        process = stubborn.process
+        with mock.patch.object(ending, 'KILL_TIMEOUT', 0.05):
+            self.assertRaises(
+                DeadlineExceeded, stop_all, [stubborn, *others])
+        self.assertIs(process, stubborn.process)
+        self.assertFalse(any(each.running() for each in others))
+
+    def test_a_daemon_that_is_up_serves_several(self) -> None:
+        daemon = self.stopping(TCPExecutor(server('''
+            def serve():
+                global sock
+                os.setsid()
+                sock = listen({port})
+            fork(serve)
+            '''), '127.0.0.1', 0))
+        start_all([self.stopping(self.make('one', daemon))])
+        until(lambda: daemon.process.poll() == 0)
+        self.assertFalse(daemon.running())
+        self.assertTrue(daemon.is_up())
+        process = daemon.process
+        start_all([self.stopping(self.make('two', daemon))])
+        self.assertIs(process, daemon.process)
+        with daemon.stopped():
+            self.assertFalse(daemon.is_up())
+            socket.create_server(('127.0.0.1', daemon.port)).close()
+        self.assertTrue(daemon.is_up())
 
     def test_executors_that_require_each_other_are_refused(self) -> None:
         one = self.make('one')
