@@ -22,6 +22,7 @@ from gocept.runner.errors import (
 )
 from gocept.runner.executor.capture import Capture, Reader
 from gocept.runner.executor.condition import Check, Condition
+from gocept.runner.executor.options import process_options
 from gocept.runner.interfaces import IExecutor
 from gocept.runner.poller import Poller, background
 from gocept.runner.process import Process
@@ -34,14 +35,6 @@ _FIRST_PAUSE = 0.001  # seconds between two probes
 _SLOWING = 200
 """Which part of the time since the start a pause is, so that no start takes
 longer by more than half a per cent because of it."""
-
-_STREAMS: dict[Any, str] = {
-    subprocess.PIPE: 'pipe', subprocess.DEVNULL: 'null',
-    subprocess.STDOUT: 'merge', None: 'inherit'}
-
-# What a process has to know of the keywords of Popen.
-_GROUP = ('process_group', 'start_new_session')
-_KNOWN = ('user', 'group', 'extra_groups', *_GROUP)
 
 
 @zope.interface.implementer(IExecutor)
@@ -155,41 +148,22 @@ class SimpleExecutor:
                     self._captures[name] = capture
             self._poller.register(self.process)
             if self._check is not None:
-                assert self._deadline is not None
                 self._check.begin(
                     self.process, list(self._captures.values()),
-                    self._poller, self._deadline)
+                    self._poller, self._deadline or Deadline(self._timeout))
             for capture in self._captures.values():  # nothing was missed
                 background().register(capture)
             undo.pop_all()
 
     def _options(self, check: Check | None) -> dict[str, Any]:
-        popen = dict(self._popen)
-        options = {key: popen.pop(key) for key in _KNOWN if key in popen}
-        options['env'] = popen.pop('env', self.envvars)
-        options['pass_fds'] = tuple(popen.pop('pass_fds', ()))
-        options['setsid'] = not any(each in options for each in _GROUP)
-        # What is never inherited has to be said once more.
-        added = {name: options['env'][name] for name in self._envvars
-                 if name in options['env']}
-        command: Any = self.command if self._shell else self.command_parts
-        if check is not None:
-            added |= check.variables
-            options['pass_fds'] += tuple(check.pass_fds)
-            fd = check.variables.get('NOTIFY_FD', '{notify_fd}')
-            command = (command.replace('{notify_fd}', fd)
-                       if isinstance(command, str)
-                       else [os.fspath(each).replace('{notify_fd}', fd)
-                             for each in command])
-        options |= {name: _STREAMS.get(stream, stream)
-                    for name, stream in self._streams.items()}
-        return options | {
-            'command': command, 'shell': self._shell, 'cwd': self._cwd,
-            'extra_env': added, 'popen_kwargs': popen,
-            'adopt': True, 'stop_signal': self._stop_signal,
-            'stop_timeout': (self._timeout if self._stop_timeout is None
-                             else self._stop_timeout),
-            'kill_signal': self._kill_signal}
+        return process_options(
+            self.command if self._shell else self.command_parts,
+            self._streams, self.envvars, self._envvars, self._popen, check,
+        ) | {'shell': self._shell, 'cwd': self._cwd, 'adopt': True,
+             'stop_signal': self._stop_signal,
+             'stop_timeout': (self._timeout if self._stop_timeout is None
+                              else self._stop_timeout),
+             'kill_signal': self._kill_signal}
 
     def _set_timeout(self) -> None:
         """Begin the time that a start, or a stop, may take."""

@@ -69,6 +69,17 @@ class PidFileTests(ExecutorTestCase):
         self.path.write_text(str(process.pid))
         self.check_written(self.executor(), 'it is stale')
 
+    def test_a_stale_one_that_is_touched_otherwise_does_not_count(
+            self) -> None:
+        self.path.write_text('1000000000')
+        executor = self.executor()
+        check = executor.condition.check()
+        self.path.chmod(0o600)
+        os.link(self.path, self.dir / 'other')
+        self.assertFalse(check.holds())
+        self.path.write_text('1000000001')
+        self.assertTrue(check.holds())
+
     def test_one_that_is_older_than_its_process_is_stale(self) -> None:
         self.path.write_text(str(os.getpid()))
         os.utime(self.path, (1, 1))
