@@ -64,7 +64,11 @@ def group(pgid: int, until: int) -> Iterator[Handle]:
         return
     except PermissionError:
         pass
-    yield from _held(proc.pids(), belongs)
+    for pid in proc.pids():
+        if belongs(pid):
+            handle = hold_if(pid, lambda: belongs(pid))  # noqa: B023
+            if handle is not None:
+                yield handle
 
 
 started: set[int] = set()
@@ -140,16 +144,6 @@ class Adopted:
                         0 < process.ended_at < now.start):
                     return process
         return None
-
-
-def _held(pids: Iterable[int], belongs: Callable[[int], bool],
-          ) -> Iterator[Handle]:
-    """Those that belong, before and after they are held."""
-    for pid in pids:
-        if belongs(pid):
-            handle = hold_if(pid, lambda: belongs(pid))  # noqa: B023
-            if handle is not None:
-                yield handle
 
 
 def strangers() -> Iterator[int]:
