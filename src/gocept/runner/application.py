@@ -15,7 +15,7 @@ from gocept.runner.process import CHANNEL_OPTIONS
 _PROCESS = ('stop_signal', 'stop_timeout', 'kill_signal', 'adopt')
 
 # Of which each is part of something else, or one's own business.
-_REFUSED = ('poller', 'on_end', 'name')
+_REFUSED = ('poller', 'on_start', 'on_end', 'name')
 
 _LONGEST_DELAY = 60.0  # of a restart, in seconds
 

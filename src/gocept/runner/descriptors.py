@@ -6,9 +6,11 @@ import select
 from collections.abc import Callable
 from typing import Any
 
+from gocept.runner.edges import Edges
 from gocept.runner.waiting import PollReadiness, Readiness
 
-_WAKE = b'\0'
+WAKE = b'\0'
+INTERRUPT = b'\1'  # as a signal would be written
 _NUDGE = b'\xff'  # only to look again at what is registered
 
 
@@ -26,6 +28,7 @@ class Descriptors:
         self.waiting = False
         """Whether `wait` was called, or is about to be."""
         self._masks: dict[int, int] = {}
+        self._edges: Any = None  # only for who pauses
         self._readiness = Readiness()
         self.wait: Callable[[float], list[tuple[int, int]]] = (
             self._readiness.poll)
@@ -38,6 +41,19 @@ class Descriptors:
         for fd in (self.wakeup_read, self.wakeup_fd):
             os.set_blocking(fd, False)
         self._readiness.register(self.wakeup_read, select.POLLIN)
+
+    def wait_for_news(self, seconds: float) -> list[tuple[int, int]]:
+        """The same, but of readers only those that it did not give before."""
+        if self._edges is None:
+            self._edges = Edges(self.wakeup_read)
+            for fd, mask in self._masks.items():
+                self._update_edges(fd, mask, mask)
+        return list(self._edges.wait(seconds))
+
+    def fetched(self) -> None:
+        """What there was may have been taken."""
+        if self._edges is not None:
+            self._edges.fetched()
 
     def add_reader(self, fd: int, reader: Any) -> None:
         """Wait until `fd` can be read."""
@@ -85,11 +101,13 @@ class Descriptors:
         mask = ((select.POLLIN if fd in self.readers else 0)
                 | (select.POLLOUT if fd in self.writers else 0))
         known = self._masks.pop(fd, 0)
+        changed = mask ^ known
         if not mask:
             if known:
                 # Somebody may have closed it without a word.
                 with contextlib.suppress(OSError, KeyError):
                     self._readiness.unregister(fd)
+                self._update_edges(fd, mask, changed)
             return
         try:
             if known:
@@ -98,13 +116,22 @@ class Descriptors:
                 self._readiness.register(fd, mask)
         except FileNotFoundError:  # closed without a word, and used again
             self._readiness.register(fd, mask)
+            changed = mask
         self._masks[fd] = mask
+        self._update_edges(fd, mask, changed)
         if isinstance(self._readiness, PollReadiness):
             self.nudge()
 
+    def _update_edges(self, fd: int, mask: int, changed: int) -> None:
+        if self._edges is not None:
+            if changed & select.POLLIN:
+                self._edges.set_reader(fd, bool(mask & select.POLLIN))
+            if changed & select.POLLOUT:
+                self._edges.set_writer(fd, bool(mask & select.POLLOUT))
+
     def wake(self) -> None:
         """End the wait."""
-        self._write(_WAKE)
+        self._write(WAKE)
 
     def nudge(self) -> None:
         """If somebody waits, have him look at what has changed."""
@@ -116,18 +143,24 @@ class Descriptors:
         with contextlib.suppress(BlockingIOError):
             os.write(self.wakeup_fd, byte)
 
-    def forget_wakeups(self) -> bool:
-        """Read them; whether there were any but nudges."""
-        woken = False
+    def interrupt(self) -> None:
+        """End the wait as a signal does."""
+        self._write(INTERRUPT)
+
+    def forget_wakeups(self) -> bytes:
+        """Read them; those that are no nudges."""
+        woken = b''
         with contextlib.suppress(BlockingIOError):
             while data := os.read(self.wakeup_read, 4096):
-                woken = woken or bool(data.strip(_NUDGE))
+                woken += data.strip(_NUDGE)
         return woken
 
     def close(self) -> None:
         """Close its own; again does nothing."""
         if self.wakeup_fd >= 0:
             self._readiness.close()
+            if self._edges is not None:
+                self._edges.close()
             os.close(self.wakeup_read)
             os.close(self.wakeup_fd)
             self.wakeup_read = self.wakeup_fd = -1

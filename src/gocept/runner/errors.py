@@ -24,6 +24,9 @@ UNKNOWN_PRINCIPAL = 67
 DATABASE_UNAVAILABLE = 69
 """The database is locked or cannot be reached (EX_UNAVAILABLE)."""
 
+CANNOT_START = 71
+"""What ZCML declares as eager cannot be started (EX_OSERR)."""
+
 BAD_CONFIGURATION = 78
 """zope.conf or the ZCML it names is wrong (EX_CONFIG)."""
 
@@ -47,6 +50,26 @@ class ConfigurationError(RunnerError):
     """
 
     status = BAD_CONFIGURATION
+
+
+class Terminated(SystemExit):
+    """Raised by a signal that ends a program which has no loop that could.
+
+    The status is the one that a shell shows: 128 and the number of the signal.
+    """
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(128 + signum)
+        self.signum = signum
+
+
+class CannotStart(RunnerError):
+    """Raised when what ZCML declares as eager cannot be started.
+
+    The message names it, and has that of the error, which is the cause.
+    """
+
+    status = CANNOT_START
 
 
 class NotASiteError(RunnerError):

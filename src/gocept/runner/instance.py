@@ -17,6 +17,12 @@ from gocept.runner.errors import (
     ProcessExistsException,
     StartError,
 )
+from gocept.runner.events import (
+    ChildReady,
+    child_ended,
+    child_started,
+    notify,
+)
 from gocept.runner.output import Output
 from gocept.runner.poller import Poller, Timer, background
 from gocept.runner.process import Process
@@ -47,6 +53,7 @@ class Instance:
         self._is_socket = False
         self._is_awaited = False  # by its first start, which tells its end
         self._socket: SocketChannel | None = None
+        self._connected: Process | None = None  # the last one that was
         self._kept: list[Channel] = []  # of the process before
         self._timer: Timer | None = None
         self._failures = 0
@@ -106,7 +113,8 @@ class Instance:
         started = time.monotonic()
         process = Process(
             application.command, name=self.alias, poller=self._poller,
-            on_end=self._ended, **application.keywords(self._extra_paths))
+            on_start=child_started, on_end=self._tell_end,
+            **application.keywords(self._extra_paths))
         with contextlib.ExitStack() as undo:
             undo.callback(process.close)
             output = Output(
@@ -121,6 +129,8 @@ class Instance:
         self._output = output
         self._is_socket = application.type == 'socket'
         log.info('Started %r', process)
+        if not self._is_socket:
+            notify(ChildReady(process))
         return process
 
     def _await(self, process: Process, application: Application) -> None:
@@ -153,14 +163,24 @@ class Instance:
                 **application.channel)
         channel.name = repr(self.alias)
         with self._lock:
-            if process is self.process and self._application is not None:
+            is_wanted = (process is self.process
+                         and self._application is not None)
+            if is_wanted:
                 self._socket = channel
                 self._polled_by.send_for(channel)
-                return
-        channel.close()
-        raise StartError(
-            f'{self.alias!r} was ended by others when it began to listen on '
-            f'{application.socket_path}', process.poll(), output.tail)
+                is_first, self._connected = (
+                    self._connected is not process, process)
+        if not is_wanted:
+            channel.close()
+            raise StartError(
+                f'{self.alias!r} was ended by others when it began to listen '
+                f'on {application.socket_path}', process.poll(), output.tail)
+        if is_first:
+            notify(ChildReady(process))
+
+    def _tell_end(self, process: Process) -> None:
+        child_ended(process)
+        self._ended(process)
 
     def _ended(self, process: Process) -> None:
         with self._lock:

@@ -7,7 +7,8 @@ from zope.interface import Attribute, Interface
 
 
 class IAppMain(Interface):
-    """``appmain(ticks=1, principal=None, *, attempts=3)``
+    """``appmain(ticks=1, principal=None, *, attempts=3, max_backoff=60,
+    shutdown_timeout=30)``
 
     A decorator that makes a program of a worker, which is a function that does
     a piece of work each time it is called.
@@ -17,7 +18,9 @@ class IAppMain(Interface):
     that the worker runs as, or a callable that returns one when zope.conf has
     been read (see `IFromConfig`), or None for no interaction. `attempts` is
     how often a tick is run at most if it fails for a reason that passes, such
-    as a conflict.
+    as a conflict. `max_backoff` is the longest pause after errors in a row, in
+    seconds. `shutdown_timeout` is how many seconds the end of the children
+    that ZCML declares may take before they are killed.
 
     A worker returns one of
 
@@ -52,7 +55,7 @@ class IAppMain(Interface):
 
 
 class IOnce(IAppMain):
-    """``once(principal=None, *, attempts=3)``
+    """``once(principal=None, *, attempts=3, shutdown_timeout=30)``
 
     Like `IAppMain`, for a worker that runs one tick.
     """
@@ -73,13 +76,17 @@ class IFromConfig(Interface):
 class IInit(Interface):
     """Boot what a worker needs, for code that has no loop."""
 
-    def __call__(appname, configfile):
+    def __call__(appname, configfile, *, shutdown_timeout=30):
         """Return a context manager that hands out the site.
 
-        It reads zope.conf, sets up the process and opens the databases; at the
-        end it aborts the transaction and closes them. Commit what is to stay.
-        The site is *not* set; one that the caller sets is put back at the end.
-        Parameters and exceptions are those of `IAppMain`.
+        It reads zope.conf, sets up the process, opens the databases and starts
+        what ZCML declares as eager; at the end it stops what runs, aborts the
+        transaction and closes them. Commit what is to stay. The site is *not*
+        set; one that the caller sets is put back at the end. Parameters and
+        exceptions are those of `IAppMain`.
+
+        Where ZCML declares children, SIGTERM and SIGHUP raise Terminated, a
+        SystemExit, unless they have handlers, so that nothing is left behind.
 
         Loggers, product configuration and components stay set up afterwards. A
         second call with the same site definition does not run the ZCML again;
@@ -90,7 +97,7 @@ class IInit(Interface):
 
 class IMainLoop(Interface):
     """``MainLoop(app, ticks, worker, principal=None, once=False, *,
-    attempts=3)``
+    attempts=3, max_backoff=60)``
 
     Calls a worker, tick by tick. `app` is the object that becomes the site,
     `worker` is called without arguments; the others are as in `IAppMain`.
@@ -119,7 +126,15 @@ class IMainLoop(Interface):
         * Everything else, and any other return value, is logged as an error,
           aborts the transaction, and the loop goes on after `ticks` seconds.
 
-        Thus a worker cannot end the loop by failing.
+        Thus a worker cannot end the loop by failing. Errors in a row double
+        the pause (from 0.1 seconds on) up to `max_backoff`, or `ticks` if that
+        is longer; a success resets it.
+
+        The pause is `IPoller.pause` of the `IPoller` utility, if there is one:
+        whatever is registered there ends it at once. The loop reads nothing;
+        the worker fetches with `poll(0)`. A pause that errors have lengthened
+        is ended by signals only, lest a child that talks makes a worker fail
+        all the time. Events tell what happens, see `ILoopEvent`.
 
         In the main thread, SIGTERM, SIGHUP and SIGINT end the loop when the
         tick in progress is over, and a pause at once; also where they were
@@ -417,11 +432,26 @@ class IPoller(Interface):
         also one since the last wait; False when the time is over.
         """
 
+    def pause(timeout=None, over=lambda: False):
+        """Wait as `wait` does, but only for what is new.
+
+        What was ready in an earlier pause, and was not fetched by `poll`, does
+        not end this one until more arrives (where the system has no epoll:
+        until something is fetched). Neither does a signal. `over` is called
+        before each wait; something true ends the pause.
+
+        True if it was ended so, or by something new or a `wakeup`; False when
+        the time is over.
+        """
+
     def wakeup():
         """End the wait in progress, or else the next one.
 
         From any thread and from signal handlers; nothing once closed.
         """
+
+    def interrupt():
+        """Do the same, but let a pause only ask whether it is over."""
 
     def close_all():
         """Unregister and close all registered channels and servers."""
@@ -471,9 +501,9 @@ class IProcess(ISource):
       is appended), a file or a descriptor; `stderr` also 'merge', to go where
       `stdout` goes.
     * ``pass_fds=()``: descriptors it gets, under the same numbers.
-    * ``die_with_parent=False``: a signal that the system sends it when the
-      thread that started it ends, so start it in one that lasts; True is
-      SIGKILL. Linux only.
+    * ``die_with_parent=False``: a signal that the system sends it when we
+      end, however that is; True is SIGKILL. Its own children do not get it.
+      Linux only.
     * ``detached=False``: it is meant to outlive us: a session of its own, no
       mark, not ended at exit. A Python program gets our ``sys.path``.
     * Other keywords are those of `subprocess.Popen`, without ``preexec_fn``
@@ -486,8 +516,9 @@ class IProcess(ISource):
 
     How it is watched: ``poller=None`` is the one that it is registered with,
     and that sends what its channels keep; None for that of the background
-    thread. ``on_end=None`` is called with the process when it was reaped, by
-    the thread that did it. ``name`` is for messages; by default the program's.
+    thread. ``on_start=None`` is called with the process before its end can be
+    noticed, and ``on_end=None`` when it was reaped, by the thread that did it.
+    ``name`` is for messages; by default the program's.
 
     How it is ended: ``stop_signal=SIGTERM``, ``stop_timeout=10``,
     ``kill_signal=SIGKILL``, see `terminate`. ``adopt=False`` makes this
@@ -744,7 +775,7 @@ class IExecutor(Interface):
     sleep=0.1, stop_signal=SIGTERM, kill_signal=SIGKILL,
     expected_returncode=None, envvars=None, stdin=PIPE, stdout=PIPE,
     stderr=None, popen_kwargs=None, *, stop_timeout=None, output_size=2**20,
-    log_file=None, requires=())``
+    log_file=None, requires=(), die_with_parent=False, name='')``
 
     Starts one child at a time, again and again, and ends it with all its
     descendants. A context manager, which starts and stops it. An executor that
@@ -762,6 +793,7 @@ class IExecutor(Interface):
     What the child writes to pipes is read all the time. The last `output_size`
     bytes of each can be read; all of it is appended to `log_file`. `requires`
     are other executors, see `gocept.runner.executor.start_all`.
+    `die_with_parent` is as in `IProcess`. `name` is for messages and events.
 
     The child is started in a session of its own, with ``adopt=True``, see
     `IProcess`.
@@ -770,6 +802,8 @@ class IExecutor(Interface):
     command = Attribute('The command as text.')
 
     command_parts = Attribute('The command as a list.')
+
+    name = Attribute('What it was called, or the name of its program.')
 
     process = Attribute(
         'The `IProcess`; None before the start and after the stop.')
@@ -785,6 +819,12 @@ class IExecutor(Interface):
 
         If it runs already, nothing happens; one that has ended is started
         anew. OSError if the program cannot be run.
+        """
+
+    def ensure_running():
+        """Start it, unless it is up, and before it what it requires.
+
+        Returns the executor; the errors are those of `start`.
         """
 
     def stop(stop_signal=None, expected_returncode=None):
@@ -912,6 +952,121 @@ class IExecutorLayer(Interface):
         """Stop what was started."""
 
 
+class ISupervisor(Interface):
+    """The utility that knows what ZCML declares.
+
+    ``<include package="gocept.runner" />`` registers it, and beside it
+
+    * the `IRunner` utility: `get_channel` of an application that is declared
+      starts it, if nobody has. What it requires is started before it.
+    * the `IPoller` utility, whose `pause` is that between two ticks. It
+      belongs to the worker, and is opened at its first use.
+
+    Executors are `IExecutor` utilities with a name.
+    """
+
+    children = Attribute('A dictionary of apps and executors, by name.')
+
+    workers = Attribute('A dictionary of workers, by name.')
+
+    def add_app(name, eager=False, requires=(), **keywords):
+        """Add an application to the runner; see `IRunner.add`."""
+
+    def add_executor(name, executor, eager=False, requires=()):
+        """Know an `IExecutor`."""
+
+    def connect(name):
+        """Look up what a child requires.
+
+        ValueError for what is not there, and if it requires itself.
+        """
+
+    def running(shutdown_timeout):
+        """Return a context manager, in which they run.
+
+        First those that are `eager` are started, as `start_all` of
+        `gocept.runner.executor` does. CannotStart if one fails; Terminated if
+        a signal comes meanwhile. At the end there is `stop`, unless another
+        thread is inside. A signal ends the loop inside.
+        """
+
+    def stop(timeout):
+        """Stop all children that run, and close runner and poller.
+
+        Those are first that nobody requires, side by side; what is left after
+        `timeout` seconds in all is killed. Children that have ended badly are
+        logged.
+        """
+
+
+class ILoopEvent(Interface):
+    """Something happened to a loop, see `IMainLoop`.
+
+    Events are sent through zope.event, by the thread in which they happen. A
+    subscriber that fails is logged, and changes nothing. Outside a tick there
+    is no transaction, so what subscribers change in the database is not kept.
+    """
+
+    loop = Attribute('The `IMainLoop`.')
+
+
+class ILoopStarted(ILoopEvent):
+    """The first tick is next. Its site is set, and the handlers are."""
+
+
+class ILoopStopped(ILoopEvent):
+    """The last tick is over, whatever ended it."""
+
+
+class ITickStarted(ILoopEvent):
+    """The transaction is begun next."""
+
+
+class ITickCommitted(ILoopEvent):
+    """It was committed; in a dry run, it would have been."""
+
+
+class ITickAborted(ILoopEvent):
+    """It was aborted, and is not tried again before the next tick."""
+
+    error = Attribute('The exception.')
+
+
+class IConflictRetried(ILoopEvent):
+    """It was aborted, and is tried again in the same tick."""
+
+    error = Attribute('The exception.')
+
+    attempt = Attribute('Which one has failed; the first is 1.')
+
+
+class IChildEvent(Interface):
+    """Something happened to a child of a runner or an executor.
+
+    Sent as an `ILoopEvent` is, but by whatever thread has started it or
+    noticed its end, often the one that polls in the background. A worker that
+    is to react calls `wakeup` of its poller in a subscriber.
+    """
+
+    process = Attribute('The `IProcess`.')
+
+    name = Attribute('Its alias or name.')
+
+
+class IChildStarted(IChildEvent):
+    """Its program runs."""
+
+
+class IChildReady(IChildEvent):
+    """It can be used: what was waited for has happened."""
+
+
+class IChildEnded(IChildEvent):
+    """It has ended, wanted or not."""
+
+    status = Attribute('As `IProcess.returncode`.')
+
+
 class IShutdown(Interface):
     """The request that a loop ends, and the waits that it ends.
 
@@ -937,3 +1092,12 @@ class IShutdown(Interface):
 
     def wait(seconds):
         """Sleep, but no longer than to the request; return `requested`."""
+
+    def pause(seconds=None, poller=None):
+        """Sleep as `wait` does, but no longer than `IPoller.pause` either.
+
+        Without a `poller` it is ended by `wakeup`. None is for ever.
+        """
+
+    def wakeup():
+        """End such a pause without a request; from any thread."""

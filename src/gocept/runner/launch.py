@@ -23,7 +23,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from gocept.runner import exechelper, proc
+from gocept.runner import exechelper, lasting, proc
 
 MARKER = 'GOCEPT_RUNNER_CHILD'
 """The environment variable that descendants are recognised by.
@@ -158,11 +158,11 @@ class Launch:
                     popen['pass_fds'] = (*popen.get('pass_fds', ()), write)
                 else:
                     os.set_inheritable(write, True)
-                pid = _popen(
+                pid = lasting.call(lambda: _popen(
                     [sys.executable, '-I', '-S', '-X', 'utf8',
                      exechelper.__file__, json.dumps(options), executable,
                      *self.args],
-                    streams, environment, self._cwd, popen)
+                    streams, environment, self._cwd, popen))
             try:
                 report = reader.read()
             except BaseException:  # nobody would know of it

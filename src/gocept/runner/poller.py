@@ -18,13 +18,15 @@ import select
 import socket
 import threading
 import weakref
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import zope.interface
 
 from gocept.runner.closing import Owning
-from gocept.runner.descriptors import Descriptors
+from gocept.runner.descriptors import WAKE, Descriptors
 from gocept.runner.interfaces import IPoller
+from gocept.runner.pausing import READABLE, Pausing
 from gocept.runner.source import Source, checked_buffering, tell_forks
 from gocept.runner.timer import Schedule, Timer
 from gocept.runner.waiting import NEVER, Deadline
@@ -38,11 +40,10 @@ __all__ = ['Poller', 'Timer', 'background']
 log = logging.getLogger(__name__)
 
 _OUT = select.POLLOUT
-_READABLE = ~_OUT  # as an end, an error and one that is not open are, too
 
 
 @zope.interface.implementer(IPoller)
-class Poller(Owning):
+class Poller(Pausing, Owning):
     """See `IPoller`."""
 
     def __init__(self, *, buffering: str | None = None) -> None:
@@ -58,6 +59,7 @@ class Poller(Owning):
         self._schedule = Schedule()
         self._senders: weakref.WeakSet[Source] = weakref.WeakSet()
         self._results: list[tuple[Any, Any]] = []
+        self._begin_pausing()
         self._descriptors = Descriptors()
         self._readers: dict[int, Watch] = self._descriptors.readers
         self.closed = False
@@ -121,6 +123,7 @@ class Poller(Owning):
             self._drop(other)  # it was closed behind our back
         if fd >= 0:
             self._descriptors.add_reader(fd, watch)
+            self._news = self._news or fd in self._descriptors.files
 
     def send_for(self, channel: 'Channel') -> None:
         """See `IPoller`."""
@@ -162,6 +165,7 @@ class Poller(Owning):
             watch = self._watches.get(id(source))
             if watch is not None:
                 self._ready[watch] = None
+                self._news = True
                 self._descriptors.nudge()
 
     def source_sending(self, source: Any) -> None:
@@ -182,10 +186,10 @@ class Poller(Owning):
         while True:
             found = False
             for fd, event in self._select(deadline):
-                if event & _READABLE and fd in self._readers:
+                if event & READABLE and fd in self._readers:
                     found = True
                 else:
-                    found = self._attend(fd) or found
+                    found = bool(self._attend(fd)) or found
             if (found or self.closed or self._results or self._ready
                     or self._descriptors.files or not self._schedule.left()):
                 return True
@@ -200,11 +204,12 @@ class Poller(Owning):
             for fd, event in self._select(deadline):
                 watch = self._readers.get(fd)
                 if watch is None or event & _OUT:
-                    woken = self._attend(fd) or woken
-                if watch is not None and event & _READABLE:
+                    woken = bool(self._attend(fd)) or woken
+                if watch is not None and event & READABLE:
                     self._collect(watch)
             if self._ready or self._descriptors.files or self._schedule:
                 self._collect_others()
+            self._descriptors.fetched()
             results = self._results
             if results or woken or self.closed or deadline.passed:
                 # They are in the object until here, as a handler of a signal
@@ -212,13 +217,18 @@ class Poller(Owning):
                 self._results = []
                 return results
 
-    def _select(self, deadline: Deadline) -> list[tuple[int, int]]:
+    def _select(self, deadline: Deadline,
+                pausing: bool = False) -> Sequence[tuple[int, int]]:
         """Which descriptors are ready, at once if something else is."""
         descriptors = self._descriptors
         descriptors.waiting = True  # from now on nudges are sent
         try:
             if self.closed:
                 raise RuntimeError('the poller is closed')
+            if pausing:
+                return descriptors.wait_for_news(
+                    0.0 if self._news
+                    else min(deadline.left(), self._timers_left()))
             if self._ready or descriptors.files or self._results:
                 return descriptors.wait(0.0)
             # Without a time the system is asked at less cost.
@@ -231,13 +241,14 @@ class Poller(Owning):
             if self.closed:
                 self._release()
 
-    def _attend(self, fd: int) -> bool:
-        """Send, or read the wake-ups; whether there were any."""
+    def _attend(self, fd: int) -> bytes:
+        """Send, or read the wake-ups; returns them."""
         if fd == self._descriptors.wakeup_read:
             with self._lock:
-                return self.closed or self._descriptors.forget_wakeups()
+                return (WAKE if self.closed
+                        else self._descriptors.forget_wakeups())
         self._send(fd)
-        return False
+        return b''
 
     def _collect_others(self) -> None:
         for watch in dict.fromkeys(
@@ -315,6 +326,12 @@ class Poller(Owning):
         with self._lock:
             if not self.closed:
                 self._descriptors.wake()
+
+    def interrupt(self) -> None:
+        """See `IPoller`."""
+        with self._lock:
+            if not self.closed:
+                self._descriptors.interrupt()
 
     def close_all(self) -> None:
         """See `IPoller`."""

@@ -19,13 +19,14 @@ import zope.interface
 from gocept.runner import descendants, proc, unfinished
 from gocept.runner.channel import PipeChannel
 from gocept.runner.closing import Closing
-from gocept.runner.ending import Ending, end, reserve
+from gocept.runner.ending import reserve
 from gocept.runner.errors import DeadlineExceeded
 from gocept.runner.interfaces import IProcess
 from gocept.runner.launch import Launch, new_mark
 from gocept.runner.pidfd import Gone, Handle, hold
 from gocept.runner.poller import Poller, background
 from gocept.runner.source import Source, tell_forks
+from gocept.runner.unfinished import terminate_all
 from gocept.runner.waiting import Deadline, wait_for
 
 __all__ = ['LOST_STATUS', 'Process', 'terminate_all']
@@ -49,6 +50,7 @@ class Process(Source, Closing):
                  kill_signal: int = signal.SIGKILL,
                  adopt: bool = False,
                  poller: Poller | None = None,
+                 on_start: Callable[['Process'], object] | None = None,
                  on_end: Callable[['Process'], object] | None = None,
                  name: str = '',
                  **options: Any) -> None:
@@ -86,10 +88,10 @@ class Process(Source, Closing):
         if adopt:
             descendants.adopt_orphans()
         self._poller = poller
-        self._start(launch, self._polled_by, channel)
+        self._start(launch, self._polled_by, channel, on_start)
 
-    def _start(self, launch: Launch, poller: Poller,
-               channel: dict[str, Any]) -> None:
+    def _start(self, launch: Launch, poller: Poller, channel: dict[str, Any],
+               on_start: Callable[['Process'], object] | None) -> None:
         self.started_at = descendants.clock()
         started = launch.start(self.mark)
         self.pid = started.pid
@@ -117,6 +119,8 @@ class Process(Source, Closing):
             if not self.detached:
                 unfinished.add(self)
                 undo.callback(unfinished.processes.discard, self)
+            if on_start is not None:
+                on_start(self)
             poller.register(self)  # from now on it may be reaped
             undo.pop_all()
 
@@ -372,24 +376,3 @@ class Process(Source, Closing):
         state = ('running' if self.returncode is None
                  else f'ended with {self.returncode}')
         return f'<Process {self.name!r} ({self.pid}): {state}>'
-
-
-def terminate_all(processes: Iterable[Process], signum: int | None = None,
-                  timeout: float | None = None) -> None:
-    """End several processes as `IProcess.terminate` does, side by side."""
-    endings = []
-    for process in processes:
-        process._require_owner()
-        endings.append(Ending(
-            process, process.stop_signal if signum is None else signum,
-            process.stop_timeout if timeout is None else timeout))
-    by_mark = {ending.process.mark: ending for ending in endings
-               if ending.process.mark and not ending.process.adopts}
-    end(endings, by_mark.get if by_mark else None)
-    for ending in endings:
-        ending.process.killed = ending.process.killed or ending.killing
-    unfinished.processes.difference_update(
-        ending.process for ending in endings if not ending.failed)
-    if failed := [ending for ending in endings if ending.failed]:
-        raise DeadlineExceeded(
-            'still there: ' + '; '.join(map(str, failed)))

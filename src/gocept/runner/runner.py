@@ -15,9 +15,9 @@ from types import FrameType
 from typing import Any
 
 import transaction
-import zope.component
 import zope.interface
 from zope.authentication.interfaces import IAuthentication
+from zope.component import queryUtility
 from zope.component.hooks import getSite, getSiteManager, setSite
 from zope.component.hooks import site as site_set
 from zope.security.management import (
@@ -28,12 +28,37 @@ from zope.security.management import (
 )
 
 from gocept.runner import collector, environment
-from gocept.runner.errors import WORKER_FAILED
-from gocept.runner.interfaces import IMainLoop
-from gocept.runner.signals import Shutdown, handling, restore_defaults
-from gocept.runner.transaction import Failure, run_attempts, text
+from gocept.runner.errors import WORKER_FAILED, Terminated
+from gocept.runner.events import (
+    ConflictRetried,
+    LoopStarted,
+    LoopStopped,
+    TickAborted,
+    TickCommitted,
+    TickStarted,
+    notify,
+)
+from gocept.runner.interfaces import IMainLoop, IPoller, ISupervisor
+from gocept.runner.signals import (
+    Shutdown,
+    handling,
+    raising,
+    restore_defaults,
+)
+from gocept.runner.transaction import Failure, Observer, run_attempts, text
 
 log = logging.getLogger(__name__)
+
+
+MAX_BACKOFF = 60.0
+"""The longest pause after errors in a row, in seconds."""
+
+SHUTDOWN_TIMEOUT = 30.0
+"""How long the end of all that ZCML declares may take, in seconds."""
+
+_LEAST_BACKOFF = 0.1  # seconds, which are doubled where ticks are shorter
+
+_MOST_DOUBLINGS = 64  # of a pause, so that there is a float for it
 
 
 class _Exit:
@@ -49,20 +74,38 @@ Worker = Callable[..., object]
 Principal = str | Callable[[], str] | None
 
 
+class _Observer(Observer):
+    """Tells the events of a tick."""
+
+    def __init__(self, loop: 'MainLoop') -> None:
+        self._loop = loop
+
+    def committed(self) -> None:
+        notify(TickCommitted(self._loop))
+
+    def aborted(self, error: BaseException) -> None:
+        notify(TickAborted(self._loop, error))
+
+    def retried(self, error: BaseException, number: int) -> None:
+        notify(ConflictRetried(self._loop, error, number))
+
+
 @zope.interface.implementer(IMainLoop)
 class MainLoop:
     """See `IMainLoop`."""
 
     def __init__(self, app: Any, ticks: float, worker: Callable[[], object],
                  principal: Principal = None, once: bool = False, *,
-                 attempts: int = 3) -> None:
+                 attempts: int = 3, max_backoff: float = MAX_BACKOFF) -> None:
         self.app = app
         self.ticks = _seconds(ticks)
         self.worker = worker
         self.principal = principal
         self.once = once
         self.attempts = _checked_attempts(attempts)
+        self.max_backoff = _seconds(max_backoff)
         self.failed = False
+        self._failures = 0  # in a row
         self.ended_by: SystemExit | KeyboardInterrupt | None = None
         self._shutdown = Shutdown()
 
@@ -80,7 +123,7 @@ class MainLoop:
 
     def __call__(self) -> None:
         """See `IMainLoop`."""
-        self.failed, self.ended_by = False, None
+        self.failed, self.ended_by, self._failures = False, None, 0
         with (self._shutdown, handling({
                 signal.SIGTERM: self.stopMainLoop,
                 signal.SIGHUP: self.stopMainLoop,
@@ -88,10 +131,15 @@ class MainLoop:
                 signal.SIGUSR2: self._reopen_logs}),
               environment.without_interaction(),
               site_set(self.app)):
+            self._shutdown.join_outer()
             participate = self._participation(
                 self.principal() if callable(self.principal)
                 else self.principal)
-            self._loop(participate)
+            notify(LoopStarted(self))
+            try:
+                self._loop(participate)
+            finally:
+                notify(LoopStopped(self))
             if self._shutdown.signum is not None:
                 log.info('Received signal %d, terminating.',
                          self._shutdown.signum)
@@ -132,25 +180,43 @@ class MainLoop:
             result = worker()
             return self.ticks if result is None else _checked(result)
 
+        poller = queryUtility(IPoller)
+        observer = _Observer(self)
         while not self._shutdown.attend():
-            pause = self._tick(step)
+            notify(TickStarted(self))
+            pause = self._tick(step, observer)
             if queryInteraction() is not None:  # to ask is cheaper
                 endInteraction()
             if isinstance(pause, _Exit) or self.once:
                 break
-            if pause:
-                log.debug('Sleeping %s seconds', pause)
+            if self._failures > 1:
+                pause = self._backoff()
+                log.debug('Sleeping %s seconds after %d errors in a row',
+                          pause, self._failures)
+                # A child that says something must not make it try sooner.
                 self._shutdown.wait(pause)
+            elif pause:
+                log.debug('Sleeping %s seconds', pause)
+                self._shutdown.pause(pause, poller)
 
-    def _tick(self, step: Callable[[int], _Exit | float]) -> _Exit | float:
+    def _tick(self, step: Callable[[int], _Exit | float],
+              observer: Observer) -> _Exit | float:
         try:
             outcome = run_attempts(
-                step, self.attempts, self._shutdown, self._report)
+                step, self.attempts, self._shutdown, self._report, observer)
         except (SystemExit, KeyboardInterrupt) as error:
             self.ended_by = error
             return Exit
         self.failed = isinstance(outcome, Failure)
+        self._failures = self._failures + 1 if self.failed else 0
         return self.ticks if isinstance(outcome, Failure) else outcome
+
+    def _backoff(self) -> float:
+        """The pause after several errors in a row."""
+        doublings = min(self._failures - 1, _MOST_DOUBLINGS)
+        return max(self.ticks, min(
+            self.max_backoff,
+            max(self.ticks, _LEAST_BACKOFF) * 2.0 ** doublings))
 
     def _report(self, error: BaseException) -> None:
         log.error('Error in worker: %s', text(error, repr), exc_info=True)
@@ -184,12 +250,15 @@ class appmain:
     once = False
 
     def __init__(self, ticks: float = 1, principal: Principal = None, *,
-                 attempts: int = 3) -> None:
+                 attempts: int = 3, max_backoff: float = MAX_BACKOFF,
+                 shutdown_timeout: float = SHUTDOWN_TIMEOUT) -> None:
         if callable(ticks):
             raise TypeError(self._hint)
         self.ticks = _seconds(ticks)
         self.principal = principal
         self.attempts = _checked_attempts(attempts)
+        self.max_backoff = _seconds(max_backoff)
+        self.shutdown_timeout = _seconds(shutdown_timeout)
 
     _hint = 'use parentheses: @gocept.runner.appmain(), @gocept.runner.once()'
 
@@ -224,7 +293,8 @@ class appmain:
         `options` are keywords of `MainLoop`, in place of the decorator's.
         """
         options = {'ticks': self.ticks, 'principal': self.principal,
-                   'once': self.once, 'attempts': self.attempts} | options
+                   'once': self.once, 'attempts': self.attempts,
+                   'max_backoff': self.max_backoff} | options
         return MainLoop(
             app, worker=functools.partial(worker, *args) if args else worker,
             **options)
@@ -241,9 +311,13 @@ class appmain:
     def _run(self, worker: Worker, appname: str | None, configfile: Any,
              args: tuple[Any, ...]) -> int | None:
         self.check_arguments(worker, args)
-        with init(appname, configfile) as app:
-            loop = self.loop(app, worker, args)
-            loop()
+        with booted(appname, configfile) as app:
+            try:
+                with supervised(self.shutdown_timeout):
+                    loop = self.loop(app, worker, args)
+                    loop()
+            except Terminated:  # while children were started
+                return None
         return WORKER_FAILED if loop.once and loop.failed else None
 
 
@@ -252,14 +326,28 @@ class once(appmain):
 
     once = True
 
-    def __init__(self, principal: Principal = None, *,
-                 attempts: int = 3) -> None:
-        super().__init__(principal=principal, attempts=attempts)
+    def __init__(self, principal: Principal = None, *, attempts: int = 3,
+                 shutdown_timeout: float = SHUTDOWN_TIMEOUT) -> None:
+        super().__init__(principal=principal, attempts=attempts,
+                         shutdown_timeout=shutdown_timeout)
 
 
 @contextlib.contextmanager
-def init(appname: str | None, configfile: Any) -> Iterator[Any]:
+def init(appname: str | None, configfile: Any, *,
+         shutdown_timeout: float = SHUTDOWN_TIMEOUT) -> Iterator[Any]:
     """See `IInit`."""
+    timeout = _seconds(shutdown_timeout)
+    with booted(appname, configfile) as app:
+        if not is_supervised():
+            yield app
+            return
+        with supervised(timeout), raising():
+            yield app
+
+
+@contextlib.contextmanager
+def booted(appname: str | None, configfile: Any) -> Iterator[Any]:
+    """The site, with its database open, but nothing that ZCML declares."""
     with contextlib.ExitStack() as close:
         with collector.paused():
             options = environment.load(configfile)
@@ -269,6 +357,25 @@ def init(appname: str | None, configfile: Any) -> Iterator[Any]:
                 root = close.enter_context(environment.root_of(database))
                 site = environment.find_site(root, appname)
         yield site
+
+
+def is_supervised() -> bool:
+    """Whether ZCML may have declared what is to be started and stopped."""
+    return queryUtility(ISupervisor) is not None
+
+
+@contextlib.contextmanager
+def supervised(shutdown_timeout: float) -> Iterator[None]:
+    """Start what ZCML declares as eager, and stop at the end what runs.
+
+    `Terminated` if a signal comes meanwhile; a `MainLoop` inside ends by one.
+    """
+    supervisor = queryUtility(ISupervisor)
+    if supervisor is None:
+        yield
+    else:
+        with supervisor.running(shutdown_timeout):
+            yield
 
 
 def from_config(section: str, variable: str) -> Callable[[], str]:

@@ -10,15 +10,16 @@ import logging
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from types import FrameType, TracebackType
-from typing import Self
+from typing import Any, Self
 
 import zope.interface
 
+from gocept.runner.errors import Terminated
 from gocept.runner.interfaces import IShutdown
 from gocept.runner.poller import Poller
+from gocept.runner.waiting import Deadline
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ class Shutdown:
         self.signum: int | None = None
         self._reopen = False
         self._poller: Poller | None = None
+        self._pausing: Poller | None = None
 
     def request(self, signum: int | None = None) -> None:
         """See `IShutdown`."""
@@ -51,9 +53,9 @@ class Shutdown:
         self._wake()
 
     def _wake(self) -> None:
-        poller = self._poller
+        poller = self._pausing
         if poller is not None:
-            poller.wakeup()
+            poller.interrupt()
 
     def attend(self) -> bool:
         """See `IShutdown`."""
@@ -64,22 +66,41 @@ class Shutdown:
 
     def wait(self, seconds: float) -> bool:
         """See `IShutdown`."""
+        deadline = Deadline(seconds)
+        while not self.pause(deadline.left()) and not deadline.passed:
+            pass
+        return self.requested
+
+    def pause(self, seconds: float | None = None,
+              poller: Any = None) -> bool:
+        """See `IShutdown`."""
         if self._poller is None:
             raise RuntimeError('wait() needs an entered shutdown: with ...:')
-        deadline = time.monotonic() + seconds
-        with _woken_by_signals(self._poller):
-            while not self.attend():
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    break
-                self._poller.wait(left)
+        poller = self._pausing = self._poller if poller is None else poller
+        try:
+            with _woken_by_signals(poller):
+                poller.pause(seconds, self.attend)
+        finally:
+            self._pausing = None
         return self.requested
+
+    def wakeup(self) -> None:
+        """See `IShutdown`."""
+        poller = self._poller
+        if poller is not None:
+            poller.wakeup()
 
     def __enter__(self) -> Self:
         self._poller = Poller()
-        self._outer = getattr(_running, 'shutdown', None)
+        self._outer: Shutdown | None = getattr(_running, 'shutdown', None)
         _running.shutdown = self
         return self
+
+    def join_outer(self) -> None:
+        """Take over a signal that has ended the one around this one."""
+        outer = self._outer
+        if outer is not None and outer.signum is not None:
+            self.request(outer.signum)
 
     def __exit__(self, exc_type: type[BaseException] | None,
                  exc: BaseException | None,
@@ -88,6 +109,10 @@ class Shutdown:
         poller, self._poller = self._poller, None
         if poller is not None:
             poller.close()
+        if self._outer is not None and self.signum is not None:
+            # Its handlers are in place again, but this was the first signal.
+            restore_defaults()
+            self._outer.request(self.signum)
         self.requested, self.signum = False, None
 
 
@@ -140,6 +165,30 @@ def handling(handlers: Mapping[signal.Signals, Handler]) -> Iterator[None]:
             for signum, (previous, action) in before.items():
                 signal.signal(signum, previous)
                 _set_action(signum, action)
+
+
+@contextlib.contextmanager
+def requesting(shutdown: Shutdown) -> Iterator[None]:
+    """Let the signals that end a loop request `shutdown`."""
+    def request(signum: int, frame: FrameType | None) -> None:
+        restore_defaults()
+        shutdown.request(signum)
+    with handling(dict.fromkeys(TERMINATING, request)):
+        yield
+
+
+@contextlib.contextmanager
+def raising() -> Iterator[None]:
+    """Let those that would end the process raise `Terminated`.
+
+    A handler of the caller's own is left alone.
+    """
+    def end(signum: int, frame: FrameType | None) -> None:
+        restore_defaults()
+        raise Terminated(signum)
+    with handling({signum: end for signum in TERMINATING
+                   if signal.getsignal(signum) is signal.SIG_DFL}):
+        yield
 
 
 def _in_this_process(handler: Handler) -> Handler:

@@ -45,6 +45,15 @@ class Timer(Source):
         self.due += expirations * self.interval
         return (expirations,), False
 
+    def due_after(self, instant: float) -> float:
+        """When it is due next, whatever was collected; infinity for never."""
+        if self.due > instant:
+            return self.due
+        if self.interval is None:
+            return math.inf
+        return self.due + self.interval * (
+            1 + (instant - self.due) // self.interval)
+
     def __repr__(self) -> str:
         repeated = f', {self.interval}' if self.interval is not None else ''
         return f'Timer({self.seconds}{repeated})'
@@ -71,6 +80,12 @@ class Schedule(list[tuple[float, int, Timer]]):
         # Without a lock, while another thread may take out the last one.
         first = self[:1]
         return max(0.0, first[0][0] - time.monotonic()) if first else math.inf
+
+    def left_after(self, instant: float) -> float:
+        """Seconds until one is due that was not due at `instant` yet."""
+        due = min((timer.due_after(instant) for _, _, timer in self[:]),
+                  default=math.inf)
+        return max(0.0, due - time.monotonic())
 
     def take_due(self) -> list[Timer]:
         """Take out those that are due."""

@@ -44,8 +44,25 @@ class Failure(NamedTuple):
     conflict: bool
 
 
+class Observer:
+    """Is told what becomes of attempts, after the commit or abort."""
+
+    def committed(self) -> None:
+        """It was committed."""
+
+    def aborted(self, error: BaseException) -> None:
+        """It was aborted."""
+
+    def retried(self, error: BaseException, number: int) -> None:
+        """It was aborted, and is tried again."""
+
+
+_NOBODY = Observer()
+
+
 def run_attempts(step: Callable[[int], T], attempts: int, shutdown: Shutdown,
-                 report: Callable[[BaseException], None]) -> T | Failure:
+                 report: Callable[[BaseException], None],
+                 observer: Observer = _NOBODY) -> T | Failure:
     """Call ``step(number)`` and commit, for as many attempts as it takes.
 
     `report` is called with an error that is not retried, before the abort; a
@@ -57,10 +74,10 @@ def run_attempts(step: Callable[[int], T], attempts: int, shutdown: Shutdown,
     while True:
         try:
             result = step(number)
-            _commit()
-            return result
-        except (SystemExit, KeyboardInterrupt):
+            doomed = _commit()
+        except (SystemExit, KeyboardInterrupt) as error:
             abort()
+            observer.aborted(error)
             raise
         except BaseException as error:
             conflict = isinstance(error, ConflictError)
@@ -76,20 +93,30 @@ def run_attempts(step: Callable[[int], T], attempts: int, shutdown: Shutdown,
                 report(error)
             abort()
             if not again or shutdown.wait(_pause_after(number)):
+                observer.aborted(error)
                 return Failure(error, conflict)
+            observer.retried(error, number)
+        else:
+            if doomed is None:
+                observer.committed()
+            else:
+                observer.aborted(doomed)
+            return result
         number += 1
 
 
-def _commit() -> None:
+def _commit() -> DoomedTransaction | None:
+    """Commit, or else abort what is doomed."""
     try:
         txn = transaction.get()
     except NoTransaction:
-        return  # explicit mode: the step has ended it
+        return None  # explicit mode: the step has ended it
     try:
         txn.commit()
-    except DoomedTransaction:
+    except DoomedTransaction as error:
         log.debug('The transaction is doomed, so it is aborted')
         txn.abort()
+        return error  # type: ignore[no-any-return]
     except Exception:
         # What fails after the storages have finished must not be done twice.
         if txn.status != Status.COMMITTED:
@@ -97,6 +124,7 @@ def _commit() -> None:
         log.error('Committed, but the connection failed thereafter',
                   exc_info=True)
         abort()
+    return None
 
 
 def abort() -> None:

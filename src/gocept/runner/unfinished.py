@@ -1,12 +1,15 @@
-"""Processes that have not ended, and their end when the interpreter exits."""
+"""Processes that have not ended, and their end, also when we exit."""
 
 import atexit
+import math
 import os
 import signal
+from collections.abc import Iterable
 from typing import Any
 
 from gocept.runner import descendants
 from gocept.runner.ending import Ending, end
+from gocept.runner.errors import DeadlineExceeded
 from gocept.runner.launch import our_mark
 
 processes: set[Any] = set()
@@ -22,6 +25,32 @@ def add(process: Any) -> None:
     if pid not in _hooks:
         _hooks.add(pid)
         atexit.register(end_all, pid)
+
+
+def terminate_all(children: Iterable[Any], signum: int | None = None,
+                  timeout: float | None = None,
+                  at_most: float = math.inf) -> None:
+    """End several processes as `IProcess.terminate` does, side by side.
+
+    Each has `at_most` so many seconds, even if its own time is longer.
+    """
+    endings = []
+    for process in children:
+        process._require_owner()
+        endings.append(Ending(
+            process, process.stop_signal if signum is None else signum,
+            min(process.stop_timeout if timeout is None else timeout,
+                at_most)))
+    by_mark = {ending.process.mark: ending for ending in endings
+               if ending.process.mark and not ending.process.adopts}
+    end(endings, by_mark.get if by_mark else None)
+    for ending in endings:
+        ending.process.killed = ending.process.killed or ending.killing
+    processes.difference_update(
+        ending.process for ending in endings if not ending.failed)
+    if failed := [ending for ending in endings if ending.failed]:
+        raise DeadlineExceeded(
+            'still there: ' + '; '.join(map(str, failed)))
 
 
 def end_all(pid: int) -> None:

@@ -20,6 +20,12 @@ from gocept.runner.errors import (
     ProcessFinishedWithError,
     TimeoutExpired,
 )
+from gocept.runner.events import (
+    ChildReady,
+    child_ended,
+    child_started,
+    notify,
+)
 from gocept.runner.executor.capture import Capture, Reader
 from gocept.runner.executor.condition import Check, Condition
 from gocept.runner.executor.options import process_options
@@ -59,7 +65,9 @@ class SimpleExecutor:
                  stop_timeout: float | None = None,
                  output_size: int = 2 ** 20,
                  log_file: str | os.PathLike[str] | None = None,
-                 requires: Sequence['SimpleExecutor'] = ()) -> None:
+                 requires: Sequence['SimpleExecutor'] = (),
+                 die_with_parent: bool | int = False,
+                 name: str = '') -> None:
         self.process: Process | None = None
         self._lock = threading.RLock()  # around process and what belongs to it
         self._set_command(command)
@@ -86,6 +94,8 @@ class SimpleExecutor:
         self._output_size = output_size
         self._log_file = log_file
         self.requires = tuple(requires)
+        self._die_with_parent = die_with_parent
+        self.name = name or os.path.basename(self.command_parts[0])
         self._deadline: Deadline | None = None
         self._began = 0.0
         self._check: Check | None = None
@@ -118,16 +128,34 @@ class SimpleExecutor:
     def start(self) -> Self:
         """See `IExecutor`."""
         self._set_timeout()
-        self._start()
+        if self._start():
+            self._tell_ready()
         return self
 
-    def _start(self) -> None:
+    def ensure_running(self) -> Self:
+        """See `IExecutor`."""
+        if not self.is_up():
+            for each in self.requires:
+                each.ensure_running()
+            if not self.is_up():  # still, after all that time
+                self.start()
+        return self
+
+    def _start(self) -> bool:
+        """Start the child; whether it did not run."""
         deadline = self._deadline
         if self.process is not None and not self.running():
             self.kill()  # what it has left
             self._deadline = deadline
-        if self.process is None:
-            self._launch()
+        if self.process is not None:
+            return False
+        self._launch()
+        return True
+
+    def _tell_ready(self) -> None:
+        process = self.process  # another thread may have stopped it
+        if process is not None:
+            notify(ChildReady(process))
 
     def _launch(self) -> None:
         self._began = time.monotonic()
@@ -163,7 +191,9 @@ class SimpleExecutor:
              'stop_signal': self._stop_signal,
              'stop_timeout': (self._timeout if self._stop_timeout is None
                               else self._stop_timeout),
-             'kill_signal': self._kill_signal}
+             'kill_signal': self._kill_signal, 'name': self.name,
+             'die_with_parent': self._die_with_parent,
+             'on_start': child_started, 'on_end': child_ended}
 
     def _set_timeout(self) -> None:
         """Begin the time that a start, or a stop, may take."""

@@ -84,6 +84,7 @@ class Executor(SimpleExecutor):
                     reader.skip_to(*self._check.place(capture))
         self._end_waiting()
         self._claim()
+        self._tell_ready()
 
 
 @zope.interface.implementer(IConditionExecutor)

@@ -1,23 +1,54 @@
 """Many executors at once."""
 
+import math
+import signal
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import (
     FIRST_EXCEPTION,
     Future,
     ThreadPoolExecutor,
     wait,
 )
+from typing import Any, Protocol, TypeVar
 
 from gocept.runner import unfinished
-from gocept.runner.errors import DeadlineExceeded
+from gocept.runner.errors import DeadlineExceeded, Terminated
 from gocept.runner.executor.base import SimpleExecutor
-from gocept.runner.process import terminate_all
+from gocept.runner.process import Process, terminate_all
+from gocept.runner.waiting import Deadline
+
+T = TypeVar('T', bound='Startable')
 
 _KILL_AGAIN = 0.05  # seconds, for those that were about to be started
 
 
-def start_all(executors: Iterable[SimpleExecutor]) -> list[SimpleExecutor]:
+class Startable(Protocol):
+    """What is started and stopped together: an executor, or the like."""
+
+    @property
+    def requires(self) -> Sequence[Any]:
+        """Others that are to be started before."""
+
+    @property
+    def process(self) -> Process | None:
+        """What is to be ended; None for nothing."""
+
+    def is_up(self) -> bool:
+        """See `IExecutor`."""
+
+    def start(self) -> object:
+        """Return when it is ready."""
+
+    def stop(self) -> object:
+        """End it; raise an error if it has ended badly."""
+
+    def kill(self) -> object:
+        """End it at once."""
+
+
+def start_all(executors: Iterable[T], *, shutdown: Any = None,
+              stop_timeout: float = math.inf) -> list[T]:
     """Start them side by side, each when those that it requires are ready.
 
     Those they require are started too, if they do not run. Returns those that
@@ -27,14 +58,16 @@ def start_all(executors: Iterable[SimpleExecutor]) -> list[SimpleExecutor]:
     several that have failed by then in an ExceptionGroup. ValueError if
     executors require each other.
 
+    A request of an `IShutdown` ends the waiting in the same way, with
+    `gocept.runner.errors.Terminated`. `stop_timeout` is that of `stop_all`.
+
     Each `start` is called in a thread of its own, as it may be one of yours.
     """
     ordered = in_order(executors)
     starts: dict[int, Future[bool]] = {}
     given_up = threading.Event()
-    here = [each for each in ordered if not each.is_up()]
 
-    def start(executor: SimpleExecutor) -> bool:
+    def start(executor: T) -> bool:
         """Whether it was started, and not left as it was."""
         for each in executor.requires:
             if starts[id(each)].exception() is not None or not (
@@ -53,7 +86,8 @@ def start_all(executors: Iterable[SimpleExecutor]) -> list[SimpleExecutor]:
                 if id(executor) in starts and not starts[id(executor)].done():
                     executor.kill()
 
-    if not ordered:
+    here = [each for each in ordered if not each.is_up()]
+    if not here:
         return []
     with ThreadPoolExecutor(len(ordered)) as threads:
         try:
@@ -61,10 +95,10 @@ def start_all(executors: Iterable[SimpleExecutor]) -> list[SimpleExecutor]:
                 # It finds the futures of those that it requires, as they
                 # precede.
                 starts[id(executor)] = threads.submit(start, executor)
-            wait(starts.values(), return_when=FIRST_EXCEPTION)
+            _wait(starts.values(), shutdown)
         except BaseException:  # a signal: nobody is waited for any more
             give_up()
-            stop_all(_started(ordered, starts))
+            stop_all(_started(ordered, starts), stop_timeout)
             raise
         errors = [error for each in starts.values()
                   if each.done() and (error := each.exception()) is not None]
@@ -72,53 +106,79 @@ def start_all(executors: Iterable[SimpleExecutor]) -> list[SimpleExecutor]:
             give_up()
     if errors:
         try:
-            stop_all(_started(ordered, starts))
+            stop_all(_started(ordered, starts), stop_timeout)
         except Exception as error:
             errors.append(error)
         _raise('starting', errors)
     return _started(ordered, starts)
 
 
-def _started(ordered: Iterable[SimpleExecutor],
-             starts: Mapping[int, Future[bool]]) -> list[SimpleExecutor]:
+def _wait(starts: Collection[Future[bool]], shutdown: Any) -> None:
+    """Wait until all is done, or one has failed."""
+    if shutdown is None:
+        wait(starts, return_when=FIRST_EXCEPTION)
+        return
+    for each in starts:
+        each.add_done_callback(lambda future: shutdown.wakeup())
+    while not shutdown.requested and not all(
+            each.done() for each in starts) and not any(
+                each.done() and each.exception() for each in starts):
+        shutdown.pause()
+    if shutdown.requested:
+        raise Terminated(shutdown.signum or signal.SIGTERM)
+
+
+def _started(ordered: Iterable[T],
+             starts: Mapping[int, Future[bool]]) -> list[T]:
     return [each for each in ordered
             if id(each) in starts and starts[id(each)].exception() is None
             and starts[id(each)].result()]
 
 
-def stop_all(executors: Iterable[SimpleExecutor]) -> None:
+def stop_all(executors: Iterable[Startable],
+             timeout: float = math.inf) -> None:
     """Stop them side by side, within one time.
 
-    All are stopped, whatever happens to one; then its error is raised, or
-    those of several in an ExceptionGroup. DeadlineExceeded for those that
-    cannot be ended. A `stop` of your own is called in a thread of its own.
+    That is the longest that one of them may take, but `timeout` seconds at
+    most. All are stopped, whatever happens to one; then its error is raised,
+    or those of several in an ExceptionGroup. DeadlineExceeded for those that
+    cannot be ended. A `stop` of your own is called in a thread of its own; if
+    it takes longer, the child is killed.
     """
     there = {id(each): each for each in executors if each.process is not None}
-    plain = [each for each in there.values()
-             if type(each).stop is SimpleExecutor.stop]
-    own = [each for each in there.values()
-           if type(each).stop is not SimpleExecutor.stop]
+    own = [each for each in there.values() if _stops_itself(each)]
+    plain = [each for each in there.values() if not _stops_itself(each)]
     errors: list[BaseException] = []
+    deadline = Deadline(None if math.isinf(timeout) else timeout)
     with ThreadPoolExecutor(max(len(own), 1)) as threads:
-        stops = [threads.submit(each.stop) for each in own]
+        stops = {threads.submit(each.stop): each for each in own}
         for each in plain:
-            each._claim()
+            if isinstance(each, SimpleExecutor):
+                each._claim()
         try:
             terminate_all([each.process for each in plain
-                           if each.process is not None])
+                           if each.process is not None], at_most=timeout)
         except DeadlineExceeded as error:
             errors.append(error)
         for each in plain:
             # Nobody waits a second time for one that cannot be ended.
             if each.process in unfinished.processes:
                 continue
-            each._terminated = True
+            if isinstance(each, SimpleExecutor):
+                each._terminated = True
             try:
                 each.stop()
             except Exception as error:
                 errors.append(error)
+        for late in wait(stops, deadline.left()).not_done:
+            stops[late].kill()
     errors += filter(None, (each.exception() for each in stops))
     _raise('stopping', errors)
+
+
+def _stops_itself(each: Startable) -> bool:
+    return (isinstance(each, SimpleExecutor)
+            and type(each).stop is not SimpleExecutor.stop)
 
 
 def _raise(doing: str, errors: list[BaseException]) -> None:
@@ -128,12 +188,12 @@ def _raise(doing: str, errors: list[BaseException]) -> None:
         raise BaseExceptionGroup(f'{doing} executors', errors)
 
 
-def in_order(executors: Iterable[SimpleExecutor]) -> list[SimpleExecutor]:
+def in_order(executors: Iterable[T]) -> list[T]:
     """Each after those that it requires, which are added if not there."""
-    found: dict[int, SimpleExecutor] = {}
-    path: list[SimpleExecutor] = []
+    found: dict[int, T] = {}
+    path: list[T] = []
 
-    def add(executor: SimpleExecutor) -> None:
+    def add(executor: T) -> None:
         if executor in path:
             raise ValueError('executors require each other: ' + ', '.join(
                 map(str, [*path[path.index(executor):], executor])))

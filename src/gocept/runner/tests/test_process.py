@@ -401,8 +401,8 @@ class TerminateTests(ProcessTestCase):
         def look(self):
             states.append([each.returncode for each in children])
             kill(self)
-        kill = process.Ending._kill
-        with mock.patch.object(process.Ending, '_kill', look):
+        kill = ending.Ending._kill
+        with mock.patch.object(ending.Ending, '_kill', look):
             terminate_all(children)
         self.assertEqual([None] * 10, states[0])
         self.assertEqual([-signal.SIGKILL] * 10,

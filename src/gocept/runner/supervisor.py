@@ -1,0 +1,295 @@
+"""What ZCML declares, and its life: started before a worker, ended after it.
+
+The utilities that ``configure.zcml`` registers are made here.
+"""
+
+import contextlib
+import logging
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import zope.component
+import zope.interface
+
+from gocept.runner.channel import Channel
+from gocept.runner.closing import Closing
+from gocept.runner.errors import CannotStart
+from gocept.runner.executor.base import SimpleExecutor
+from gocept.runner.executor.together import in_order, start_all, stop_all
+from gocept.runner.interfaces import IPoller, IRunner, ISupervisor
+from gocept.runner.poller import Poller
+from gocept.runner.process import Process
+from gocept.runner.signals import Shutdown, requesting
+from gocept.runner.spawn import Runner
+from gocept.runner.waiting import Deadline
+
+log = logging.getLogger(__name__)
+
+
+@zope.interface.implementer(IPoller)
+class WorkerPoller(Closing):
+    """A poller that is made at its first use, and anew after `close`.
+
+    So nothing is open where ZCML is read but no worker runs.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()  # as a signal handler may wake it
+        self._poller: Poller | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith('_'):
+            raise AttributeError(name)
+        with self._lock:
+            if self._poller is None or self._poller.closed:
+                self._poller = Poller()
+            return getattr(self._poller, name)
+
+    def close(self) -> None:
+        """Close it, and what is registered."""
+        with self._lock:
+            poller, self._poller = self._poller, None
+        if poller is not None:
+            with poller:
+                poller.close_all()
+
+
+@zope.interface.implementer(IRunner)
+class WorkerRunner(Runner):
+    """Starts an application that is declared when it is first used."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._declared: dict[str, DeclaredApp] = {}
+
+    def declare(self, app: 'DeclaredApp') -> None:
+        """Know what it requires."""
+        self._declared[app.name] = app
+
+    def start(self, app_name: str, *args: Any, **kwargs: Any) -> None:
+        """See `IRunner`."""
+        self._ensure_required(app_name)
+        super().start(app_name, *args, **kwargs)
+
+    def ensure_running(self, app_name: str, *args: Any,
+                       **kwargs: Any) -> None:
+        """See `IRunner`."""
+        self._ensure_required(app_name)
+        super().ensure_running(app_name, *args, **kwargs)
+
+    def _ensure_required(self, app_name: str) -> None:
+        app = self._declared.get(app_name)
+        for each in app.requires if app is not None else ():
+            each.ensure_running()
+
+    def get_channel(self, alias: str, stream: str | None = None,
+                    ) -> Channel | None:
+        """See `IRunner`."""
+        if alias in self._declared and alias not in self.aliases():
+            self.ensure_running(alias)
+        return super().get_channel(alias, stream)
+
+    def close(self) -> None:
+        """See `IRunner`; what is started after it is started anew."""
+        super().close()
+        with self._lock:
+            self._instances.clear()
+
+
+class Child:
+    """An alias of a runner, as something to be started and stopped."""
+
+    def __init__(self, runner: Any, name: str) -> None:
+        self.name = name
+        self.requires: tuple[Any, ...] = ()
+        self._runner = runner
+
+    @property
+    def process(self) -> Process | None:
+        """See `IRunner.get_process`."""
+        if self.name not in self._runner.aliases():
+            return None
+        process: Process | None = self._runner.get_process(self.name)
+        return process
+
+    def is_up(self) -> bool:
+        """See `IRunner.running`."""
+        running: bool = self._runner.running(self.name)
+        return running
+
+    def stop(self) -> None:
+        """See `IRunner.terminate`."""
+        self._runner.terminate(self.name)
+
+    def kill(self) -> None:
+        """End it at once, and what waits for it."""
+        if self.process is not None:
+            self._runner.terminate(self.name, timeout=0)
+
+
+class DeclaredApp(Child):
+    """One that can be started, as it is declared."""
+
+    def start(self) -> None:
+        """See `IRunner.ensure_running`."""
+        self._runner.ensure_running(self.name)
+
+    ensure_running = start
+
+
+class Declared:
+    """A child that ZCML declares.
+
+    `it` is the application or executor, `requires` the names of others.
+    """
+
+    def __init__(self, kind: str, name: str, it: Any, eager: bool,
+                 requires: Sequence[str]) -> None:
+        self.kind = kind
+        self.name = name
+        self.it = it
+        self.eager = eager
+        self.required_names = tuple(requires)
+        self.requires: tuple[Declared, ...] = ()
+
+    @property
+    def process(self) -> Process | None:
+        """That of the child."""
+        process: Process | None = self.it.process
+        return process
+
+    def is_up(self) -> bool:
+        """Whether it runs."""
+        up: bool = self.it.is_up()
+        return up
+
+    def start(self) -> None:
+        """Start it; CannotStart says which one has failed."""
+        try:
+            self.it.start()
+        except Exception as error:
+            raise CannotStart(f'{self}: {error}') from error
+
+    def stop(self) -> None:
+        """End it."""
+        self.it.stop()
+
+    def kill(self) -> None:
+        """End it at once."""
+        self.it.kill()
+
+    @property
+    def depth(self) -> int:
+        """How many others have to be started before it, one after another."""
+        return max((1 + each.depth for each in self.requires), default=0)
+
+    def __str__(self) -> str:
+        return f'{self.kind} {self.name!r}'
+
+
+@zope.interface.implementer(ISupervisor)
+class Supervisor:
+    """See `ISupervisor`."""
+
+    def __init__(self) -> None:
+        self.children: dict[str, Declared] = {}
+        self.workers: dict[str, Any] = {}
+        self._lock = threading.Lock()
+        self._users = 0
+
+    def add_app(self, name: str, eager: bool = False,
+                requires: Sequence[str] = (), **keywords: Any) -> None:
+        """See `ISupervisor`."""
+        runner = zope.component.getUtility(IRunner)
+        runner.add(name, **keywords)
+        app = DeclaredApp(runner, name)
+        runner.declare(app)
+        self.children[name] = Declared('app', name, app, eager, requires)
+
+    def add_executor(self, name: str, executor: SimpleExecutor,
+                     eager: bool = False, requires: Sequence[str] = (),
+                     ) -> None:
+        """See `ISupervisor`."""
+        self.children[name] = Declared(
+            'executor', name, executor, eager, requires)
+
+    def connect(self, name: str) -> None:
+        """See `ISupervisor`."""
+        child = self.children[name]
+        for each in child.required_names:
+            if each not in self.children:
+                raise ValueError(
+                    f'{child} requires {each!r}, which is neither an app nor '
+                    'an executor; there are '
+                    + ', '.join(sorted(self.children)))
+        child.requires = tuple(
+            self.children[each] for each in child.required_names)
+        child.it.requires = tuple(each.it for each in child.requires)
+        in_order([child])
+
+    @contextlib.contextmanager
+    def running(self, shutdown_timeout: float) -> Iterator[None]:
+        """See `ISupervisor`."""
+        with Shutdown() as shutdown, requesting(shutdown):
+            with self._lock:
+                self._users += 1
+            try:
+                self._start(shutdown, shutdown_timeout)
+                yield
+            finally:
+                with self._lock:
+                    self._users -= 1
+                    is_last = not self._users
+                if is_last:
+                    self.stop(shutdown_timeout)
+
+    def _start(self, shutdown: Shutdown, shutdown_timeout: float) -> None:
+        eager = [each for each in self.children.values() if each.eager]
+        try:
+            start_all(eager, shutdown=shutdown, stop_timeout=shutdown_timeout)
+        except ExceptionGroup as group:
+            raise CannotStart('; '.join(map(str, group.exceptions))
+                              ) from group
+
+    def stop(self, timeout: float) -> None:
+        """See `ISupervisor`."""
+        deadline = Deadline(timeout)
+        levels = self._levels()
+        try:
+            while levels:
+                # So that nobody takes the time of those it is to outlive.
+                share = deadline.left() / len(levels)
+                try:
+                    stop_all(levels.pop(), share)
+                except Exception as error:
+                    log.warning('%s', error)
+        finally:
+            with contextlib.ExitStack() as close:
+                close.callback(self._close, IPoller, WorkerPoller)
+                close.callback(self._close, IRunner, Runner)
+
+    def _levels(self) -> list[list[Any]]:
+        """What runs; each list is to be ended before the ones before it."""
+        running = [each for each in self.children.values()
+                   if each.process is not None]
+        by_depth: dict[int, list[Any]] = {}
+        for each in running:
+            by_depth.setdefault(each.depth, []).append(each.it)
+        levels = [by_depth[depth] for depth in sorted(by_depth)]
+        runner = zope.component.queryUtility(IRunner)
+        if runner is not None:
+            # Other aliases: nothing that is declared depends on them.
+            others = [Child(runner, alias) for alias in runner.aliases()
+                      if alias not in self.children]
+            if others and levels:
+                levels[-1] += others
+            elif others:
+                levels.append(others)
+        return levels
+
+    @staticmethod
+    def _close(interface: Any, kind: type[Closing]) -> None:
+        utility = zope.component.queryUtility(interface)
+        if isinstance(utility, kind):
+            utility.close()
