@@ -54,9 +54,13 @@ setup(
         'zope.principalregistry',
         'zope.processlifetime',
         'zope.publisher',
+        'zope.schema',
         'zope.security[zcml]',
         'zope.site',
     ],
+    entry_points={'console_scripts': [
+        'gocept-runner = gocept.runner.cli:main',
+    ]},
     extras_require={
         'example': [
             'BTrees',

@@ -31,6 +31,7 @@ statuses:
   66  unknown site
   67  unknown principal
   69  the database is locked or cannot be reached
+  71  an eager app or executor cannot be started
   78  bad configuration: zope.conf or ZCML
  130  interrupted
    n  the worker raised SystemExit(n)
@@ -56,6 +57,7 @@ class Decorator(Protocol):
 
     ticks: float
     once: bool
+    shutdown_timeout: float
 
     def check_arguments(self, worker: Callable[..., object],
                         args: Sequence[Any]) -> None:
@@ -66,46 +68,56 @@ class Decorator(Protocol):
         """The loop that runs `worker` with its arguments."""
 
 
+Program = tuple[Decorator, Callable[..., object]]
+
+
 def main(decorator: Decorator, worker: Callable[..., object]) -> int:
     """Run `worker` as its command line says; returns the status.
 
     A SystemExit of the worker is raised once more when all is closed.
     """
-    parser = _parser(decorator, worker)
-    options, args = _parse(parser, decorator, worker, sys.argv[1:])
-    try:
-        # Outside the loop the log files are new, or not needed any more.
-        with handling({signal.SIGUSR2: lambda signum, frame: None}):
-            return _run(decorator, worker, options, args)
-    except _ExpectedError as error:
-        print(f'{parser.prog}: error: {error}', file=sys.stderr)
-        return error.status
-    except KeyboardInterrupt:
-        print(f'{parser.prog}: interrupted', file=sys.stderr)
-        return errors.INTERRUPTED
-
-
-def _parser(decorator: Decorator,
-            worker: Callable[..., object]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         usage=f'%(prog)s [options]{_usage_of_arguments(worker)}',
         description=inspect.getdoc(worker), epilog=STATUSES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False)
+    add_config_option(parser)
+    add_options(parser, decorator)
+    argv, args = split(sys.argv[1:])
+    options = parser.parse_args(argv)
+    try:
+        decorator.check_arguments(worker, args)
+    except TypeError as error:
+        parser.error(f'arguments of the worker (after --): {error}')
+    return guarded(parser.prog, lambda: run(
+        lambda: (decorator, worker), options, args))
+
+
+def add_config_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option that names the zope.conf."""
     parser.add_argument(
         '--config', metavar='FILE',
         default=os.environ.get('ZOPE_CONF') or './zope.conf',
         help='the zope.conf (default: $ZOPE_CONF, then ./zope.conf; '
              'now: %(default)s)')
+
+
+def add_options(parser: argparse.ArgumentParser,
+                decorator: Decorator | None = None) -> None:
+    """Add the options of a worker; without a decorator it is not known yet.
+    """
     parser.add_argument(
         '--site', metavar='NAME',
         help='the object in the root folder that becomes the site '
              '(default: the root folder)')
     parser.add_argument(
-        '--ticks', metavar='SECONDS', type=_seconds, default=decorator.ticks,
-        help='how long to sleep between two ticks (default: %(default)s)')
+        '--ticks', metavar='SECONDS', type=_seconds,
+        default=decorator and decorator.ticks,
+        help='how long to sleep between two ticks (default: '
+             + ('%(default)s)' if decorator else 'as the worker says)'))
     parser.add_argument(
-        '--once', action='store_true', default=decorator.once,
+        '--once', action='store_true',
+        default=decorator is not None and decorator.once,
         help='run one tick, and end')
     parser.add_argument(
         '--dry-run', action='store_true',
@@ -116,7 +128,6 @@ def _parser(decorator: Decorator,
     parser.add_argument(
         '--verbose', action='store_true',
         help='log debug messages, and all messages to standard error')
-    return parser
 
 
 def _usage_of_arguments(worker: Callable[..., object]) -> str:
@@ -138,35 +149,49 @@ def _seconds(value: str) -> float:
     raise argparse.ArgumentTypeError(f'not a number >= 0: {value!r}')
 
 
-def _parse(parser: argparse.ArgumentParser, decorator: Decorator,
-           worker: Callable[..., object], argv: list[str],
-           ) -> tuple[argparse.Namespace, list[str]]:
-    args: list[str] = []
-    if '--' in argv:
-        border = argv.index('--')
-        argv, args = argv[:border], argv[border + 1:]
-    options = parser.parse_args(argv)
+def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The options, and what follows the first ``--``."""
+    border = argv.index('--') if '--' in argv else len(argv)
+    return list(argv[:border]), list(argv[border + 1:])
+
+
+def guarded(prog: str, call: Callable[[], int]) -> int:
+    """Call it; a mistake of the user becomes one line and a status."""
     try:
-        decorator.check_arguments(worker, args)
-    except TypeError as error:
-        parser.error(f'arguments of the worker (after --): {error}')
-    return options, args
+        # Outside the loop the log files are new, or not needed any more.
+        with handling({signal.SIGUSR2: lambda signum, frame: None}):
+            return call()
+    except ExpectedError as error:
+        print(f'{prog}: error: {error}', file=sys.stderr)
+        return error.status
+    except KeyboardInterrupt:
+        print(f'{prog}: interrupted', file=sys.stderr)
+        return errors.INTERRUPTED
 
 
-def _run(decorator: Decorator, worker: Callable[..., object],
-         options: argparse.Namespace, args: list[str]) -> int:
+def run(find: Callable[[], Program], options: argparse.Namespace,
+        args: list[str]) -> int:
+    """Run the worker that `find` returns when ZCML is read."""
     with contextlib.ExitStack() as stack:
         with collector.paused():
-            app = _boot(options, stack)
-        loop = decorator.loop(app, worker, tuple(args),
-                              ticks=options.ticks, once=options.once)
+            app, (decorator, worker) = _boot(find, options, stack)
+        try:
+            with expecting(errors.CANNOT_START):
+                stack.enter_context(
+                    environment.supervised(decorator.shutdown_timeout))
+        except errors.Terminated as error:
+            log.info('Received signal %d, terminating.', error.signum)
+            return errors.SUCCESS
+        loop = decorator.loop(
+            app, worker, tuple(args), once=options.once or decorator.once,
+            ticks=decorator.ticks if options.ticks is None else options.ticks)
         debugger = _PostMortem(loop)
         if options.debug:
             debugger.install(stack)
         with (dry_run() if options.dry_run else contextlib.nullcontext(),
-              _expecting(errors.BAD_CONFIGURATION, KeyError),
-              _expecting(errors.UNKNOWN_PRINCIPAL,
-                         PrincipalLookupError, ComponentLookupError)):
+              expecting(errors.BAD_CONFIGURATION, KeyError),
+              expecting(errors.UNKNOWN_PRINCIPAL,
+                        PrincipalLookupError, ComponentLookupError)):
             loop()
     if isinstance(loop.ended_by, SystemExit):
         raise loop.ended_by
@@ -177,31 +202,42 @@ def _run(decorator: Decorator, worker: Callable[..., object],
     return errors.SUCCESS
 
 
-def _boot(options: argparse.Namespace, close: contextlib.ExitStack) -> Any:
-    with _expecting(errors.BAD_CONFIGURATION, ZConfig.ConfigurationError,
-                    OSError, ValueError):
-        conf = environment.load(options.config)
+def load(config: str) -> Any:
+    """Read a zope.conf."""
+    with expecting(errors.BAD_CONFIGURATION, ZConfig.ConfigurationError,
+                   OSError, ValueError):
+        return environment.load(config)
+
+
+def configure(conf: Any, boot: contextlib.ExitStack, **options: Any) -> None:
+    """Set up the process; see `environment.configured`."""
+    with expecting(errors.BAD_CONFIGURATION,
+                   zope.configuration.exceptions.ConfigurationError,
+                   OSError):
+        boot.enter_context(environment.configured(conf, **options))
+
+
+def _boot(find: Callable[[], Program], options: argparse.Namespace,
+          close: contextlib.ExitStack) -> tuple[Any, Program]:
+    conf = load(options.config)
     with contextlib.ExitStack() as boot:
-        with _expecting(errors.BAD_CONFIGURATION,
-                        zope.configuration.exceptions.ConfigurationError,
-                        OSError):
-            boot.enter_context(
-                environment.configured(conf, verbose=options.verbose))
-        with _expecting(errors.DATABASE_UNAVAILABLE, Exception):
+        configure(conf, boot, verbose=options.verbose)
+        program = find()
+        with expecting(errors.DATABASE_UNAVAILABLE, Exception):
             database = close.enter_context(environment.open_databases(conf))
         root = close.enter_context(environment.root_of(database))
-        with _expecting(errors.UNKNOWN_SITE):
+        with expecting(errors.UNKNOWN_SITE):
             try:
-                return environment.find_site(root, options.site)
+                return environment.find_site(root, options.site), program
             except KeyError as error:
                 if type(error) is not KeyError:
                     raise  # POSKeyError: a broken database
-                raise _ExpectedError(
+                raise ExpectedError(
                     f'the root folder has no object {options.site!r}',
                     errors.UNKNOWN_SITE) from None
 
 
-class _ExpectedError(Exception):
+class ExpectedError(Exception):
     """Ends the program with one line and a status."""
 
     def __init__(self, message: str, status: int) -> None:
@@ -210,13 +246,13 @@ class _ExpectedError(Exception):
 
 
 @contextlib.contextmanager
-def _expecting(status: int, *kinds: type[Exception]) -> Iterator[None]:
+def expecting(status: int, *kinds: type[Exception]) -> Iterator[None]:
     expected: tuple[type[Exception], ...] = (errors.RunnerError, *kinds)
     try:
         yield
     except expected as error:
         log.debug('This ends the program', exc_info=True)
-        raise _ExpectedError(
+        raise ExpectedError(
             _message(error), getattr(error, 'status', status)) from error
 
 

@@ -2,7 +2,8 @@
 
 `load` reads zope.conf, `configured` sets up paths, product configuration,
 loggers and components, `open_databases` and `root_of` open databases and a
-connection, and `find_site` looks up the object that becomes the site.
+connection, `find_site` looks up the object that becomes the site, and in
+`supervised` the children run that ZCML declares.
 """
 
 import contextlib
@@ -30,6 +31,7 @@ from zope.component.hooks import getSite, setSite
 
 from gocept.runner import registrations
 from gocept.runner.errors import ConfigurationError, NotASiteError
+from gocept.runner.interfaces import ISupervisor
 from gocept.runner.transaction import abort
 
 log = logging.getLogger(__name__)
@@ -84,13 +86,15 @@ def _url(path: str | os.PathLike[str]) -> str:
 
 
 @contextlib.contextmanager
-def configured(options: Any, *, verbose: bool = False) -> Iterator[None]:
+def configured(options: Any, *, verbose: bool = False, logs: bool = True,
+               ) -> Iterator[None]:
     """Set up the process as zope.conf says; leave it as it was on an error.
 
     That is, on one in the block too: it holds the other steps of booting. The
     loggers, product configuration and components stay when it has ended well;
     the same site definition a second time runs no ZCML. `verbose` shows debug
-    messages, and all messages on standard error.
+    messages, and all messages on standard error. Without `logs` the loggers
+    stay as they are, and no log file is opened.
 
     Raises zope.configuration's ConfigurationError for wrong ZCML, and
     `gocept.runner.errors.ConfigurationError` for another site definition.
@@ -100,7 +104,7 @@ def configured(options: Any, *, verbose: bool = False) -> Iterator[None]:
         undo.callback(product.restoreConfiguration,
                       product.saveConfiguration())
         product.setProductConfigurations(options.product_config)
-        replaced = _set_loggers(options, verbose, undo)
+        replaced = _set_loggers(options, verbose, undo) if logs else []
         _report_ignored(options)
         _load_zcml(options, undo)
         yield
@@ -249,6 +253,21 @@ def root_of(database: Any) -> Iterator[Any]:
         # Callers set the site themselves, and it is no good once it is closed.
         close.callback(setSite, getSite())
         yield connection.root()
+
+
+@contextlib.contextmanager
+def supervised(shutdown_timeout: float) -> Iterator[Any]:
+    """Start what ZCML declares as eager, and stop at the end what runs.
+
+    Hands out the `ISupervisor`; None, and nothing to do, if ZCML includes
+    none. The errors are those of its `running`.
+    """
+    supervisor = zope.component.queryUtility(ISupervisor)
+    if supervisor is None:
+        yield None
+    else:
+        with supervisor.running(shutdown_timeout):
+            yield supervisor
 
 
 def _open_all(factories: list[Any], close: contextlib.ExitStack) -> Any:

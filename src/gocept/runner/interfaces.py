@@ -708,6 +708,9 @@ class IRunner(Interface):
     def aliases():
         """Return a sorted list of all aliases that were ever started."""
 
+    def give_up(alias):
+        """Restart it no more. KeyError for an unknown alias."""
+
     def terminate(alias, signum=None, timeout=None):
         """End it as `IProcess.terminate` does, and close its channels.
 
@@ -972,8 +975,9 @@ class ISupervisor(Interface):
     def add_app(name, eager=False, requires=(), **keywords):
         """Add an application to the runner; see `IRunner.add`."""
 
-    def add_executor(name, executor, eager=False, requires=()):
-        """Know an `IExecutor`."""
+    def add_executor(name, executor, eager=False, requires=(),
+                     description=''):
+        """Know an `IExecutor`. `description` is for ``gocept-runner list``."""
 
     def connect(name):
         """Look up what a child requires.

@@ -38,7 +38,7 @@ from gocept.runner.events import (
     TickStarted,
     notify,
 )
-from gocept.runner.interfaces import IMainLoop, IPoller, ISupervisor
+from gocept.runner.interfaces import IMainLoop, IPoller
 from gocept.runner.signals import (
     Shutdown,
     handling,
@@ -284,6 +284,9 @@ class appmain:
 
         # Its own signature is the one that callers need.
         del program.__wrapped__  # type: ignore[attr-defined]
+        # For ZCML, which may name it as a handler.
+        program.decorator = self  # type: ignore[attr-defined]
+        program.worker = worker  # type: ignore[attr-defined]
         return program
 
     def loop(self, app: Any, worker: Worker, args: tuple[Any, ...] = (),
@@ -313,7 +316,7 @@ class appmain:
         self.check_arguments(worker, args)
         with booted(appname, configfile) as app:
             try:
-                with supervised(self.shutdown_timeout):
+                with environment.supervised(self.shutdown_timeout):
                     loop = self.loop(app, worker, args)
                     loop()
             except Terminated:  # while children were started
@@ -337,12 +340,10 @@ def init(appname: str | None, configfile: Any, *,
          shutdown_timeout: float = SHUTDOWN_TIMEOUT) -> Iterator[Any]:
     """See `IInit`."""
     timeout = _seconds(shutdown_timeout)
-    with booted(appname, configfile) as app:
-        if not is_supervised():
-            yield app
-            return
-        with supervised(timeout), raising():
-            yield app
+    with (booted(appname, configfile) as app,
+          environment.supervised(timeout) as supervisor,
+          raising() if supervisor else contextlib.nullcontext()):
+        yield app
 
 
 @contextlib.contextmanager
@@ -357,25 +358,6 @@ def booted(appname: str | None, configfile: Any) -> Iterator[Any]:
                 root = close.enter_context(environment.root_of(database))
                 site = environment.find_site(root, appname)
         yield site
-
-
-def is_supervised() -> bool:
-    """Whether ZCML may have declared what is to be started and stopped."""
-    return queryUtility(ISupervisor) is not None
-
-
-@contextlib.contextmanager
-def supervised(shutdown_timeout: float) -> Iterator[None]:
-    """Start what ZCML declares as eager, and stop at the end what runs.
-
-    `Terminated` if a signal comes meanwhile; a `MainLoop` inside ends by one.
-    """
-    supervisor = queryUtility(ISupervisor)
-    if supervisor is None:
-        yield
-    else:
-        with supervisor.running(shutdown_timeout):
-            yield
 
 
 def from_config(section: str, variable: str) -> Callable[[], str]:

@@ -124,6 +124,10 @@ class Runner(Closing):
                 alias for alias, instance in self._instances.items()
                 if instance.process is not None)
 
+    def give_up(self, alias: str) -> None:
+        """See `IRunner`."""
+        self._known(alias).give_up()
+
     def terminate(self, alias: str, signum: int | None = None,
                   timeout: float | None = None) -> None:
         """See `IRunner`."""

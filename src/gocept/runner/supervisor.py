@@ -145,12 +145,13 @@ class Declared:
     """
 
     def __init__(self, kind: str, name: str, it: Any, eager: bool,
-                 requires: Sequence[str]) -> None:
+                 requires: Sequence[str], description: str) -> None:
         self.kind = kind
         self.name = name
         self.it = it
         self.eager = eager
         self.required_names = tuple(requires)
+        self.description = description
         self.requires: tuple[Declared, ...] = ()
 
     @property
@@ -205,14 +206,16 @@ class Supervisor:
         runner.add(name, **keywords)
         app = DeclaredApp(runner, name)
         runner.declare(app)
-        self.children[name] = Declared('app', name, app, eager, requires)
+        self.children[name] = Declared(
+            'app', name, app, eager, requires, str(keywords['command']))
 
     def add_executor(self, name: str, executor: SimpleExecutor,
                      eager: bool = False, requires: Sequence[str] = (),
-                     ) -> None:
+                     description: str = '') -> None:
         """See `ISupervisor`."""
         self.children[name] = Declared(
-            'executor', name, executor, eager, requires)
+            'executor', name, executor, eager, requires,
+            description or executor.command)
 
     def connect(self, name: str) -> None:
         """See `ISupervisor`."""
@@ -255,7 +258,10 @@ class Supervisor:
     def stop(self, timeout: float) -> None:
         """See `ISupervisor`."""
         deadline = Deadline(timeout)
-        levels = self._levels()
+        runner = zope.component.queryUtility(IRunner)
+        for alias in () if runner is None else runner.aliases():
+            runner.give_up(alias)
+        levels = self._levels(runner)
         try:
             while levels:
                 # So that nobody takes the time of those it is to outlive.
@@ -269,7 +275,7 @@ class Supervisor:
                 close.callback(self._close, IPoller, WorkerPoller)
                 close.callback(self._close, IRunner, Runner)
 
-    def _levels(self) -> list[list[Any]]:
+    def _levels(self, runner: Any) -> list[list[Any]]:
         """What runs; each list is to be ended before the ones before it."""
         running = [each for each in self.children.values()
                    if each.process is not None]
@@ -277,7 +283,6 @@ class Supervisor:
         for each in running:
             by_depth.setdefault(each.depth, []).append(each.it)
         levels = [by_depth[depth] for depth in sorted(by_depth)]
-        runner = zope.component.queryUtility(IRunner)
         if runner is not None:
             # Other aliases: nothing that is declared depends on them.
             others = [Child(runner, alias) for alias in runner.aliases()

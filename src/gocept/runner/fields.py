@@ -1,0 +1,216 @@
+"""The types of attributes in ZCML, which may take their text from zope.conf.
+
+``${product-config:SECTION:KEY}`` in an attribute stands for the value of that
+key in the ``<product-config SECTION>``.
+"""
+
+import re
+import shlex
+import signal
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import zope.configuration.fields
+import zope.schema
+from zope.app.appsetup.product import getProductConfiguration
+
+_REFERENCE = re.compile(r'\$\{product-config:([^{}]*)\}')
+
+
+class Wrong(zope.schema.ValidationError):  # type: ignore[misc]
+    """What cannot be meant."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+def substituted(text: str) -> str:
+    """The text with what it takes from zope.conf."""
+    text = _REFERENCE.sub(_value, text)
+    if '${product-config' in text:
+        raise Wrong('it is written ${product-config:SECTION:KEY}')
+    return text
+
+
+def _value(reference: re.Match[str]) -> str:
+    section, _, key = reference[1].rpartition(':')
+    if not (section and key):
+        raise Wrong(f'{reference[0]} has no section and key: it is written '
+                    '${product-config:SECTION:KEY}')
+    config = getProductConfiguration(section)
+    if config is None:
+        raise Wrong(f'{reference[0]}: zope.conf has no <product-config '
+                    f'{section}>')
+    if key not in config:
+        raise Wrong(f'{reference[0]}: the <product-config {section}> of '
+                    f'zope.conf has no {key}')
+    return str(config[key])
+
+
+class _FromZopeConf:
+
+    def fromUnicode(self, value: str) -> Any:
+        """See `zope.schema.interfaces.IFromUnicode`."""
+        parent: Any = super()
+        return parent.fromUnicode(substituted(value))
+
+
+class Text(_FromZopeConf, zope.schema.TextLine):  # type: ignore[misc]
+    """A line of text."""
+
+
+class Choice(_FromZopeConf, zope.schema.Choice):  # type: ignore[misc]
+    """One of several words."""
+
+
+class Number(_FromZopeConf, zope.schema.Int):  # type: ignore[misc]
+    """A whole number."""
+
+
+class Mode(Number):
+    """A whole number, in octal digits."""
+
+    def fromUnicode(self, value: str) -> int:
+        """See `zope.schema.interfaces.IFromUnicode`."""
+        try:
+            number = int(substituted(value), 8)
+        except ValueError:
+            raise Wrong(f'{value!r} is no octal number') from None
+        self.validate(number)
+        return number
+
+
+class Bool(_FromZopeConf,
+           zope.configuration.fields.Bool):  # type: ignore[misc]
+    """``true`` or ``false``."""
+
+
+class _Converted(zope.schema.Field):  # type: ignore[misc]
+    """Text that becomes something else; a ValueError tells what is wrong."""
+
+    def fromUnicode(self, value: str) -> Any:
+        """See `zope.schema.interfaces.IFromUnicode`."""
+        try:
+            return self.convert(substituted(value))
+        except (ValueError, LookupError) as error:
+            raise Wrong(str(error)) from error
+
+    def convert(self, text: str) -> Any:
+        raise NotImplementedError
+
+
+class Seconds(_Converted):
+    """A number of seconds, whole or not."""
+
+    def convert(self, text: str) -> float:
+        number = float(text)
+        if not number >= 0:
+            raise ValueError(f'{text!r} is no number of seconds >= 0')
+        return int(number) if number.is_integer() else number
+
+
+class Signal(_Converted):
+    """A signal: its name, with or without SIG, or its number."""
+
+    def convert(self, text: str) -> signal.Signals:
+        return _signal(text)
+
+
+class SignalOrBool(_Converted):
+    """``true``, ``false`` or a signal."""
+
+    def convert(self, text: str) -> signal.Signals | bool:
+        if text.lower() in ('true', 'yes', 'on'):
+            return True
+        if text.lower() in ('false', 'no', 'off'):
+            return False
+        return _signal(text)
+
+
+def _signal(text: str) -> signal.Signals:
+    if text.isdecimal():
+        return signal.Signals(int(text))
+    name = f'SIG{text.upper().removeprefix("SIG")}'
+    if name not in signal.Signals.__members__:
+        raise ValueError(f'there is no signal {text!r}')
+    return signal.Signals[name]
+
+
+class NameOrNumber(_Converted):
+    """A name, or a number in its place."""
+
+    def convert(self, text: str) -> str | int:
+        return int(text) if text.isdecimal() else text
+
+
+class Words(_Converted):
+    """Words, which may be quoted as in a shell."""
+
+    def convert(self, text: str) -> list[Any]:
+        return shlex.split(text)
+
+
+class NamesOrNumbers(Words):
+    """Names, or numbers in their places."""
+
+    def convert(self, text: str) -> list[Any]:
+        return [int(word) if word.isdecimal() else word
+                for word in super().convert(text)]
+
+
+class Numbers(Words):
+    """Whole numbers."""
+
+    def convert(self, text: str) -> list[Any]:
+        return [int(word) for word in super().convert(text)]
+
+
+class Pairs(_Converted):
+    """Pairs of a name and a value: ``NAME=VALUE OTHER='A VALUE'``."""
+
+    def convert(self, text: str) -> dict[str, Any]:
+        return dict(self._pairs(text))
+
+    def _pairs(self, text: str) -> Iterator[tuple[str, Any]]:
+        for word in shlex.split(text):
+            name, equals, value = word.partition('=')
+            if not (name and equals):
+                raise ValueError(f'{word!r} is not written NAME=VALUE')
+            yield name, value
+
+
+class Limits(Pairs):
+    """Resource limits: ``nofile=1024 core=0:-1``, soft and hard."""
+
+    def convert(self, text: str) -> dict[str, Any]:
+        limits = {}
+        for name, value in self._pairs(text):
+            numbers = tuple(int(each) for each in value.split(':'))
+            limits[name] = numbers if len(numbers) > 1 else numbers[0]
+        return limits
+
+
+class Stream(Text):
+    """A stream as `IProcess` knows it."""
+
+
+class PopenStream(_Converted):
+    """A stream as `subprocess.Popen` knows it, or a path with a slash."""
+
+    def convert(self, text: str) -> Any:
+        known = {'pipe': subprocess.PIPE, 'null': subprocess.DEVNULL,
+                 'inherit': None, 'merge': subprocess.STDOUT}
+        if text not in known and '/' not in text:
+            raise ValueError(f'{text!r} is none of {", ".join(known)}, nor a '
+                             'path with a slash')
+        return known.get(text, text)
+
+
+class Object(_FromZopeConf,
+             zope.configuration.fields.GlobalObject):  # type: ignore[misc]
+    """Something in a module: ``my.package:name`` or ``my.package.name``."""
+
+    def fromUnicode(self, value: str) -> Any:
+        """See `zope.schema.interfaces.IFromUnicode`."""
+        return super().fromUnicode(substituted(value).replace(':', '.'))
