@@ -64,6 +64,7 @@ setup(
     extras_require={
         'example': [
             'BTrees',
+            'docutils',
             'persistent',
             'zope.container',
             'zope.index',

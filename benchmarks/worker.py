@@ -356,13 +356,18 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = make_parser(
         'worker', __doc__, list(MEASURES),
         'those of the ticks are twice, those of the starts five times as many')
+    add_options(parser)
+    parser.add_argument(
+        '--explain', action='store_true',
+        help='show at the end where the time of a start goes')
+    return parser.parse_args(arguments)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of what makes a `Bench`."""
     parser.add_argument(
         '--quick', action='store_true',
         help='few iterations: to try it out, not to quote')
     parser.add_argument(
         '--dir', metavar='DIRECTORY', type=Path,
         help='where to put the databases (default: var/bench)')
-    parser.add_argument(
-        '--explain', action='store_true',
-        help='show at the end where the time of a start goes')
-    return parser.parse_args(arguments)

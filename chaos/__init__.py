@@ -7,7 +7,7 @@ import random
 import time
 import traceback
 
-PARTS = ('worker', 'server', 'children')
+PARTS = ('worker', 'server', 'children', 'house')
 
 
 def main() -> int:

@@ -1,6 +1,7 @@
 """What the system tells of processes, to find those that a run has started."""
 
 import contextlib
+import ctypes
 import os
 import pathlib
 from collections.abc import Iterator
@@ -49,3 +50,53 @@ def marks(pid: int) -> list[bytes]:
 def described(pid: int) -> str:
     """A process, for messages."""
     return f'process {pid}, {proc.stat(pid)}: {words(pid)[:2000]!r}'
+
+
+def arguments(pid: int) -> bytes:
+    """The arguments of a process alone."""
+    with contextlib.suppress(OSError):
+        return pathlib.Path(f'/proc/{pid}/cmdline').read_bytes()
+    return b''
+
+
+def working_in(directory: pathlib.Path) -> Iterator[int]:
+    """Processes whose working directory is below that one, but the dead.
+
+    So those are found that have overwritten their environment.
+    """
+    for pid in proc.pids():
+        with contextlib.suppress(OSError):
+            where = pathlib.Path(os.readlink(f'/proc/{pid}/cwd'))
+            now = proc.stat(pid)
+            if (where.is_relative_to(directory) and now is not None
+                    and now.state not in 'ZX'):
+                yield pid
+
+
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+@contextlib.contextmanager
+def adopting() -> Iterator[None]:
+    """Be the parent of those who lose their own.
+
+    Nobody else may reap them at once, and as long as PostgreSQL, say, finds
+    the one that was before, if only dead, it refuses to start.
+    """
+    prctl = ctypes.CDLL(None).prctl
+    prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    try:
+        yield
+    finally:
+        prctl(_PR_SET_CHILD_SUBREAPER, 0)
+
+
+def adopted() -> list[int]:
+    """Reap the children that are dead, and return the others.
+
+    Nobody else may have children now.
+    """
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    return proc.children(os.getpid())

@@ -107,10 +107,14 @@ def _rows() -> Iterator[tuple[str, str, str, str, str]]:
 
 def _description(worker: Any) -> str:
     decorator, function = worker.decorator, worker.worker
+    if not hasattr(function, '__qualname__'):
+        function = type(function)  # an object that can be called
     parts = [f'{function.__module__}:{function.__qualname__}']
     parts.append('once' if decorator.once else f'every {decorator.ticks} s')
-    if decorator.principal is not None:
+    if isinstance(decorator.principal, str):
         parts.append(f'as {decorator.principal}')
+    elif decorator.principal is not None:
+        parts.append('with a principal')  # which is asked for when it runs
     return ', '.join(parts)
 
 

@@ -6,7 +6,7 @@ import select
 from collections.abc import Callable
 from typing import Any
 
-from gocept.runner.edges import Edges
+from gocept.runner.edges import Edges, PollEdges
 from gocept.runner.waiting import PollReadiness, Readiness
 
 WAKE = b'\0'
@@ -42,18 +42,24 @@ class Descriptors:
             os.set_blocking(fd, False)
         self._readiness.register(self.wakeup_read, select.POLLIN)
 
-    def wait_for_news(self, seconds: float) -> list[tuple[int, int]]:
-        """The same, but of readers only those that it did not give before."""
+    def begin_edges(self) -> None:
+        """Let `wait_for_news` be called."""
         if self._edges is None:
-            self._edges = Edges(self.wakeup_read)
+            try:
+                self._edges = Edges(self.wakeup_read)
+            except OSError:  # no descriptors are left; it needs none
+                self._edges = PollEdges(self.wakeup_read)
             for fd, mask in self._masks.items():
                 self._update_edges(fd, mask, mask)
+
+    def wait_for_news(self, seconds: float) -> list[tuple[int, int]]:
+        """The same, but of readers only those that it did not give before."""
         return list(self._edges.wait(seconds))
 
-    def fetched(self) -> None:
-        """What there was may have been taken."""
-        if self._edges is not None:
-            self._edges.fetched()
+    def fetched(self, fd: int) -> None:
+        """It was read, but perhaps not to the end: the rest is news."""
+        if self._edges is not None and fd in self.readers:
+            self._edges.fetched(fd)
 
     def add_reader(self, fd: int, reader: Any) -> None:
         """Wait until `fd` can be read."""
@@ -119,7 +125,8 @@ class Descriptors:
             changed = mask
         self._masks[fd] = mask
         self._update_edges(fd, mask, changed)
-        if isinstance(self._readiness, PollReadiness):
+        if (isinstance(self._readiness, PollReadiness)
+                or isinstance(self._edges, PollEdges)):
             self.nudge()
 
     def _update_edges(self, fd: int, mask: int, changed: int) -> None:

@@ -8,6 +8,7 @@ from zope.configuration.exceptions import ConfigurationError
 
 from gocept.runner import executor as executors
 from gocept.runner.interfaces import IExecutor, ISupervisor
+from gocept.runner.launch import Launch
 from gocept.runner.runner import appmain
 
 # After all that is declared, wherever that is.
@@ -39,10 +40,14 @@ def executor(context: Any, name: str, start: str = 'lazy',
 
 def _declare_child(context: Any, name: str,
                    add: Callable[[], object]) -> None:
+    added: list[object] = []  # nothing if another declaration overrides it
+
+    def connect() -> None:
+        if added:
+            _supervisor().connect(name)
     context.action(discriminator=('gocept.runner', 'child', name),
-                   callable=add)
-    context.action(discriminator=None, order=_CONNECT,
-                   callable=lambda: _supervisor().connect(name))
+                   callable=lambda: added.append(add()))
+    context.action(discriminator=None, order=_CONNECT, callable=connect)
 
 
 def _supervisor() -> Any:
@@ -81,7 +86,9 @@ _KINDS = {
 
 _OWN = {name for kind in _KINDS.values() for name in (*kind.needs, *kind.has)}
 
-_POPEN = ('user', 'group', 'extra_groups', 'umask')
+_IDENTITY = ('user', 'group', 'extra_groups')
+
+_POPEN = (*_IDENTITY, 'umask')
 """What an executor hands to Popen."""
 
 
@@ -89,13 +96,20 @@ def _executor(name: str, command: str, kind_name: str | None,
               class_: Any = None,
               popen_kwargs: Mapping[str, Any] | None = None,
               **keywords: Any) -> Any:
-    popen = {each: keywords.pop(each) for each in _POPEN if each in keywords}
+    popen: dict[str, Any] = {
+        each: keywords.pop(each) for each in _POPEN if each in keywords}
     popen |= popen_kwargs or {}
+    # That there is no such user is to be known now.
+    Launch(command, **{
+        each: popen[each] for each in _IDENTITY if each in popen})
     keywords |= {'name': name, 'popen_kwargs': popen}
     if class_ is not None:
         if kind_name is not None:
             raise ConfigurationError('"class" and "type" exclude each other')
-        return class_(command, **keywords)
+        it = class_(command, **keywords)
+        if not IExecutor.providedBy(it):
+            raise ConfigurationError(f'{it!r} is no executor')
+        return it
     kind = _KINDS[kind_name or 'simple']
     what = f'an executor of type "{kind_name or "simple"}"'
     for each in kind.needs:

@@ -1,7 +1,7 @@
 """Which descriptors have become ready since they were last asked for.
 
-A readiness that was told once is not told again until more arrives. epoll(7)
-calls this edge-triggered.
+A readiness that was told once is not told again until more arrives, or some of
+it was taken. epoll(7) calls this edge-triggered.
 """
 
 import contextlib
@@ -9,6 +9,8 @@ import select
 from collections.abc import Iterator
 
 from gocept.runner.waiting import PollReadiness
+
+_ONCE = select.POLLIN | getattr(select, 'EPOLLET', 0)
 
 
 class EpollEdges:
@@ -23,21 +25,26 @@ class EpollEdges:
 
     def set_reader(self, fd: int, wanted: bool) -> None:
         """Tell when it can be read, or no more."""
-        _set(self._readers, fd, wanted and select.EPOLLIN | select.EPOLLET)
+        _set(self._readers, fd, wanted and _ONCE)
 
     def set_writer(self, fd: int, wanted: bool) -> None:
         """Tell, again and again, when it can be written, or no more."""
         _set(self._writers, fd, wanted and select.EPOLLOUT)
 
-    def fetched(self) -> None:
-        """What was told may have been read."""
+    def fetched(self, fd: int) -> None:
+        """Tell what is left after something was read."""
+        # Closed without a word, or its poller in another thread.
+        with contextlib.suppress(OSError, ValueError):
+            self._readers.modify(fd, _ONCE)
 
     def wait(self, seconds: float) -> Iterator[tuple[int, int]]:
         """Pairs of a descriptor and its events, as from ``poll()``."""
         writers = self._writers.fileno()
         for fd, event in self._readers.poll(seconds):
             if fd == writers:
-                yield from self._writers.poll(0)
+                # An error, too, is the business of who writes.
+                for sink, _ in self._writers.poll(0):
+                    yield sink, select.EPOLLOUT
             else:
                 yield fd, event
 
@@ -61,7 +68,7 @@ def _set(readiness: select.epoll, fd: int, mask: int) -> None:
 
 class PollEdges:
     """The same where there is no epoll: more than was told is not noticed
-    before something was fetched."""
+    before it was fetched."""
 
     def __init__(self, always: int) -> None:
         self._always = always
@@ -78,9 +85,9 @@ class PollEdges:
         """See `EpollEdges`."""
         (self._writers.add if wanted else self._writers.discard)(fd)
 
-    def fetched(self) -> None:
+    def fetched(self, fd: int) -> None:
         """See `EpollEdges`."""
-        self._told.clear()
+        self._told.discard(fd)
 
     def wait(self, seconds: float) -> Iterator[tuple[int, int]]:
         """See `EpollEdges`."""
@@ -92,7 +99,9 @@ class PollEdges:
                 fd, (select.POLLIN if fd in readable else 0)
                 | (select.POLLOUT if fd in self._writers else 0))
         for fd, event in readiness.poll(seconds):
-            if event & ~select.POLLOUT and fd in readable:
+            if fd in self._writers and fd not in readable:
+                event = select.POLLOUT
+            elif event & ~select.POLLOUT and fd in readable:
                 self._told.add(fd)
             yield fd, event
 

@@ -2,10 +2,12 @@
 
 import logging
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import zope.event
 import zope.interface
+import zope.interface.declarations
 
 from gocept.runner import interfaces
 
@@ -54,12 +56,39 @@ class TickAborted(LoopEvent):
 
 
 @zope.interface.implementer(interfaces.IConflictRetried)
-class ConflictRetried(TickAborted):
+class ConflictRetried(LoopEvent):
     """See `IConflictRetried`."""
 
     def __init__(self, loop: Any, error: BaseException, attempt: int) -> None:
-        super().__init__(loop, error)
+        super().__init__(loop)
+        self.error = error
         self.attempt = attempt
+
+
+# What subscribers of one of them subscribe to.
+_ANY_OF_A_TICK = (zope.interface.declarations.Declaration(
+    *map(zope.interface.implementedBy, (
+        TickStarted, TickCommitted, TickAborted, ConflictRetried))),)
+
+
+def hearing_of_ticks(components: Any) -> Callable[[], bool]:
+    """What tells whether one of those events may have a subscriber.
+
+    To ask once takes a fifth of the time that sending two events takes.
+    """
+    subscribers = zope.event.subscribers
+    component: Any = sys.modules.get('zope.component.event')
+    dispatch = None if component is None else component.dispatch
+
+    def is_heard() -> bool:
+        if len(subscribers) != 1 or subscribers[0] is not dispatch:
+            return bool(subscribers)
+        try:
+            return bool(
+                components.adapters.subscriptions(_ANY_OF_A_TICK, None))
+        except Exception:  # of the database; it will be logged
+            return True
+    return is_heard
 
 
 class ChildEvent:
@@ -97,6 +126,11 @@ def child_started(process: Any) -> None:
     notify(ChildStarted(process))
 
 
+def child_ready(process: Any) -> None:
+    """Tell it."""
+    notify(ChildReady(process))
+
+
 def child_ended(process: Any) -> None:
     """Tell it; for `IProcess`."""
     notify(ChildEnded(process))
@@ -111,13 +145,15 @@ def notify(event: object) -> None:
     component: Any = sys.modules.get('zope.component.event')
     dispatch = None if component is None else component.dispatch
     for subscriber in zope.event.subscribers:
-        if subscriber is not dispatch:
-            _call(subscriber, event)
-            continue
-        components = sys.modules['zope.component'].getSiteManager()
-        for handler in components.adapters.subscriptions(
-                (zope.interface.providedBy(event),), None):
-            _call(handler, event)
+        _call(_dispatch if subscriber is dispatch else subscriber, event)
+
+
+def _dispatch(event: object) -> None:
+    # To look at those of a site may fail as well: they are in the database.
+    components = sys.modules['zope.component'].getSiteManager()
+    for handler in components.adapters.subscriptions(
+            (zope.interface.providedBy(event),), None):
+        _call(handler, event)
 
 
 def _call(subscriber: Any, event: object) -> None:

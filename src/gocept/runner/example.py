@@ -1,61 +1,59 @@
 """A worker to copy: it keeps a full-text index of files up to date.
 
-The worker is `index_tree`. Give it a console script, and start that with the
-directory as its argument; it runs until a signal ends it::
+The worker is `index_tree`. ``example.zcml`` declares it, and the child that
+makes text of other formats, `gocept.runner.converter`. Start it with one or
+more directories; it runs until a signal ends it::
 
-    index-tree = gocept.runner.example:index_tree
+    gocept-runner run index --config zope.conf -- DIRECTORY
 
-    index-tree --config zope.conf -- DIRECTORY
+A tick compares the disk and the database, and indexes a batch of what differs.
+So it does not matter whether the tick before was committed, aborted or killed;
+the work that is left is found anew. What the child is asked for is remembered
+only to ask no more than once. When it has an answer it wakes the worker.
 
-A tick knows nothing but the disk and the database: it compares both, and
-indexes a batch of what differs. So it does not matter whether the tick before
-was committed, aborted or killed; the work that is left is found anew.
-
-`demo` and `search`, the scripts ``bin/demo`` and ``bin/demo-search``, show it
-with the source of Python's standard library.
+`gocept.runner.demo` shows it with the source of Python's standard library.
 """
 
-import argparse
+import collections
 import contextlib
+import itertools
+import json
 import logging
 import os
-import shutil
 import stat
-import sys
-import sysconfig
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import persistent
-import tqdm
 import transaction
-import ZODB
 from BTrees.IOBTree import IOBTree
 from BTrees.OOBTree import OOBTree
-from zc.lockfile import LockError
-from ZODB.FileStorage import FileStorage
-from ZODB.POSException import ReadOnlyError
+from zope.component import getUtility
 from zope.component.hooks import getSite
 from zope.container.contained import Contained
-from zope.index.text.parsetree import ParseError
 from zope.index.text.textindex import TextIndex
+from zope.interface import Interface, implementer
 from zope.security.management import getInteraction
 
 import gocept.runner
-from gocept.runner import errors
-from gocept.runner.environment import APPLICATION
+from gocept.runner.errors import EndpointClosedException
+from gocept.runner.interfaces import IPoller, IRunner
 
 log = logging.getLogger(__name__)
 
-SUFFIX = '.py'
+TEXT = '.py'
+CONVERTED = '.rst'
 LEFT_OUT = {'__pycache__', 'dist-packages', 'idle_test', 'site-packages',
             'test', 'tests'}
 
 # An interruption loses one batch at most. Smaller ones take longer in all, as
 # every commit writes what the index says of common words once more.
 BATCH = 20
+
+# How many files the converter is asked for at a time, and how often for one.
+ASKED = 20
+TRIES = 5
 
 # When a file changed, in ns, and its size.
 Stamp = tuple[int, int]
@@ -101,18 +99,104 @@ class Catalog(persistent.Persistent, Contained):  # type: ignore[misc]
 
 
 class Changes(NamedTuple):
-    """Numbers of files: in a batch, left after it, and found on the disk."""
+    """Numbers of files: in a batch, left after it, and found on the disk.
+
+    Some of those that are left are waiting for the converter.
+    """
 
     new: int
     changed: int
     gone: int
     left: int
     found: int
+    waiting: int = 0
 
     def __str__(self) -> str:
         return (f'Indexed {self.new + self.changed} files ({self.new} new, '
                 f'{self.changed} changed), removed {self.gone}; '
                 f'{self.left} to go')
+
+
+class IConverter(Interface):  # type: ignore[misc]
+    """Makes text of files, while the worker does other work."""
+
+
+@implementer(IConverter)
+class Converter:
+    """Asks the child that ZCML declares as "converter".
+
+    A request is a line with a path and a stamp, and the answer repeats both.
+    Texts are kept as long as the catalog lacks them: a tick may be aborted.
+    """
+
+    def __init__(self) -> None:
+        self._channel: Any = None
+        self._asked: dict[str, Stamp] = {}
+        self._texts: dict[str, tuple[Stamp, str]] = {}
+        self._losses: collections.Counter[str] = collections.Counter()
+
+    def fetch(self, wanted: Collection[str]) -> None:
+        """Take what has come, and forget all but the `wanted` paths."""
+        if self._channel is not None and self._channel.closed:
+            # That of a loop which ran before in this process.
+            self._asked.clear()
+            self._channel = None
+        for line, channel in getUtility(IPoller).poll(0):
+            if channel is self._channel:
+                if line.endswith('\n'):
+                    self._take(line)
+                elif not line:  # the end; else a piece of an answer before it
+                    self._lose()
+        for path in self._texts.keys() - wanted:
+            del self._texts[path]
+
+    def _take(self, line: str) -> None:
+        answer = json.loads(line)
+        path, stamp = answer['path'], tuple(answer['stamp'])
+        if self._asked.get(path) == stamp:
+            del self._asked[path]
+        if answer['error']:
+            log.warning('Cannot convert %r: %s', path, answer['error'])
+        self._texts[path] = (stamp, answer['text'])
+
+    def _lose(self) -> None:
+        """The child has ended: what it was asked for is to be asked again.
+
+        It works in the order of the requests, so the first one that it has not
+        answered may be what it cannot bear.
+        """
+        log.warning('The converter has ended')
+        for path, stamp in itertools.islice(self._asked.items(), 1):
+            self._losses[path] += 1
+            if self._losses[path] >= TRIES:
+                del self._losses[path]
+                log.error('The converter does not survive %r', path)
+                self._texts[path] = (stamp, '')
+        # Its output may end a moment before it does.
+        getUtility(IRunner).terminate('converter')
+        self._asked.clear()
+        self._channel = None
+
+    def text(self, path: str, stamp: Stamp) -> str | None:
+        """The text of a file, or None if it is yet to come."""
+        known, text = self._texts.get(path, (None, ''))
+        if known == stamp:
+            return text
+        if self._asked.get(path) != stamp and len(self._asked) < ASKED:
+            self._ask(path, stamp)
+        return None
+
+    def _ask(self, path: str, stamp: Stamp) -> None:
+        if self._channel is None:
+            runner = getUtility(IRunner)
+            runner.ensure_running('converter')
+            self._channel = runner.get_channel('converter')
+            getUtility(IPoller).register(self._channel)
+        # It has ended, and the poller is about to tell.
+        with contextlib.suppress(EndpointClosedException):
+            self._channel.write(
+                json.dumps({'path': path, 'stamp': stamp}) + '\n')
+            self._asked[path] = stamp
 
 
 def scan(directory: str) -> dict[str, Stamp]:
@@ -128,7 +212,7 @@ def scan(directory: str) -> dict[str, Stamp]:
     for folder, names, files in os.walk(directory, onerror=cannot_list):
         names[:] = set(names) - LEFT_OUT
         paths += [os.path.join(folder, name) for name in files
-                  if name.endswith(SUFFIX)]
+                  if name.endswith((TEXT, CONVERTED))]
     found = {}
     for path in paths:
         with contextlib.suppress(OSError):  # gone already, or a broken link
@@ -153,28 +237,45 @@ def read(path: str) -> str:
         return ''
 
 
-def update(catalog: Catalog, directory: str) -> Changes:
+def update(catalog: Catalog, directories: Iterable[str],
+           converter: Converter) -> Changes:
     """Bring one batch of the catalog in line with the files on the disk."""
-    found, known = scan(directory), catalog.stamps()
+    found: dict[str, Stamp] = {}
+    for directory in directories:
+        found |= scan(directory)
+    known = catalog.stamps()
     different = sorted(path for path in found.keys() | known.keys()
                        if found.get(path) != known.get(path))
-    batch = different[:BATCH]
-    for path in batch:
+    converter.fetch(different)
+    batch: dict[str, str] = {}
+    waiting = 0
+    for path in different:
+        # It is asked for all it can take, so that it works while we do.
+        converted = path in found and path.endswith(CONVERTED)
+        text = converter.text(path, found[path]) if converted else None
+        if converted and text is None:
+            waiting += 1
+        elif len(batch) < BATCH:
+            batch[path] = (text if text is not None
+                           else read(path) if path in found else '')
+    for path, text in batch.items():
         if path in found:
-            catalog.put(path, found[path], read(path))
+            catalog.put(path, found[path], text)
         else:
             catalog.remove(path)
-    new, gone = len(set(batch) - known.keys()), len(set(batch) - found.keys())
+    new = len(batch.keys() - known.keys())
+    gone = len(batch.keys() - found.keys())
     return Changes(new, len(batch) - new - gone, gone,
-                   left=len(different) - len(batch), found=len(found))
+                   left=len(different) - len(batch), found=len(found),
+                   waiting=waiting)
 
 
-def tick(directory: str) -> Changes:
+def tick(directories: Iterable[str]) -> Changes:
     """Update the catalog of the site, and say so in log and database."""
     site = getSite()
     if 'catalog' not in site:
         site['catalog'] = Catalog()
-    changes = update(site['catalog'], directory)
+    changes = update(site['catalog'], directories, getUtility(IConverter))
     if changes.new or changes.changed or changes.gone:
         principal = getInteraction().participations[0].principal
         log.info('%s (as %s)', changes, principal.id)
@@ -185,146 +286,20 @@ def tick(directory: str) -> Changes:
 
 
 @gocept.runner.appmain(ticks=10, principal='zope.mgr')
-def index_tree(directory: str) -> int | None:
-    """Keep a full-text index of the files below DIRECTORY up to date."""
-    return 0 if tick(directory).left else None
+def index_tree(*directory: str) -> int | None:
+    """Keep a full-text index of the files below each DIRECTORY up to date."""
+    changes = tick(directory)
+    return 0 if changes.left > changes.waiting else None
 
 
 @gocept.runner.appmain(principal='zope.mgr')
-def fill(directory: str, report: Callable[[Changes], object]) -> object:
+def fill(directories: Iterable[str],
+         report: Callable[[Changes], object]) -> object:
     """Like `index_tree`, but end when the index is complete."""
-    changes = tick(directory)
+    changes = tick(directories)
     # Not before the commit, as a tick may be aborted and tried again.
     transaction.get().addAfterCommitHook(
         lambda committed: committed and report(changes))
-    return 0 if changes.left else gocept.runner.Exit
-
-
-CONF = Path('var/zope.conf')
-LOG = Path('var/demo.log')
-DATABASE = Path('var/Data.fs')
-QUERY = 'parse http header'
-HITS = 10
-
-ZOPE_CONF = f"""\
-<zodb>
-  cache-size 20000
-  <filestorage>
-    path {DATABASE}
-  </filestorage>
-</zodb>
-<eventlog>
-  <logfile>
-    path {LOG}
-    format %(asctime)s %(levelname)s %(name)s %(message)s
-  </logfile>
-  <logfile>
-    path STDERR
-    level error
-  </logfile>
-</eventlog>
-"""
-
-
-class Progress(tqdm.tqdm):  # type: ignore[misc]
-    """Shows on standard error how far `fill` is, and keeps what it did."""
-
-    monitor_interval = 0  # needs no thread
-
-    def __init__(self) -> None:
-        self.batches: list[Changes] = []
-        # tqdm shows nothing on a terminal that does not know its size.
-        columns, lines = shutil.get_terminal_size()
-        super().__init__(
-            desc='Indexing', unit=' files', file=sys.stderr, ncols=columns,
-            nrows=lines, disable=not sys.stderr.isatty())
-
-    def __call__(self, changes: Changes) -> None:
-        done = max(changes.found - changes.left, 0)
-        if not self.batches:  # what an earlier run did is not of our speed
-            self.initial = max(done - BATCH, 0)
-        self.batches.append(changes)
-        self.total, self.n = changes.found, done
-        self.refresh()
-        # A bar is no good in a file; a line now and then is.
-        if self.disable and done % 500 < BATCH:
-            print(f'{done} of {changes.found} files are indexed',
-                  file=sys.stderr, flush=True)
-
-
-def demo(argv: list[str] | None = None) -> int:
-    """Index the source of Python's standard library, and query the index.
-
-    All that this makes is in the directory var. It can be interrupted, and
-    goes on from there when it is started again.
-    """
-    argparse.ArgumentParser(description=demo.__doc__).parse_args(argv)
-    directory = sysconfig.get_path('stdlib')
-    CONF.parent.mkdir(exist_ok=True)
-    if not CONF.exists():
-        CONF.write_text(ZOPE_CONF)
-    print(f'Indexing {directory}\ninto {DATABASE}; the log is {LOG}',
-          flush=True)
-    started = time.monotonic()
-    with Progress() as progress:
-        try:
-            fill(None, CONF, directory, progress)
-        except KeyboardInterrupt:
-            pass  # while it started, or closed the database
-        except LockError:
-            sys.exit(f'demo: {DATABASE} is in use: another demo is running')
-    batches = progress.batches
-    if not batches or batches[-1].left:
-        print('Interrupted. The next run goes on from here.')
-        return errors.INTERRUPTED
-    new, changed, gone, *_ = map(sum, zip(*batches, strict=True))
-    print(f'\nThe index is up to date: {batches[-1].found} files, '
-          f'{DATABASE.stat().st_size / 1e6:.0f} MB on disk.\n'
-          f'This run found {new} new, {changed} changed and {gone} gone, in '
-          f'{time.monotonic() - started:.1f} seconds.\n\n'
-          f'What it finds for "{QUERY}", best first:')
-    _print_hits(_hits(QUERY))
-    print('\nAsk yourself:  bin/demo-search WORD ...'
-          f'\nStart over:    rm {DATABASE}*; python3 bootstrap.py demo'
-          '\nSee how:       src/gocept/runner/example.py')
-    return errors.SUCCESS
-
-
-def search(argv: list[str] | None = None) -> int:
-    """Show the files in the index of the demo that have all words, best first.
-
-    Write NOT before a word that they shall not have, OR between two of which
-    one is enough, WOR* for any that begins so, and '"..."' for a phrase.
-    """
-    parser = argparse.ArgumentParser(description=search.__doc__)
-    parser.add_argument('words', metavar='WORD', nargs='+')
-    query = ' '.join(parser.parse_args(argv).words)
-    try:
-        hits = _hits(query)
-    except ParseError as error:
-        parser.error(str(error))
-    if not hits:
-        sys.exit(f'No file fits: {query}')
-    _print_hits(hits)
-    return errors.SUCCESS
-
-
-def _hits(query: str) -> list[tuple[float, str]]:
-    try:
-        # Only reading, it takes no lock: the demo may run at the same time.
-        with (contextlib.closing(FileStorage(str(DATABASE), read_only=True))
-              as storage, ZODB.DB(storage).transaction() as connection):
-            catalog: Catalog = connection.root()[APPLICATION]['catalog']
-            return catalog.search(query)
-    except (FileNotFoundError, ReadOnlyError, KeyError):
-        sys.exit(f'There is no index in {DATABASE.absolute()} yet; '
-                 'python3 bootstrap.py demo makes one.')
-
-
-def _print_hits(hits: list[tuple[float, str]]) -> None:
-    for score, path in hits[:HITS]:
-        # Not every file name can be encoded.
-        name = path.encode(errors='backslashreplace').decode()
-        print(f'  {score:.2f}  {name}')
-    if len(hits) > HITS:
-        print(f'  and {len(hits) - HITS} more')
+    if not changes.left:
+        return gocept.runner.Exit
+    return 0 if changes.left > changes.waiting else None

@@ -34,7 +34,8 @@ def substituted(text: str) -> str:
 
 
 def _value(reference: re.Match[str]) -> str:
-    section, _, key = reference[1].rpartition(':')
+    # ZConfig has made these names lower-case.
+    section, _, key = reference[1].lower().rpartition(':')
     if not (section and key):
         raise Wrong(f'{reference[0]} has no section and key: it is written '
                     '${product-config:SECTION:KEY}')
@@ -57,11 +58,25 @@ class _FromZopeConf:
 
 
 class Text(_FromZopeConf, zope.schema.TextLine):  # type: ignore[misc]
-    """A line of text."""
+    """A line of text, which is not empty."""
+
+    unicode_normalization = None  # as it may be a path
+
+    def fromUnicode(self, value: str) -> Any:
+        """See `zope.schema.interfaces.IFromUnicode`."""
+        text = super().fromUnicode(value)
+        if not text:
+            raise Wrong('it is empty')
+        return text
 
 
 class Choice(_FromZopeConf, zope.schema.Choice):  # type: ignore[misc]
     """One of several words."""
+
+    def _validate(self, value: str) -> None:
+        if value not in self.vocabulary:
+            words = ', '.join(each.value for each in self.vocabulary)
+            raise Wrong(f'{value!r} is none of {words}')
 
 
 class Number(_FromZopeConf, zope.schema.Int):  # type: ignore[misc]
@@ -73,17 +88,23 @@ class Mode(Number):
 
     def fromUnicode(self, value: str) -> int:
         """See `zope.schema.interfaces.IFromUnicode`."""
-        try:
-            number = int(substituted(value), 8)
-        except ValueError:
-            raise Wrong(f'{value!r} is no octal number') from None
-        self.validate(number)
-        return number
+        text = substituted(value)
+        if not re.fullmatch('[0-7]{1,4}', text) or int(text, 8) > 0o777:
+            raise Wrong(f'{text!r} is no mask of up to 777 in octal digits')
+        return int(text, 8)
 
 
 class Bool(_FromZopeConf,
            zope.configuration.fields.Bool):  # type: ignore[misc]
     """``true`` or ``false``."""
+
+    def fromUnicode(self, value: str) -> Any:
+        """See `zope.schema.interfaces.IFromUnicode`."""
+        try:
+            return super().fromUnicode(value)
+        except zope.schema.interfaces.InvalidValue:
+            raise Wrong(f'{substituted(value)!r} is neither true nor false'
+                        ) from None
 
 
 class _Converted(zope.schema.Field):  # type: ignore[misc]
@@ -198,13 +219,21 @@ class Stream(Text):
 class PopenStream(_Converted):
     """A stream as `subprocess.Popen` knows it, or a path with a slash."""
 
+    known = {'pipe': subprocess.PIPE, 'null': subprocess.DEVNULL,
+             'inherit': None}
+
     def convert(self, text: str) -> Any:
-        known = {'pipe': subprocess.PIPE, 'null': subprocess.DEVNULL,
-                 'inherit': None, 'merge': subprocess.STDOUT}
+        known = self.known
         if text not in known and '/' not in text:
             raise ValueError(f'{text!r} is none of {", ".join(known)}, nor a '
                              'path with a slash')
         return known.get(text, text)
+
+
+class PopenErrorStream(PopenStream):
+    """That of errors, which may go where the output goes."""
+
+    known = PopenStream.known | {'merge': subprocess.STDOUT}
 
 
 class Object(_FromZopeConf,

@@ -7,7 +7,7 @@ import signal
 import termios
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from gocept.runner import listening
 from gocept.runner.application import Application
@@ -17,12 +17,7 @@ from gocept.runner.errors import (
     ProcessExistsException,
     StartError,
 )
-from gocept.runner.events import (
-    ChildReady,
-    child_ended,
-    child_started,
-    notify,
-)
+from gocept.runner.events import child_ended, child_ready, child_started
 from gocept.runner.output import Output
 from gocept.runner.poller import Poller, Timer, background
 from gocept.runner.process import Process
@@ -37,8 +32,10 @@ class Instance:
     """Starts, restarts and connects; see `IRunner`."""
 
     def __init__(self, alias: str, poller: Poller | None,
-                 extra_paths: Sequence[str]) -> None:
+                 extra_paths: Sequence[str],
+                 on_restart: Callable[[], object] = lambda: None) -> None:
         self.alias = alias
+        self._on_restart = on_restart
         self.process: Process | None = None
         self._poller = poller
         self._extra_paths = extra_paths
@@ -130,7 +127,7 @@ class Instance:
         self._is_socket = application.type == 'socket'
         log.info('Started %r', process)
         if not self._is_socket:
-            notify(ChildReady(process))
+            child_ready(process)
         return process
 
     def _await(self, process: Process, application: Application) -> None:
@@ -176,7 +173,7 @@ class Instance:
                 f'{self.alias!r} was ended by others when it began to listen '
                 f'on {application.socket_path}', process.poll(), output.tail)
         if is_first:
-            notify(ChildReady(process))
+            child_ready(process)
 
     def _tell_end(self, process: Process) -> None:
         child_ended(process)
@@ -224,6 +221,8 @@ class Instance:
                 self._restart_later(
                     application, f'{self.alias!r} cannot be restarted: '
                     f'{type(error).__name__}: {error}')
+                return
+        self._on_restart()
 
     def _stop_restarting(self) -> None:
         timer, self._timer = self._timer, None

@@ -437,7 +437,9 @@ class IPoller(Interface):
 
         What was ready in an earlier pause, and was not fetched by `poll`, does
         not end this one until more arrives (where the system has no epoll:
-        until something is fetched). Neither does a signal. `over` is called
+        until it is fetched). What a `poll` has left of a source that it has
+        fetched from does, so no more than one `poll` is needed between two
+        pauses. A signal does not. `over` is called
         before each wait; something true ends the pause.
 
         True if it was ended so, or by something new or a `wakeup`; False when
@@ -961,7 +963,8 @@ class ISupervisor(Interface):
     ``<include package="gocept.runner" />`` registers it, and beside it
 
     * the `IRunner` utility: `get_channel` of an application that is declared
-      starts it, if nobody has. What it requires is started before it.
+      starts it, if nobody has. What it requires is started before it. When
+      one was restarted, the worker is woken.
     * the `IPoller` utility, whose `pause` is that between two ticks. It
       belongs to the worker, and is opened at its first use.
 
@@ -1009,6 +1012,7 @@ class ILoopEvent(Interface):
     Events are sent through zope.event, by the thread in which they happen. A
     subscriber that fails is logged, and changes nothing. Outside a tick there
     is no transaction, so what subscribers change in the database is not kept.
+    Who subscribes during a tick hears of it from the next one on.
     """
 
     loop = Attribute('The `IMainLoop`.')

@@ -2,6 +2,7 @@
 
 import math
 import select
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,6 +19,7 @@ class Pausing:
     """The part of a `Poller` that pauses."""
 
     closed: bool
+    _lock: threading.RLock
     _descriptors: Descriptors
     _ready: dict[Any, None]
     _readers: dict[int, Any]
@@ -47,7 +49,8 @@ class Pausing:
                     else:
                         # A signal is no news.
                         news = WAKE in self._attend(fd) or news
-                if (news or self.closed or self._take_news()
+                # All are taken, or the next pause would be ended by the rest.
+                if (self._take_news() or news or self.closed
                         or not self._timers_left()):
                     return True
                 if deadline.passed:
@@ -56,10 +59,19 @@ class Pausing:
         finally:
             self._paused_until = time.monotonic()
 
+    def _select_news(self, deadline: Deadline) -> list[tuple[int, int]]:
+        with self._lock:
+            self._descriptors.begin_edges()
+        return self._descriptors.wait_for_news(
+            0.0 if self._news else min(deadline.left(), self._timers_left()))
+
     def _take_news(self) -> bool:
-        news, self._news = self._news, False
+        if not self._news:
+            return False
+        # Before the look, as another thread may say so again meanwhile.
+        self._news = False
         # It may have been fetched since.
-        return news and bool(self._ready or self._descriptors.files)
+        return bool(self._ready or self._descriptors.files)
 
     def _timers_left(self) -> float:
         """Seconds until one is due that no pause has ended for yet."""

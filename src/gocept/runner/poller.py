@@ -209,7 +209,6 @@ class Poller(Pausing, Owning):
                     self._collect(watch)
             if self._ready or self._descriptors.files or self._schedule:
                 self._collect_others()
-            self._descriptors.fetched()
             results = self._results
             if results or woken or self.closed or deadline.passed:
                 # They are in the object until here, as a handler of a signal
@@ -226,9 +225,7 @@ class Poller(Pausing, Owning):
             if self.closed:
                 raise RuntimeError('the poller is closed')
             if pausing:
-                return descriptors.wait_for_news(
-                    0.0 if self._news
-                    else min(deadline.left(), self._timers_left()))
+                return self._select_news(deadline)
             if self._ready or descriptors.files or self._results:
                 return descriptors.wait(0.0)
             # Without a time the system is asked at less cost.
@@ -258,6 +255,8 @@ class Poller(Pausing, Owning):
                 with self._lock:
                     if not watch.source.buffered:
                         self._ready.pop(watch, None)
+                    self._news = self._news or watch in self._ready or (
+                        watch.fd in self._descriptors.files)
         with self._lock:
             due = [self._watches[id(timer)]
                    for timer in self._schedule.take_due()]
@@ -280,6 +279,7 @@ class Poller(Pausing, Owning):
             over = True
             items = ([] if watch.accepts
                      else [getattr(watch.source, '_nothing', b'')])
+        self._descriptors.fetched(watch.fd)
         if over:
             self._drop(watch)
         if watch.accepts:

@@ -17,7 +17,7 @@ from typing import Any
 import transaction
 import zope.interface
 from zope.authentication.interfaces import IAuthentication
-from zope.component import queryUtility
+from zope.component import getGlobalSiteManager
 from zope.component.hooks import getSite, getSiteManager, setSite
 from zope.component.hooks import site as site_set
 from zope.security.management import (
@@ -36,16 +36,24 @@ from gocept.runner.events import (
     TickAborted,
     TickCommitted,
     TickStarted,
+    hearing_of_ticks,
     notify,
 )
 from gocept.runner.interfaces import IMainLoop, IPoller
 from gocept.runner.signals import (
     Shutdown,
+    handlers,
     handling,
     raising,
     restore_defaults,
 )
-from gocept.runner.transaction import Failure, Observer, run_attempts, text
+from gocept.runner.transaction import (
+    Failure,
+    Observer,
+    abort,
+    run_attempts,
+    text,
+)
 
 log = logging.getLogger(__name__)
 
@@ -140,6 +148,7 @@ class MainLoop:
                 self._loop(participate)
             finally:
                 notify(LoopStopped(self))
+                abort()  # what subscribers have changed since the last tick
             if self._shutdown.signum is not None:
                 log.info('Received signal %d, terminating.',
                          self._shutdown.signum)
@@ -153,17 +162,17 @@ class MainLoop:
         from zope.publisher.base import BaseRequest, BaseResponse
         response = BaseResponse()  # nobody reads it, so one will do
 
-        def get_principal() -> Any:
-            auth = getSiteManager().getUtility(IAuthentication)
-            return auth.getPrincipal(principal)
+        get_utility = getSiteManager().getUtility
 
         def participate() -> None:
             request = BaseRequest(None, {}, response)
-            request.setPrincipal(get_principal())
+            request.setPrincipal(
+                get_utility(IAuthentication).getPrincipal(principal))
             # What newInteraction() does, but for a check that there is none.
             thread_local.interaction = getSecurityPolicy()(request)
 
-        get_principal()  # report an unknown one before the first tick
+        # Report an unknown one before the first tick.
+        get_utility(IAuthentication).getPrincipal(principal)
         return participate
 
     def _loop(self, participate: Callable[[], object] | None) -> None:
@@ -180,10 +189,14 @@ class MainLoop:
             result = worker()
             return self.ticks if result is None else _checked(result)
 
-        poller = queryUtility(IPoller)
-        observer = _Observer(self)
+        # Never that of a site, whose database may be away.
+        poller = getGlobalSiteManager().queryUtility(IPoller)
+        is_heard = hearing_of_ticks(getSiteManager())
+        telling = _Observer(self)
         while not self._shutdown.attend():
-            notify(TickStarted(self))
+            observer = telling if is_heard() else None
+            if observer is not None:
+                notify(TickStarted(self))
             pause = self._tick(step, observer)
             if queryInteraction() is not None:  # to ask is cheaper
                 endInteraction()
@@ -200,16 +213,20 @@ class MainLoop:
                 self._shutdown.pause(pause, poller)
 
     def _tick(self, step: Callable[[int], _Exit | float],
-              observer: Observer) -> _Exit | float:
+              observer: Observer | None) -> _Exit | float:
         try:
             outcome = run_attempts(
                 step, self.attempts, self._shutdown, self._report, observer)
         except (SystemExit, KeyboardInterrupt) as error:
             self.ended_by = error
             return Exit
-        self.failed = isinstance(outcome, Failure)
-        self._failures = self._failures + 1 if self.failed else 0
-        return self.ticks if isinstance(outcome, Failure) else outcome
+        if isinstance(outcome, Failure):
+            self.failed = True
+            self._failures += 1
+            return self.ticks
+        if self.failed:
+            self.failed, self._failures = False, 0
+        return outcome
 
     def _backoff(self) -> float:
         """The pause after several errors in a row."""
@@ -339,10 +356,10 @@ class once(appmain):
 def init(appname: str | None, configfile: Any, *,
          shutdown_timeout: float = SHUTDOWN_TIMEOUT) -> Iterator[Any]:
     """See `IInit`."""
-    timeout = _seconds(shutdown_timeout)
+    timeout, before = _seconds(shutdown_timeout), handlers()
     with (booted(appname, configfile) as app,
           environment.supervised(timeout) as supervisor,
-          raising() if supervisor else contextlib.nullcontext()):
+          raising(before) if supervisor else contextlib.nullcontext()):
         yield app
 
 

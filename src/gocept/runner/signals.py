@@ -177,18 +177,43 @@ def requesting(shutdown: Shutdown) -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
-def raising() -> Iterator[None]:
-    """Let those that would end the process raise `Terminated`.
+def handlers() -> dict[signal.Signals, Any]:
+    """Those of the signals that end a loop, as `raising` needs them."""
+    return {signum: signal.getsignal(signum) for signum in TERMINATING}
 
-    A handler of the caller's own is left alone.
+
+@contextlib.contextmanager
+def raising(before: Mapping[signal.Signals, Any]) -> Iterator[None]:
+    """Within `requesting`, have the handlers from before it.
+
+    Those that would end the process raise `Terminated`, so that it is ended in
+    order. It is raised at once if a signal has come meanwhile.
     """
     def end(signum: int, frame: FrameType | None) -> None:
         restore_defaults()
         raise Terminated(signum)
-    with handling({signum: end for signum in TERMINATING
-                   if signal.getsignal(signum) is signal.SIG_DFL}):
+    if threading.current_thread() is not threading.main_thread():
         yield
+        return
+    with (_default_after_the_first(), handling(dict.fromkeys(before, end)),
+          contextlib.ExitStack() as undo):
+        for signum, handler in before.items():
+            if handler is not None and handler is not signal.SIG_DFL:
+                undo.callback(signal.signal, signum,
+                              signal.signal(signum, handler))
+        with current_shutdown() as shutdown:
+            if shutdown.requested:
+                raise Terminated(shutdown.signum or signal.SIGTERM)
+        yield
+
+
+@contextlib.contextmanager
+def _default_after_the_first() -> Iterator[None]:
+    try:
+        yield
+    except (Terminated, KeyboardInterrupt):
+        restore_defaults()  # as other handlers are in place again
+        raise
 
 
 def _in_this_process(handler: Handler) -> Handler:

@@ -85,8 +85,11 @@ class Runner(Closing):
         with self._lock:
             if alias not in self._instances:
                 self._instances[alias] = Instance(
-                    alias, self._poller, self._extra_paths)
+                    alias, self._poller, self._extra_paths, self._restarted)
             return self._instances[alias]
+
+    def _restarted(self) -> None:
+        """One of them was started anew; for who wants to know."""
 
     def _known(self, alias: str) -> Instance:
         aliases = self.aliases()

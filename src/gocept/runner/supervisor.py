@@ -20,7 +20,12 @@ from gocept.runner.executor.together import in_order, start_all, stop_all
 from gocept.runner.interfaces import IPoller, IRunner, ISupervisor
 from gocept.runner.poller import Poller
 from gocept.runner.process import Process
-from gocept.runner.signals import Shutdown, requesting
+from gocept.runner.signals import (
+    Shutdown,
+    requesting,
+    restore_defaults,
+)
+from gocept.runner.source import tell_forks
 from gocept.runner.spawn import Runner
 from gocept.runner.waiting import Deadline
 
@@ -37,12 +42,17 @@ class WorkerPoller(Closing):
     def __init__(self) -> None:
         self._lock = threading.RLock()  # as a signal handler may wake it
         self._poller: Poller | None = None
+        tell_forks(self)
+
+    def after_fork(self) -> None:
+        """In a forked child: another thread may have had the lock."""
+        self._lock = threading.RLock()
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith('_'):
             raise AttributeError(name)
         with self._lock:
-            if self._poller is None or self._poller.closed:
+            if self._poller is None:
                 self._poller = Poller()
             return getattr(self._poller, name)
 
@@ -61,40 +71,66 @@ class WorkerRunner(Runner):
 
     def __init__(self) -> None:
         super().__init__()
+        self._requiring = threading.RLock()
         self._declared: dict[str, DeclaredApp] = {}
+        self._started: set[str] = set()  # aliases, which may have ended since
+
+    def after_fork(self) -> None:
+        """In a forked child: another thread may have had the locks."""
+        super().after_fork()
+        self._requiring = threading.RLock()
 
     def declare(self, app: 'DeclaredApp') -> None:
         """Know what it requires."""
         self._declared[app.name] = app
 
-    def start(self, app_name: str, *args: Any, **kwargs: Any) -> None:
+    def start(self, app_name: str, alias: str | None = None, *args: Any,
+              **kwargs: Any) -> None:
         """See `IRunner`."""
         self._ensure_required(app_name)
-        super().start(app_name, *args, **kwargs)
+        super().start(app_name, alias, *args, **kwargs)
+        self._started.add(alias or app_name)
 
-    def ensure_running(self, app_name: str, *args: Any,
-                       **kwargs: Any) -> None:
+    def ensure_running(self, app_name: str, alias: str | None = None,
+                       *args: Any, **kwargs: Any) -> None:
         """See `IRunner`."""
         self._ensure_required(app_name)
-        super().ensure_running(app_name, *args, **kwargs)
+        super().ensure_running(app_name, alias, *args, **kwargs)
+        self._started.add(alias or app_name)
 
     def _ensure_required(self, app_name: str) -> None:
         app = self._declared.get(app_name)
-        for each in app.requires if app is not None else ():
-            each.ensure_running()
+        if app is None:
+            return
+        with self._requiring:  # what others are starting is not ready yet
+            for each in app.requires:
+                each.ensure_running()
 
     def get_channel(self, alias: str, stream: str | None = None,
                     ) -> Channel | None:
         """See `IRunner`."""
-        if alias in self._declared and alias not in self.aliases():
+        if alias in self._declared and alias not in self._started:
             self.ensure_running(alias)
         return super().get_channel(alias, stream)
+
+    def _restarted(self) -> None:
+        # The worker may have been told that there is no channel.
+        poller = zope.component.queryUtility(IPoller)
+        if poller is not None:
+            poller.wakeup()
 
     def close(self) -> None:
         """See `IRunner`; what is started after it is started anew."""
         super().close()
+        self.forget()
+
+    def forget(self) -> None:
+        """Close the channels of all, when it was tried to end them."""
         with self._lock:
-            self._instances.clear()
+            instances, self._instances = self._instances, {}
+            self._started.clear()
+        for instance in instances.values():
+            instance.close_channels(instance.give_up())
 
 
 class Child:
@@ -196,8 +232,13 @@ class Supervisor:
     def __init__(self) -> None:
         self.children: dict[str, Declared] = {}
         self.workers: dict[str, Any] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # held by who starts or stops all
         self._users = 0
+        tell_forks(self)
+
+    def after_fork(self) -> None:
+        """In a forked child: another thread may have had the lock."""
+        self._lock = threading.RLock()
 
     def add_app(self, name: str, eager: bool = False,
                 requires: Sequence[str] = (), **keywords: Any) -> None:
@@ -238,14 +279,17 @@ class Supervisor:
             with self._lock:
                 self._users += 1
             try:
-                self._start(shutdown, shutdown_timeout)
+                with self._lock:
+                    self._start(shutdown, shutdown_timeout)
                 yield
             finally:
+                if shutdown.signum is not None:
+                    # Others have put back the handlers that awaited it.
+                    restore_defaults()
                 with self._lock:
                     self._users -= 1
-                    is_last = not self._users
-                if is_last:
-                    self.stop(shutdown_timeout)
+                    if not self._users:
+                        self.stop(shutdown_timeout)
 
     def _start(self, shutdown: Shutdown, shutdown_timeout: float) -> None:
         eager = [each for each in self.children.values() if each.eager]
@@ -268,17 +312,25 @@ class Supervisor:
                 share = deadline.left() / len(levels)
                 try:
                     stop_all(levels.pop(), share)
+                except ExceptionGroup as group:
+                    for each in group.exceptions:
+                        log.warning('%s', each)
                 except Exception as error:
                     log.warning('%s', error)
         finally:
+            poller = zope.component.queryUtility(IPoller)
             with contextlib.ExitStack() as close:
-                close.callback(self._close, IPoller, WorkerPoller)
-                close.callback(self._close, IRunner, Runner)
+                if isinstance(poller, WorkerPoller):
+                    close.callback(poller.close)
+                if isinstance(runner, WorkerRunner):
+                    close.callback(runner.forget)
+                elif isinstance(runner, Runner):
+                    close.callback(runner.close)
 
     def _levels(self, runner: Any) -> list[list[Any]]:
         """What runs; each list is to be ended before the ones before it."""
         running = [each for each in self.children.values()
-                   if each.process is not None]
+                   if each.process is not None and each.process.is_ours]
         by_depth: dict[int, list[Any]] = {}
         for each in running:
             by_depth.setdefault(each.depth, []).append(each.it)
@@ -286,15 +338,10 @@ class Supervisor:
         if runner is not None:
             # Other aliases: nothing that is declared depends on them.
             others = [Child(runner, alias) for alias in runner.aliases()
-                      if alias not in self.children]
+                      if alias not in self.children
+                      and runner.get_process(alias).is_ours]
             if others and levels:
                 levels[-1] += others
             elif others:
                 levels.append(others)
         return levels
-
-    @staticmethod
-    def _close(interface: Any, kind: type[Closing]) -> None:
-        utility = zope.component.queryUtility(interface)
-        if isinstance(utility, kind):
-            utility.close()

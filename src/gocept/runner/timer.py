@@ -24,11 +24,12 @@ class Timer(Source):
             raise ValueError(f'a timer needs an interval > 0, not {interval}')
         self.seconds = seconds
         self.interval = interval
-        self.due = 0.0
+        self.due = self._started = 0.0
 
     def start(self) -> None:
         """Count from now."""
-        self.due = time.monotonic() + self.seconds
+        self._started = time.monotonic()
+        self.due = self._started + self.seconds
 
     def fileno(self) -> int:
         """See `Source`."""
@@ -46,8 +47,11 @@ class Timer(Source):
         return (expirations,), False
 
     def due_after(self, instant: float) -> float:
-        """When it is due next, whatever was collected; infinity for never."""
-        if self.due > instant:
+        """When it is due next, whatever was collected; infinity for never.
+
+        One that was started after the instant is due once, however long ago.
+        """
+        if max(self.due, self._started) > instant:
             return self.due
         if self.interval is None:
             return math.inf

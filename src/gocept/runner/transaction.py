@@ -57,12 +57,9 @@ class Observer:
         """It was aborted, and is tried again."""
 
 
-_NOBODY = Observer()
-
-
 def run_attempts(step: Callable[[int], T], attempts: int, shutdown: Shutdown,
                  report: Callable[[BaseException], None],
-                 observer: Observer = _NOBODY) -> T | Failure:
+                 observer: Observer | None = None) -> T | Failure:
     """Call ``step(number)`` and commit, for as many attempts as it takes.
 
     `report` is called with an error that is not retried, before the abort; a
@@ -77,7 +74,8 @@ def run_attempts(step: Callable[[int], T], attempts: int, shutdown: Shutdown,
             doomed = _commit()
         except (SystemExit, KeyboardInterrupt) as error:
             abort()
-            observer.aborted(error)
+            if observer is not None:
+                observer.aborted(error)
             raise
         except BaseException as error:
             conflict = isinstance(error, ConflictError)
@@ -93,11 +91,15 @@ def run_attempts(step: Callable[[int], T], attempts: int, shutdown: Shutdown,
                 report(error)
             abort()
             if not again or shutdown.wait(_pause_after(number)):
-                observer.aborted(error)
+                if observer is not None:
+                    observer.aborted(error)
                 return Failure(error, conflict)
-            observer.retried(error, number)
+            if observer is not None:
+                observer.retried(error, number)
         else:
-            if doomed is None:
+            if observer is None:
+                pass
+            elif doomed is None:
                 observer.committed()
             else:
                 observer.aborted(doomed)

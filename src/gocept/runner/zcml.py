@@ -18,6 +18,7 @@ from gocept.runner.fields import (
     Numbers,
     Object,
     Pairs,
+    PopenErrorStream,
     PopenStream,
     Seconds,
     Signal,
@@ -245,7 +246,7 @@ class IExecutorDirective(IChildDirective):
         description='"pipe" (default), "null", "inherit" or a path with a '
                     'slash.')
 
-    stderr = PopenStream(
+    stderr = PopenErrorStream(
         title='Standard error', required=False,
         description='"pipe", "null", "inherit" (default), "merge" or a path '
                     'with a slash.')

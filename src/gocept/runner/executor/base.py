@@ -20,17 +20,13 @@ from gocept.runner.errors import (
     ProcessFinishedWithError,
     TimeoutExpired,
 )
-from gocept.runner.events import (
-    ChildReady,
-    child_ended,
-    child_started,
-    notify,
-)
-from gocept.runner.executor.capture import Capture, Reader
+from gocept.runner.events import child_ended, child_ready, child_started
+from gocept.runner.executor.capture import Reader
+from gocept.runner.executor.captures import Captures
 from gocept.runner.executor.condition import Check, Condition
 from gocept.runner.executor.options import process_options
 from gocept.runner.interfaces import IExecutor
-from gocept.runner.poller import Poller, background
+from gocept.runner.poller import Poller
 from gocept.runner.process import Process
 from gocept.runner.waiting import Deadline
 
@@ -71,18 +67,18 @@ class SimpleExecutor:
         self.process: Process | None = None
         self._lock = threading.RLock()  # around process and what belongs to it
         self._set_command(command)
-        for name, value in (('timeout', timeout), ('sleep', sleep),
+        for each, value in (('timeout', timeout), ('sleep', sleep),
                             ('stop_timeout', stop_timeout or 0),
                             ('output_size', output_size)):
             if not isinstance(value, int | float) or not value >= 0:
-                raise ValueError(f'{name} must be a number >= 0, not '
+                raise ValueError(f'{each} must be a number >= 0, not '
                                  f'{value!r}')
         # Whatever is said there too is to be as it is said there.
         self._popen = dict(popen_kwargs or {})
         self._cwd = self._popen.pop('cwd', cwd)
         self._shell = self._popen.pop('shell', shell)
         self._streams = {
-            name: self._popen.pop(name, stream) for name, stream in (
+            each: self._popen.pop(each, stream) for each, stream in (
                 ('stdin', stdin), ('stdout', stdout), ('stderr', stderr))}
         self._timeout = timeout
         self._sleep = sleep
@@ -100,8 +96,7 @@ class SimpleExecutor:
         self._began = 0.0
         self._check: Check | None = None
         self._poller: Poller | None = None
-        self._captures: dict[str, Capture] = {}
-        self._readers: dict[str, Reader] = {}
+        self._captures = Captures()
         self._terminated = False
         self._obstacle = ''
 
@@ -147,41 +142,36 @@ class SimpleExecutor:
         if self.process is not None and not self.running():
             self.kill()  # what it has left
             self._deadline = deadline
-        if self.process is not None:
-            return False
-        self._launch()
-        return True
+        return self.process is None and self._launch()
 
     def _tell_ready(self) -> None:
         process = self.process  # another thread may have stopped it
         if process is not None:
-            notify(ChildReady(process))
+            child_ready(process)
 
-    def _launch(self) -> None:
+    def _launch(self) -> bool:
         self._began = time.monotonic()
         with self._lock, contextlib.ExitStack() as undo:
             if self.process is not None:  # another thread was faster
-                return
+                return False
             undo.callback(self._clear)
             if self.condition is not None:
                 self._check = self.condition.check()
             self._poller = Poller()
             self.process = Process(**self._options(self._check))
             undo.callback(self.process.terminate, signal.SIGKILL, 0)
-            for name, channel in (('stdout', self.process.channel),
-                                  ('stderr', self.process.stderr)):
-                if channel is not None and channel.is_readable:
-                    capture = Capture(
-                        channel, self._output_size, self._log_file)
-                    self._captures[name] = capture
+            self._captures = Captures(
+                self._popen.get('encoding'), self._popen.get('errors'))
+            self._captures.take(
+                self.process, self._output_size, self._log_file)
             self._poller.register(self.process)
             if self._check is not None:
                 self._check.begin(
                     self.process, list(self._captures.values()),
                     self._poller, self._deadline or Deadline(self._timeout))
-            for capture in self._captures.values():  # nothing was missed
-                background().register(capture)
+            self._captures.begin()
             undo.pop_all()
+        return True
 
     def _options(self, check: Check | None) -> dict[str, Any]:
         return process_options(
@@ -285,8 +275,6 @@ class SimpleExecutor:
             if each is not None), -stop_signal)
         try:
             if status and status != expected and not process.killed:
-                for capture in self._captures.values():
-                    capture.read_rest()
                 raise ProcessFinishedWithError(self, status)
         finally:
             self._clear(process)
@@ -329,12 +317,11 @@ class SimpleExecutor:
             if process is not self.process and process is not None:
                 return
             process, self.process = self.process, None
-            captures, self._captures, self._readers = self._captures, {}, {}
+            captures, self._captures = self._captures, Captures()
             self._terminated = False
             self._deadline = None
             self._end_waiting()
-        for capture in captures.values():
-            capture.close()
+        captures.close()
         if process is not None:
             for channel in process.channels():
                 channel.close()
@@ -360,26 +347,16 @@ class SimpleExecutor:
 
     def output(self) -> Reader | None:
         """See `IExecutor`."""
-        return self._reader('stdout')
+        return self._captures.readers.get('stdout')
 
     def err_output(self) -> Reader | None:
         """See `IExecutor`."""
-        return self._reader('stderr')
-
-    def _reader(self, name: str) -> Reader | None:
-        capture = self._captures.get(name)
-        if capture is None:
-            return None
-        if name not in self._readers:
-            self._readers[name] = Reader(
-                capture, self._popen.get('encoding'),
-                self._popen.get('errors'))
-        return self._readers[name]
+        return self._captures.readers.get('stderr')
 
     @property
     def dropped(self) -> int:
         """See `IExecutor`."""
-        return sum(each.dropped for each in self._captures.values())
+        return self._captures.dropped
 
     def situation(self) -> str:
         """What an error says beside its reason."""
@@ -393,10 +370,7 @@ class SimpleExecutor:
                 parts.append(f'seen last: {self._check.seen}')
         if self.process is not None and self.process.returncode is not None:
             parts.append(f'its status is {self.process.returncode}')
-        for name, capture in self._captures.items():
-            capture.read_rest()
-            parts.append(f'its {name} ends with:\n{capture.tail}'
-                         if capture.tail else f'its {name} is empty')
+        parts += self._captures.tails()
         return ''.join(f'; {part}' for part in parts)
 
     def __enter__(self) -> Self:

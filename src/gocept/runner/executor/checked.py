@@ -41,9 +41,11 @@ class Executor(SimpleExecutor):
                 raise AlreadyRunning(self)
             finally:
                 self._obstacle = ''
-        self._start()
+        started = self._start()
         self.wait_for(self.check_subprocess)
         self._ready()
+        if started:
+            self._tell_ready()
         return self
 
     @property
@@ -60,8 +62,7 @@ class Executor(SimpleExecutor):
             raise ExecutorError(self, 'was stopped meanwhile')
         status = process.poll()  # first, as something else may answer later
         if status is not None:
-            for capture in self._captures.values():
-                capture.read_rest()
+            self._captures.read_rest()
         said = self._check is not None and self._check.said_by_child
         if status and not said:
             raise ProcessExitedWithError(self, status)
@@ -78,13 +79,9 @@ class Executor(SimpleExecutor):
 
     def _ready(self) -> None:
         if self._check is not None:
-            for name, capture in self._captures.items():
-                reader = self._reader(name)
-                if reader is not None:
-                    reader.skip_to(*self._check.place(capture))
+            self._captures.skip_to(self._check.place)
         self._end_waiting()
         self._claim()
-        self._tell_ready()
 
 
 @zope.interface.implementer(IConditionExecutor)

@@ -171,6 +171,9 @@ def stop_all(executors: Iterable[Startable],
             except Exception as error:
                 errors.append(error)
         for late in wait(stops, deadline.left()).not_done:
+            process = stops[late].process
+            if process is not None:
+                process.killed = True  # as it will be: no error of its own
             stops[late].kill()
     errors += filter(None, (each.exception() for each in stops))
     _raise('stopping', errors)

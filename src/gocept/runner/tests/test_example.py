@@ -1,21 +1,35 @@
-"""The worker of the example, its demo, and the search."""
+"""The worker of the example, and its converter."""
 
 import contextlib
 import errno
-import io
+import json
 import os
 import pathlib
+import shlex
 import signal
+import subprocess
 import sys
-import types
 import unittest.mock
 
-import transaction
-import ZODB
+import zope.component
 from ZODB.FileStorage import FileStorage
 
-from gocept.runner import errors, example, runner
+from gocept.runner import (
+    converter,
+    environment,
+    errors,
+    example,
+    runner,
+    signals,
+)
+from gocept.runner.channel import PipeChannel
+from gocept.runner.interfaces import IPoller, IRunner
+from gocept.runner.poller import Poller
 from gocept.runner.tests import support
+
+# The child has the environment of the worker, which in a test is this process.
+CONVERTER = ['env', 'PYTHONPATH=' + os.pathsep.join(filter(None, sys.path)),
+             sys.executable, '-m', 'gocept.runner.converter']
 
 
 class TestCase(support.TestCase):
@@ -26,6 +40,15 @@ class TestCase(support.TestCase):
         self.tree = self.dir / 'tree'
         self.tree.mkdir()
         self.conf = self.zope_conf()
+
+    def zope_conf(self, more='<eventlog>\n</eventlog>', name='zope.conf'):
+        """As in the base class, with the site of the example."""
+        return super().zope_conf(f'''
+site-definition {pathlib.Path(example.__file__).with_name('example.zcml')}
+<product-config example>
+  converter {shlex.join([*CONVERTER])}
+</product-config>
+{more}''', name)
 
     def write_files(self, **texts):
         for name, text in texts.items():
@@ -48,10 +71,13 @@ class TestCase(support.TestCase):
         self.addCleanup(unittest.mock.patch.stopall)
 
     def fill(self):
-        """Run the worker until its end; returns what it reported."""
+        """Run the worker until its end; returns what it reported.
+
+        That is without the number of files that are waited for.
+        """
         reports = []
-        example.fill(None, self.conf, str(self.tree), reports.append)
-        return reports
+        example.fill(None, self.conf, [str(self.tree)], reports.append)
+        return [changes[:5] for changes in reports]
 
     def names(self, hits):
         return [os.path.relpath(path, self.tree) for _, path in hits]
@@ -79,15 +105,33 @@ def words(catalog):
     return result
 
 
+class FakeConverter:
+    """Has the texts that a test gives it."""
+
+    def __init__(self):
+        self.texts = {}
+        self.wanted = []
+        self.asked = []
+
+    def fetch(self, wanted):
+        self.wanted = [os.path.basename(path) for path in wanted]
+
+    def text(self, path, stamp):
+        self.asked.append(os.path.basename(path))
+        return self.texts.get(os.path.basename(path))
+
+
 class UpdateTest(TestCase):
     """What a batch does, with a catalog in memory."""
 
     def setUp(self):
         super().setUp()
         self.catalog = example.Catalog()
+        self.converter = FakeConverter()
 
     def update(self):
-        return example.update(self.catalog, str(self.tree))
+        return example.update(
+            self.catalog, [str(self.tree)], self.converter)[:5]
 
     def found(self, query):
         return self.names(self.catalog.search(query))
@@ -149,6 +193,46 @@ class UpdateTest(TestCase):
         self.assertEqual(['a.py', 'sub/c.py', 'testing/h.py'],
                          self.found('word'))
 
+    def test_waits_for_the_converter(self):
+        self.write_files(a='alpha', d='delta')
+        for name in 'bc':
+            (self.tree / f'{name}.rst').write_text('markup')
+        self.converter.texts['c.rst'] = 'gamma'
+        changes = example.update(
+            self.catalog, [str(self.tree)], self.converter)
+        self.assertEqual((3, 0, 0, 1, 4, 1), changes)
+        self.assertEqual(['a.py', 'b.rst', 'c.rst', 'd.py'],
+                         self.converter.wanted)
+        self.assertEqual(['b.rst', 'c.rst'], self.converter.asked)
+        self.converter.texts['b.rst'] = 'beta'
+        self.assertEqual((1, 0, 0, 0, 4), self.update())
+        self.assertEqual(['b.rst'], self.converter.wanted)
+        self.assertEqual((0, 0, 0, 0, 4), self.update())
+        self.assertEqual([], self.converter.wanted)
+        self.assertEqual(
+            {'a.py': ['alpha'], 'b.rst': ['beta'], 'c.rst': ['gamma'],
+             'd.py': ['delta']}, words(self.catalog))
+
+    def test_a_batch_is_filled_while_others_wait(self):
+        self.batch(2)
+        self.write_files(x='alpha', y='beta', z='gamma')
+        (self.tree / 'a.rst').write_text('markup')
+        changes = example.update(
+            self.catalog, [str(self.tree)], self.converter)
+        self.assertEqual((2, 0, 0, 2, 4, 1), changes)
+        (self.tree / 'a.rst').unlink()
+        self.assertEqual((1, 0, 0, 0, 3), self.update())
+
+    def test_indexes_several_directories(self):
+        self.write_files(a='alpha')
+        other = self.dir / 'other'
+        other.mkdir()
+        (other / 'b.py').write_text('beta')
+        changes = example.update(
+            self.catalog, [str(self.tree), str(other)], self.converter)
+        self.assertEqual(2, changes.new)
+        self.assertEqual((0, 0, 1, 0, 1), self.update())
+
     def test_leaves_out_what_would_block(self):
         os.mkfifo(self.tree / 'fifo.py')
         (self.tree / 'zero.py').symlink_to('/dev/zero')
@@ -161,7 +245,7 @@ class UpdateTest(TestCase):
             bytes(range(256)) + b' alpha \0\0 beta ' + bytes(range(256)))
         (self.tree / 'latin1.py').write_bytes('caf\xe9 gamma'.encode('latin1'))
         (self.tree / 'utf16.py').write_text('delta', encoding='utf-16')
-        self.assertEqual(3, self.update().new)
+        self.assertEqual(3, self.update()[0])
         self.assertEqual(['binary.py'], self.found('alpha beta'))
         self.assertEqual(['latin1.py'], self.found('gamma'))
 
@@ -175,14 +259,14 @@ class UpdateTest(TestCase):
             path.write_text('gamma')
             os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
         self.assertEqual(before.st_mtime_ns, path.stat().st_mtime_ns)
-        self.assertEqual(1, self.update().changed)
+        self.assertEqual(1, self.update()[1])
         self.assertEqual(['a.py'], self.found('gamma'))
 
     def test_a_file_may_vanish_before_it_is_read(self):
         self.write_files(a='alpha', b='beta')
         self.on_read(os.unlink)
         with self.assertLogs(example.log) as logged:
-            self.assertEqual(2, self.update().new)
+            self.assertEqual(2, self.update()[0])
         self.assertIn('a.py', logged.output[0])
         self.assertEqual(['b.py'], self.found('beta'))
         self.assertEqual((0, 0, 1, 0, 1), self.update())
@@ -282,9 +366,13 @@ class WorkerTest(TestCase):
     def test_does_not_sleep_before_all_is_done(self):
         self.batch(1)
         self.write_files(a='alpha', b='beta', c='gamma')
-        with unittest.mock.patch('gocept.runner.signals.Shutdown.wait') as no:
+        with unittest.mock.patch.object(
+                signals.Shutdown, 'pause', autospec=True,
+                side_effect=signals.Shutdown.pause) as pause:
             self.assertEqual(3, len(self.fill()))
-        no.assert_not_called()
+        # With a poller it is that between two ticks.
+        self.assertEqual([], [call for call in pause.call_args_list
+                              if len(call.args) > 2])
 
     def test_an_idle_tick_writes_nothing(self):
         self.write_files(a='alpha')
@@ -303,7 +391,7 @@ class WorkerTest(TestCase):
         def intrude(path):
             database = example.getSite()._p_jar.db()
             with database.transaction() as connection:
-                root = connection.root()[example.APPLICATION]
+                root = connection.root()[environment.APPLICATION]
                 root['catalog'].put('/intruder', (0, 0), 'intruder')
 
         self.on_read(intrude)
@@ -383,7 +471,7 @@ class KilledTest(TestCase):
             example.BATCH = 2
             original = {function}
             {function} = killed
-            example.fill(None, {self.conf!r}, {str(self.tree)!r}, print)
+            example.fill(None, {self.conf!r}, [{str(self.tree)!r}], print)
             ''')
         self.assertEqual(-signal.SIGKILL, program.end(), program.output)
 
@@ -391,7 +479,7 @@ class KilledTest(TestCase):
         """The next run does all but the files in `done`."""
         self.assertEqual(sorted(done), sorted(self.contents()))
         self.assertEqual(len(self.FILES) - len(done),
-                         sum(changes.new for changes in self.fill()))
+                         sum(changes[0] for changes in self.fill()))
         actual = self.contents()
         os.unlink(self.dir / 'Data.fs')
         os.unlink(self.dir / 'Data.fs.index')
@@ -413,230 +501,273 @@ class KilledTest(TestCase):
         self.assertGoesOn(['a.py', 'b.py'])
 
 
-class DemoTest(TestCase):
-    """The two scripts, with the tree in place of the standard library."""
+class ChildTest(support.TestCase):
+    """The converter as a program."""
+
+    def answers(self, *paths):
+        requests = ''.join(
+            json.dumps({'path': str(path), 'stamp': [1, 2]}) + '\n'
+            for path in paths)
+        done = subprocess.run(
+            CONVERTER, input=requests, capture_output=True, text=True,
+            timeout=support.DEADLINE, check=True)
+        self.assertEqual('', done.stderr)
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    def test_answers_each_request(self):
+        a = self.write('a.rst', 'Title\n=====\n\nSome *emphasis* here.\n')
+        b = self.write('b.rst', '``literal`` caf\xe9\n')
+        self.assertEqual([
+            {'path': str(a), 'stamp': [1, 2], 'error': '',
+             'text': 'Title\n\nSome emphasis here.'},
+            {'path': str(b), 'stamp': [1, 2], 'error': '',
+             'text': 'literal caf\xe9'},
+        ], self.answers(a, b))
+
+    def test_what_cannot_be_read(self):
+        [answer] = self.answers(self.dir / 'missing.rst')
+        self.assertEqual('', answer['text'])
+        self.assertIn('FileNotFoundError', answer['error'])
+
+    def test_mistakes_in_the_markup_are_ignored(self):
+        path = self.write('a.rst', '*open\n\n.. unknown:: directive\n\nend')
+        [answer] = self.answers(path)
+        self.assertEqual('', answer['error'])
+        self.assertIn('end', answer['text'])
+
+    def test_includes_no_other_file(self):
+        secret = self.write('secret', 'contents')
+        path = self.write('a.rst', f'.. include:: {secret}\n')
+        [answer] = self.answers(path)
+        self.assertNotIn('contents', answer['text'])
+
+    def test_a_text_is_limited(self):
+        with unittest.mock.patch.object(converter, 'LONGEST', 5):
+            self.assertEqual('Title', converter.convert('Title and more'))
+
+
+class FakeRunner:
+    """Hands out channels whose other side the test has."""
+
+    def __init__(self, test):
+        self._test = test
+        self.started = 0
+        self.channel = None
+
+    def ensure_running(self, name):
+        self.started += 1
+        requests, request_end = os.pipe()
+        answers_end, self.answers = os.pipe()
+        self.requests = open(  # noqa: SIM115
+            requests, encoding='utf-8')
+        self._test.addCleanup(self.requests.close)
+        self.channel = PipeChannel(
+            answers_end, request_end, buffering='line', encoding='utf-8')
+        self._test.addCleanup(self.channel.close)
+
+    def get_channel(self, name):
+        return self.channel
+
+    def terminate(self, name):
+        self.channel.close()
+
+    def asked(self):
+        return os.path.basename(json.loads(self.requests.readline())['path'])
+
+    def answer(self, path, stamp, text, error=''):
+        os.write(self.answers, (json.dumps(
+            {'path': path, 'stamp': stamp, 'text': text, 'error': error},
+        ) + '\n').encode())
+
+    def end(self):
+        self.requests.close()
+        os.close(self.answers)
+
+
+class ConverterTest(support.TestCase):
+    """The worker's side of the conversation."""
 
     def setUp(self):
         super().setUp()
-        self.write_files(
-            a='parse the http header', b='other',
-            c='parse a long text without any http in the header, or so')
-        self.enterContext(contextlib.chdir(self.dir))
-        self.enterContext(unittest.mock.patch.object(
-            example, 'sysconfig', types.SimpleNamespace(
-                get_path=lambda name: str(self.dir / {
-                    'stdlib': 'tree'}[name]))))
+        self.runner = FakeRunner(self)
+        self.poller = Poller()
+        self.addCleanup(self.poller.close)
+        zope.component.provideUtility(self.runner, IRunner)
+        zope.component.provideUtility(self.poller, IPoller)
+        self.converter = example.Converter()
 
-    def run_script(self, function, *argv):
-        """Its status, standard output and standard error."""
-        output, error = io.StringIO(), io.StringIO()
-        with (contextlib.redirect_stdout(output),
-              contextlib.redirect_stderr(error)):
-            try:
-                status = function(list(argv))
-            except SystemExit as end:
-                status = end.code
-                if isinstance(status, str):  # what Python itself does then
-                    print(status, file=sys.stderr)
-                    status = 1
-        return status, output.getvalue(), error.getvalue()
+    def test_asks_once_and_has_the_answer_later(self):
+        for _ in range(2):
+            self.assertIsNone(self.converter.text('/a', (1, 2)))
+        self.assertIsNone(self.converter.text('/b', (1, 2)))
+        self.assertEqual(['a', 'b'],
+                         [self.runner.asked(), self.runner.asked()])
+        self.runner.answer('/a', (1, 2), 'alpha')
+        self.assertTrue(self.poller.pause(support.DEADLINE))
+        self.converter.fetch(['/a', '/b'])
+        self.assertEqual('alpha', self.converter.text('/a', (1, 2)))
+        self.assertIsNone(self.converter.text('/b', (1, 2)))
+        self.assertEqual(1, self.runner.started)
 
-    def demo(self):
-        return self.run_script(example.demo)
+    def test_an_answer_is_kept_until_it_is_stored(self):
+        self.converter.text('/a', (1, 2))
+        self.runner.answer('/a', (1, 2), 'alpha')
+        for _ in range(2):
+            self.converter.fetch(['/a'])
+            self.assertEqual('alpha', self.converter.text('/a', (1, 2)))
+        self.converter.fetch([])
+        self.assertIsNone(self.converter.text('/a', (1, 2)))
 
-    def search(self, *argv):
-        with self.assertPutBack():
-            return self.run_script(example.search, *argv)
+    def test_a_file_that_has_changed_is_asked_for_again(self):
+        self.converter.text('/a', (1, 2))
+        self.runner.answer('/a', (1, 2), 'alpha')
+        self.converter.fetch(['/a'])
+        self.assertIsNone(self.converter.text('/a', (3, 4)))
+        self.assertEqual(['a', 'a'],
+                         [self.runner.asked(), self.runner.asked()])
+        self.runner.answer('/a', (3, 4), 'other')
+        self.converter.fetch(['/a'])
+        self.assertEqual('other', self.converter.text('/a', (3, 4)))
 
-    def test_indexes_and_answers_a_query(self):
-        status, output, error = self.demo()
-        self.assertEqual(0, status)
-        self.assertEqual('3 of 3 files are indexed\n', error)
-        self.assertIn(f'Indexing {self.tree}\n', output)
-        self.assertIn('up to date: 3 files, ', output)
-        self.assertIn('found 3 new, 0 changed and 0 gone, in ', output)
-        best, second = (self.tree / name for name in ('a.py', 'c.py'))
-        self.assertRegex(
-            output, '"parse http header", best first:\n'
-            rf'  [01]\.\d\d  {best}\n  [01]\.\d\d  {second}\n\n')
-        self.assertIn('bin/demo-search WORD', output)
-        self.assertIn('rm var/Data.fs*; python3 bootstrap.py demo', output)
-        self.assertIn('(as zope.mgr)', (self.dir / example.LOG).read_text())
+    def test_asks_for_so_many_at_a_time(self):
+        for number in range(example.ASKED + 1):
+            self.converter.text(f'/{number}', (1, 2))
+        self.runner.channel.write_eof()
+        self.assertEqual(example.ASKED,
+                         len(self.runner.requests.readlines()))
 
-    def test_another_run_finds_what_has_changed(self):
-        self.demo()
-        status, output, _ = self.demo()
-        self.assertEqual(0, status)
-        self.assertIn('found 0 new, 0 changed and 0 gone, in ', output)
-        self.write_files(b='another', d='new')
-        (self.tree / 'a.py').unlink()
-        status, output, _ = self.demo()
-        self.assertEqual(0, status)
-        self.assertIn('up to date: 3 files, ', output)
-        self.assertIn('found 1 new, 1 changed and 1 gone, in ', output)
+    def test_an_error_is_logged(self):
+        self.converter.text('/a', (1, 2))
+        self.runner.answer('/a', (1, 2), '', 'ValueError: broken')
+        with self.assertLogs(example.log) as logged:
+            self.converter.fetch(['/a'])
+        self.assertIn("Cannot convert '/a': ValueError: broken",
+                      logged.output[0])
+        self.assertEqual('', self.converter.text('/a', (1, 2)))
 
-    def test_keeps_its_zope_conf(self):
-        example.CONF.parent.mkdir()
-        example.CONF.write_text('<zodb>\n<mappingstorage>\n'
-                                '</mappingstorage>\n</zodb>\n')
-        with self.assertRaises(FileNotFoundError):  # there is no var/Data.fs
-            self.demo()
-        self.assertIn('mappingstorage', example.CONF.read_text())
+    def lose(self):
+        self.runner.end()
+        with self.assertLogs(example.log) as logged:
+            while not logged.output:  # first what was said before
+                self.assertTrue(self.poller.pause(support.DEADLINE))
+                self.converter.fetch(['/a', '/b'])
+        return logged.output
 
-    def test_adds_up_the_batches(self):
-        self.batch(1)
-        _, output, _ = self.demo()
-        self.assertIn('found 3 new, 0 changed and 0 gone, in ', output)
-
-    def test_shows_few_lines_where_there_is_no_terminal(self):
-        output = io.StringIO()
-        with contextlib.redirect_stderr(output), example.Progress() as report:
-            for left in range(714, -1, -20):
-                report(example.Changes(20, 0, 0, left=left, found=734))
-            report(example.Changes(14, 0, 0, left=0, found=734))
-        self.assertEqual('500 of 734 files are indexed\n', output.getvalue())
-
-    def test_shows_a_bar_on_a_terminal(self):
-        self.batch(2)
-        shown = self.shown_on_terminal()
-        self.assertRegex(shown, r' 67%\|.*\| 2/3 \[.*files/s\]')
-        self.assertRegex(shown, r'100%\|.*\| 3/3 \[.*files/s\]')
-        self.assertNotIn('files are indexed', shown)
-
-    def shown_on_terminal(self):
-        master, slave = os.openpty()
-        with (open(master, 'rb', buffering=0) as screen,
-              open(slave, 'w', encoding='utf-8') as terminal):
-            with (contextlib.redirect_stderr(terminal),
-                  contextlib.redirect_stdout(io.StringIO())):
-                example.demo([])
-            print('THE END', file=terminal, flush=True)
-            shown = b''
-            while b'THE END' not in shown:
-                shown += screen.read(4096)
-        return shown.decode()
-
-    def test_the_bar_starts_where_the_last_run_ended(self):
-        self.batch(1)
-        self.on_read(lambda path: signal.raise_signal(signal.SIGINT))
-        self.demo()
-        shown = self.shown_on_terminal()
-        self.assertNotIn(' 1/3 [', shown)
-        self.assertIn(' 2/3 [', shown)
-
-    def test_its_speed_is_that_of_this_run(self):
-        with (contextlib.redirect_stderr(io.StringIO()),
-              example.Progress() as report):
-            report(example.Changes(20, 0, 0, left=500, found=734))
-            report(example.Changes(20, 0, 0, left=480, found=734))
-        self.assertEqual(214, report.initial)
-        self.assertEqual(254, report.n)
-
-    def test_an_interrupted_run_is_continued(self):
-        self.batch(1)
-        self.on_read(lambda path: signal.raise_signal(signal.SIGINT))
-        status, output, _ = self.demo()
-        self.assertEqual(errors.INTERRUPTED, status)
-        self.assertTrue(output.endswith(
-            'Interrupted. The next run goes on from here.\n'), output)
-        self.assertEqual(0, self.search('parse')[0])
-        self.assertEqual(1, self.search('other')[0])
-        status, output, _ = self.demo()
-        self.assertEqual(0, status)
-        self.assertIn('found 2 new, 0 changed and 0 gone, in ', output)
-
-    def test_it_can_be_interrupted_while_it_starts(self):
-        with unittest.mock.patch('gocept.runner.environment.load',
-                                 side_effect=KeyboardInterrupt):
-            status, output, _ = self.demo()
-        self.assertEqual(errors.INTERRUPTED, status)
-        self.assertIn('Interrupted.', output)
-
-    def test_two_demos_do_not_run_at_the_same_time(self):
-        self.demo()
-        with contextlib.closing(FileStorage(str(example.DATABASE))):
-            status, _, error = self.demo()
-        self.assertEqual(1, status)
-        self.assertEqual('demo: var/Data.fs is in use: another demo is '
-                         'running', error.splitlines()[-1])
-
-    def test_search_ranks_files(self):
-        self.demo()
-        status, output, error = self.search('http', 'parse')
-        self.assertEqual((0, ''), (status, error))
+    def test_one_that_has_ended_is_started_anew_and_asked_again(self):
+        self.converter.text('/a', (1, 2))
+        self.converter.text('/b', (1, 2))
+        self.runner.answer('/a', (1, 2), 'alpha')
         self.assertEqual(
-            [str(self.tree / name) for name in ('a.py', 'c.py')],
-            [line.split()[1] for line in output.splitlines()])
-        scores = [float(line.split()[0]) for line in output.splitlines()]
-        self.assertGreater(scores[0], scores[1])
-        _, output, _ = self.search('http', 'not', 'long')
-        self.assertEqual(1, len(output.splitlines()))
-        _, output, _ = self.search('"long text"', 'or', 'oth*')
-        self.assertEqual(2, len(output.splitlines()))
+            ['WARNING:gocept.runner.example:The converter has ended'],
+            self.lose())
+        self.assertEqual('alpha', self.converter.text('/a', (1, 2)))
+        self.assertIsNone(self.converter.text('/b', (1, 2)))
+        self.assertEqual(2, self.runner.started)
+        self.assertEqual('b', self.runner.asked())
 
-    def test_search_shows_the_best(self):
-        self.write_files(**{f'f{number}': 'many' for number in range(12)})
-        self.demo()
-        _, output, _ = self.search('many')
-        self.assertEqual(10 + 1, len(output.splitlines()))
-        self.assertEqual('  and 2 more', output.splitlines()[-1])
+    def test_one_that_has_ended_unnoticed(self):
+        self.converter.text('/a', (1, 2))
+        self.runner.end()
+        self.assertIsNone(self.converter.text('/b', (1, 2)))
+        with self.assertLogs(example.log):
+            self.converter.fetch(['/a', '/b'])
+        self.assertIsNone(self.converter.text('/b', (1, 2)))
+        self.assertEqual('b', self.runner.asked())
 
-    def test_search_without_words_shows_the_usage(self):
-        status, _, error = self.search()
-        self.assertEqual(errors.BAD_USAGE, status)
-        self.assertIn('usage:', error)
-        status, output, _ = self.search('--help')
-        self.assertEqual(0, status)
-        self.assertIn('best first', output)
+    def test_a_piece_of_an_answer_is_none(self):
+        self.converter.text('/a', (1, 2))
+        os.write(self.runner.answers, b'{"path": "/a", ')
+        self.lose()
+        self.assertIsNone(self.converter.text('/a', (1, 2)))
+        self.assertEqual(2, self.runner.started)
 
-    def test_search_for_what_makes_no_sense(self):
-        self.demo()
-        for query in ('the', 'or', '(parse', '-parse'):
-            with self.subTest(query):
-                status, output, error = self.search('--', query)
-                self.assertEqual((errors.BAD_USAGE, ''), (status, output))
-                self.assertIn('error: ', error)
+    def test_a_channel_that_was_closed_with_its_loop(self):
+        self.converter.text('/a', (1, 2))
+        self.runner.channel.close()
+        self.poller.poll(0)
+        self.converter.fetch(['/a'])
+        self.assertIsNone(self.converter.text('/a', (1, 2)))
+        self.assertEqual('a', self.runner.asked())
+        self.assertEqual(2, self.runner.started)
 
-    def test_search_without_a_match(self):
-        self.demo()
-        self.assertEqual((1, '', 'No file fits: nowhere\n'),
-                         self.search('nowhere'))
+    def test_what_it_does_not_survive_is_given_up(self):
+        for number in range(example.TRIES):
+            self.assertIsNone(self.converter.text('/a', (1, 2)))
+            self.converter.text('/b', (1, 2))
+            self.assertEqual('a', self.runner.asked())
+            output = self.lose()
+            self.assertEqual(number == example.TRIES - 1, len(output) > 1)
+        self.assertIn("does not survive '/a'", output[-1])
+        self.assertEqual('', self.converter.text('/a', (1, 2)))
+        self.assertIsNone(self.converter.text('/b', (1, 2)))
 
-    def test_search_without_an_index_makes_none(self):
-        expected = (
-            1, '', f'There is no index in {self.dir}/var/Data.fs yet; '
-            'python3 bootstrap.py demo makes one.\n')
-        self.assertEqual(expected, self.search('parse'))
-        self.assertFalse(example.DATABASE.parent.exists())
-        # As while the demo starts: first there is no root, then no catalog.
-        example.DATABASE.parent.mkdir()
-        example.DATABASE.write_bytes(b'')
-        self.assertEqual(expected, self.search('parse'))
-        self.assertEqual(0, example.DATABASE.stat().st_size)
-        with contextlib.closing(ZODB.DB(str(example.DATABASE))):
-            pass
-        self.assertEqual(expected, self.search('parse'))
 
-    def test_search_while_the_demo_runs(self):
-        self.batch(1)
-        self.demo()
-        files = sorted(os.listdir('var'))
-        with (contextlib.closing(ZODB.DB(str(example.DATABASE))) as database,
-              contextlib.closing(database.open()) as connection):
-            connection.root()[example.APPLICATION]['catalog'].remove(
-                str(self.tree / 'a.py'))
-            transaction.savepoint()
-            self.assertEqual(0, self.search('parse')[0])
-            transaction.abort()
-        self.assertEqual(files, sorted(os.listdir('var')))
+class ConvertedTest(TestCase):
+    """The worker with the child that ZCML declares."""
 
-    def test_search_shows_a_name_that_cannot_be_encoded(self):
-        path = pathlib.Path(os.fsdecode(
-            os.fsencode(self.tree) + b'/caf\xe9.py'))
-        path.write_text('coffee')
-        self.demo()
-        with io.TextIOWrapper(io.BytesIO(), encoding='utf-8') as output:
-            with contextlib.redirect_stdout(output):
-                self.assertEqual(0, example.search(['coffee']))
-            output.flush()
-            self.assertIn(rb'/caf\udce9.py', output.buffer.getvalue())
+    def write_markup(self, count):
+        for number in range(count):
+            (self.tree / f'{number}.rst').write_text(
+                f'Title\n=====\n\n*word{number}*\n')
+
+    def test_converted_files_are_indexed(self):
+        self.write_files(a='alpha')
+        self.write_markup(3)
+        self.fill()
+        self.assertEqual(
+            {'a.py': ['alpha'], '0.rst': ['title', 'word0'],
+             '1.rst': ['title', 'word1'], '2.rst': ['title', 'word2']},
+            self.contents())
+
+    def test_the_converter_is_killed_in_the_middle(self):
+        self.batch(2)
+        self.write_files(a='alpha')
+        self.write_markup(30)
+        kills = []
+
+        def kill(changes):
+            if changes.waiting and len(kills) < 3:
+                process = zope.component.getUtility(IRunner).get_process(
+                    'converter')
+                if process.poll() is None and process.pid not in kills:
+                    process.send_signal(signal.SIGKILL)
+                    kills.append(process.pid)
+        with self.assertLogs(example.log) as logged:
+            example.fill(None, self.conf, [str(self.tree)], kill)
+        self.assertEqual(3, len(kills))
+        self.assertIn('WARNING:gocept.runner.example:The converter has ended',
+                      logged.output)
+        self.assertEqual(
+            {'a.py': ['alpha']} | {f'{number}.rst': ['title', f'word{number}']
+                                   for number in range(30)},
+            self.contents())
+
+    def test_runs_without_a_script_of_its_own(self):
+        self.write_markup(1)
+        program = self.program('''
+            import sys
+            from gocept.runner.cli import main
+            sys.exit(main())
+            ''', 'run', 'index', '--config', self.zope_conf(''), '--',
+            str(self.tree))
+        program.wait_for('(1 new, 0 changed), removed 0; 0 to go')
+        program.send(signal.SIGTERM)
+        self.assertEqual(errors.SUCCESS, program.end(), program.output)
+        self.assertEqual({'0.rst': ['title', 'word0']}, self.contents())
+
+    def test_a_converter_that_is_not_there(self):
+        conf = self.zope_conf('''
+            <eventlog>
+            </eventlog>''')
+        path = pathlib.Path(conf)
+        path.write_text(path.read_text().replace(
+            shlex.join(CONVERTER), f'{self.dir}/missing'))
+        program = self.program('''
+            import sys
+            from gocept.runner.cli import main
+            sys.exit(main())
+            ''', 'run', 'index', '--config', conf, '--', str(self.tree))
+        self.assertEqual(errors.CANNOT_START, program.end(), program.output)
+        self.assertEqual(
+            "gocept-runner run: error: app 'converter': [Errno 2] No such "
+            f"file or directory: '{self.dir}/missing'\n", program.output)

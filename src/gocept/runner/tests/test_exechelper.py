@@ -9,7 +9,6 @@ import unittest
 from unittest import mock
 
 from gocept.runner import exechelper, proc
-from gocept.runner.errors import DeadlineExceeded
 from gocept.runner.pidfd import hold
 from gocept.runner.process import Process
 from gocept.runner.tests import support
@@ -107,33 +106,37 @@ class DieWithParentTests(support.TestCase):
         super().setUp()
         self.addCleanup(support.end_background)
 
-    def test_it_lives_as_long_as_the_thread(self):
-        children = []
-        go = threading.Event()
-        started = threading.Event()
-
-        def run():
-            children.append(Process('sleep 100', die_with_parent=True))
-            started.set()
-            go.wait(DEADLINE)
-        thread = threading.Thread(target=run)
-        thread.start()
-        self.assertTrue(started.wait(DEADLINE))
-        with self.assertRaises(DeadlineExceeded):
-            children[0].wait(0.01)
-        go.set()
-        thread.join(DEADLINE)
-        self.assertEqual(-signal.SIGKILL, children[0].wait(DEADLINE))
-        children[0].close()
-
-    def test_a_chosen_signal(self):
+    def test_it_outlives_the_thread_that_has_started_it(self):
         children = []
         thread = threading.Thread(target=lambda: children.append(
-            Process('sleep 100', die_with_parent=signal.SIGUSR1)))
+            Process(victim('say("ready")\npause()'), die_with_parent=True,
+                    stdin='pipe', stdout='pipe')))
         thread.start()
         thread.join(DEADLINE)
-        self.assertEqual(-signal.SIGUSR1, children[0].wait(DEADLINE))
-        children[0].close()
+        [child] = children
+        self.addCleanup(child.close)
+        lines(child, 1)
+        # Whatever the end of the thread has sent it would be there by now.
+        self.assertIsNone(child.poll())
+        self.assertEqual(signal.SIGTERM, -child.terminate())
+
+    def test_a_chosen_signal(self):
+        program = self.program(textwrap.dedent('''
+            import signal
+            from gocept.runner.process import Process
+            from gocept.runner.tests.victims import *
+            child = Process(victim("""
+                signal.signal(signal.SIGUSR1, lambda *args: (
+                    say('told'), os._exit(0)))
+                say('ready')
+                pause()
+                """), die_with_parent=signal.SIGUSR1)
+            signal.pause()
+            '''))
+        program.wait_for('ready')
+        program.send(signal.SIGKILL)
+        program.end()
+        self.assertEqual('ready\ntold\n', program.output)
 
     def test_the_parent_is_killed(self):
         program = self.program(textwrap.dedent('''
@@ -160,16 +163,25 @@ class DieWithParentTests(support.TestCase):
             self.assertTrue(ended(handle))
 
     def test_no_other_than_the_child_dies(self):
-        children = []
-        thread = threading.Thread(target=lambda: children.append(
-            Process(victim('fork(int)\npause()'), die_with_parent=True,
-                    stdout='pipe')))
-        # The thread ends at once, but the child may have forked before.
-        thread.start()
-        thread.join(DEADLINE)
-        [child] = children
-        self.assertEqual(-signal.SIGKILL, child.wait(DEADLINE))
-        child.close()
+        program = self.program(textwrap.dedent('''
+            import signal
+            from gocept.runner.process import Process
+            from gocept.runner.tests.victims import *
+            child = Process(victim('say(os.getpid(), fork(int)); pause()'),
+                            die_with_parent=True)
+            signal.pause()
+            '''))
+        program.wait_for('child')
+        program.wait_for(' ')
+        child, grandchild = (
+            hold(int(pid))
+            for pid in program.output.splitlines()[-1].split())
+        for handle in (child, grandchild):
+            self.addCleanup(handle.close)
+            self.addCleanup(handle.signal, signal.SIGKILL)
+        program.send(signal.SIGKILL)
+        self.assertTrue(ended(child))
+        self.assertFalse(grandchild.has_ended())
 
     def test_ended_as_any_other(self):
         child = Process(victim('say("ready")\npause()'), stdout='pipe',

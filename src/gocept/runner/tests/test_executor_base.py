@@ -16,6 +16,7 @@ from gocept.runner.executor import (
     Executor,
     ExecutorError,
     OutputExecutor,
+    ProcessExitedWithError,
     ProcessFinishedWithError,
     SimpleExecutor,
     TCPExecutor,
@@ -175,6 +176,108 @@ class SimpleTests(ExecutorTestCase):
         del executor
         gc.collect()
         self.assertEqual(-signal.SIGKILL, process.returncode)
+
+
+class NameTests(ExecutorTestCase):
+
+    def test_the_process_has_it(self) -> None:
+        with SimpleExecutor('sleep 100', name='a name') as executor:
+            self.assertEqual('a name', executor.name)
+            self.assertEqual('a name', executor.process.name)
+            self.assertIn("'a name'", repr(executor.process))
+
+    def test_by_default_it_is_that_of_the_program(self) -> None:
+        for command, name in (('/bin/sleep 100', 'sleep'),
+                              (['sleep', '100'], 'sleep'),
+                              ('env sleep 100', 'env')):
+            self.assertEqual(name, SimpleExecutor(command).name)
+
+
+class DieWithParentTests(ExecutorTestCase):
+
+    def death_signal(self, **options: Any) -> int:
+        """What the system sends the child when we end, see prctl(2)."""
+        executor = self.stopping(SimpleExecutor(victim('''
+            import ctypes
+            number = ctypes.c_int()
+            ctypes.CDLL(None).prctl(2, ctypes.byref(number))
+            say(number.value)
+            '''), **options).start())
+        return int(executor.output().readline())
+
+    def test_the_signal(self) -> None:
+        self.assertEqual(0, self.death_signal())
+        self.assertEqual(
+            signal.SIGKILL, self.death_signal(die_with_parent=True))
+        self.assertEqual(signal.SIGTERM, self.death_signal(
+            die_with_parent=signal.SIGTERM))
+
+
+class EnsureRunningTests(ExecutorTestCase):
+
+    def make(self, name: str, *requires: SimpleExecutor) -> Any:
+        return self.stopping(OutputExecutor(
+            f'echo {name} >> {self.dir}/order; echo ready; exec sleep 100',
+            'ready', shell=True, requires=requires, name=name))
+
+    def order(self) -> list[str]:
+        """Who was started, one after another."""
+        return (self.dir / 'order').read_text().split()
+
+    def test_it_is_started_once(self) -> None:
+        executor = self.make('one')
+        self.assertIs(executor, executor.ensure_running())
+        process = executor.process
+        self.assertIs(executor, executor.ensure_running())
+        self.assertIs(process, executor.process)
+        self.assertEqual(['one'], self.order())
+
+    def test_one_that_has_ended_is_started_anew(self) -> None:
+        executor = self.make('one').ensure_running()
+        os.kill(executor.process.pid, signal.SIGKILL)
+        executor.process.wait(DEADLINE)
+        executor.ensure_running()
+        self.assertTrue(executor.running())
+        self.assertEqual(['one', 'one'], self.order())
+
+    def test_what_it_requires_is_started_before(self) -> None:
+        one = self.make('one')
+        two = self.make('two', one)
+        other = self.make('other')
+        self.make('last', two, other, one).ensure_running()
+        self.assertEqual(['one', 'two', 'other', 'last'], self.order())
+
+    def test_what_it_requires_is_left_alone_if_it_is_up(self) -> None:
+        one = self.make('one')
+        two = self.make('two', one).ensure_running()
+        one.stop()
+        two.ensure_running()
+        self.assertFalse(one.running())
+
+    def test_what_runs_already_is_not_started_before(self) -> None:
+        one = self.make('one').start()
+        process = one.process
+        self.make('two', one).ensure_running()
+        self.assertIs(process, one.process)
+        self.assertEqual(['one', 'two'], self.order())
+
+    def test_it_is_not_started_if_what_it_requires_fails(self) -> None:
+        bad = OutputExecutor('exit 4', 'ready', shell=True)
+        executor = self.make('one', bad)
+        self.assertRaises(ProcessExitedWithError, executor.ensure_running)
+        self.assertIsNone(executor.process)
+
+    def test_others_have_started_it_meanwhile(self) -> None:
+        class Slow(OutputExecutor):
+            def ensure_running(self) -> Any:
+                executor.start()
+                return super().ensure_running()
+
+        slow = self.stopping(Slow(
+            'echo ready; exec sleep 100', 'ready', shell=True))
+        executor = self.make('one', slow)
+        self.assertIs(executor, executor.ensure_running())
+        self.assertEqual(['one'], self.order())
 
 
 class StopTests(ExecutorTestCase):

@@ -373,8 +373,10 @@ class DaemonTests(ExecutorTestCase):
         for each in executors:
             self.stopping(each)
         start_all(executors)
-        pids = [until(lambda where=where: int(  # type: ignore[misc]
-            (where / 'pid').read_text() or 0)) for where in wheres]
+        for where in wheres:  # one may write it after it listens
+            until(lambda path=where / 'pid':  # type: ignore[misc]
+                  path.exists() and path.read_text())
+        pids = [int((where / 'pid').read_text()) for where in wheres]
         self.assertFalse(any(map(is_gone, pids)))
         executors[0].stop()
         self.assertEqual([True, False, False], list(map(is_gone, pids)))

@@ -1,5 +1,6 @@
 """Several executors, side by side."""
 
+import os
 import signal
 import socket
 import threading
@@ -8,7 +9,7 @@ from typing import Any
 from unittest import mock
 
 from gocept.runner import ending
-from gocept.runner.errors import DeadlineExceeded
+from gocept.runner.errors import DeadlineExceeded, Terminated
 from gocept.runner.executor import (
     ExecutorError,
     OutputExecutor,
@@ -19,19 +20,34 @@ from gocept.runner.executor import (
     start_all,
     stop_all,
 )
+from gocept.runner.signals import Shutdown, requesting
 from gocept.runner.tests.executors import ExecutorTestCase, is_gone, server
 from gocept.runner.tests.support import DEADLINE
 from gocept.runner.tests.victims import until, victim
 
 
-class TogetherTests(ExecutorTestCase):
+class TogetherTestCase(ExecutorTestCase):
 
-    def make(self, name: str, *requires: SimpleExecutor,
+    def make(self, name: str, *requires: SimpleExecutor, before: str = ':',
              command: str = 'exec sleep 100') -> OutputExecutor:
         order = self.dir / 'order'
         return OutputExecutor(
-            f'echo {name} >> {order}; echo ready; {command}', 'ready',
-            shell=True, requires=requires)
+            f'echo {name} >> {order}; {before}; echo ready; {command}',
+            'ready', shell=True, requires=requires)
+
+    def make_bad(self, name: str) -> OutputExecutor:
+        """One that ends with 5 when it is stopped."""
+        return self.make(name, before="trap 'exit 5' TERM",
+                         command='while :; do sleep 0.01; done')
+
+    def make_stubborn(self, kind: Any = OutputExecutor) -> Any:
+        """One that is to be killed, or else it takes an hour."""
+        return self.stopping(kind(
+            victim('ignore()\nsay("ready")\npause()'), 'ready',
+            stop_timeout=3600))
+
+
+class TogetherTests(TogetherTestCase):
 
     def test_those_that_are_required_are_started_before(self) -> None:
         one = self.make('one')
@@ -65,8 +81,7 @@ class TogetherTests(ExecutorTestCase):
         self.assertEqual('good\n', (self.dir / 'order').read_text())
 
     def test_several_failures_are_raised_as_a_group(self) -> None:
-        bad = [self.make(name, command="trap 'exit 5' TERM; "
-                         'while :; do sleep 0.01; done') for name in 'ab']
+        bad = [self.make_bad(name) for name in 'ab']
         start_all(bad)
         with self.assertRaises(ExceptionGroup) as caught:
             stop_all(bad)
@@ -100,8 +115,8 @@ class TogetherTests(ExecutorTestCase):
         self.assertEqual([None] * 3, [each.process for each in many])
 
     def test_one_that_cannot_be_ended_is_not_waited_for_twice(self) -> None:
-        stubborn = self.make('stubborn', command="trap '' TERM; "
-                             'while :; do sleep 0.01; done')
+        stubborn = self.make('stubborn', before="trap '' TERM",
+                             command='while :; do sleep 0.01; done')
         stubborn._kill_signal, stubborn._stop_timeout = signal.SIGTERM, 0
         others = [self.make(name) for name in 'ab']
         start_all([stubborn, *others])
@@ -142,11 +157,9 @@ class TogetherTests(ExecutorTestCase):
         one.requires = ()
 
     def test_all_are_stopped_even_if_one_fails(self) -> None:
-        bad = self.make('bad', command="trap 'exit 5' TERM; "
-                        'while :; do sleep 0.01; done')
+        bad = self.make_bad('bad')
         others = [self.make(str(number)) for number in range(5)]
         start_all([*others, bad])
-        until(lambda: bad.process is not None)
         with self.assertRaises(ProcessFinishedWithError):
             stop_all([*others, bad])
         for each in (*others, bad):
@@ -222,3 +235,164 @@ class TogetherTests(ExecutorTestCase):
     def test_none_at_all(self) -> None:
         self.assertEqual([], start_all([]))
         stop_all([])
+
+
+class ShutdownTests(TogetherTestCase):
+    """A start that is ended by a request."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.shutdown = self.enterContext(Shutdown())
+        self.good = self.make('good')
+        self.never = OutputExecutor('exec sleep 100', 'ready', shell=True)
+        self.after = self.make('after', self.never)
+
+    def meanwhile(self, call: Any, *args: Any) -> None:
+        """Have another thread call it when just one is not ready yet."""
+        def run() -> None:
+            until(lambda: self.good.running() and self.never.process
+                  and (self.dir / 'order').exists())
+            call(*args)
+        thread = threading.Thread(target=run)
+        thread.start()
+        self.addCleanup(thread.join, DEADLINE)
+
+    def assertTerminated(self, signum: int, **options: Any) -> None:
+        with self.assertRaises(Terminated) as caught:
+            start_all([self.good, self.after], shutdown=self.shutdown,
+                      **options)
+        self.assertEqual(signum, caught.exception.signum)
+        for each in (self.good, self.never, self.after):
+            self.assertIsNone(each.process)
+        self.assertEqual('good\n', (self.dir / 'order').read_text())
+
+    def test_another_thread_requests_it(self) -> None:
+        self.meanwhile(self.shutdown.request, signal.SIGHUP)
+        self.assertTerminated(signal.SIGHUP)
+        # It holds until the loop has seen it.
+        self.assertTrue(self.shutdown.requested)
+
+    def test_a_request_without_a_signal(self) -> None:
+        self.meanwhile(self.shutdown.request)
+        self.assertTerminated(signal.SIGTERM)
+
+    def test_a_signal(self) -> None:
+        with requesting(self.shutdown):
+            self.meanwhile(os.kill, os.getpid(), signal.SIGTERM)
+            self.assertTerminated(signal.SIGTERM)
+
+    def test_wake_ups_do_not_end_it(self) -> None:
+        def wake_and_request() -> None:
+            for _ in range(10):
+                self.shutdown.wakeup()
+            self.shutdown.request()
+        self.meanwhile(wake_and_request)
+        self.assertTerminated(signal.SIGTERM)
+
+    def test_what_ran_before_is_left_alone(self) -> None:
+        runs = self.stopping(OutputExecutor(
+            'echo ready; exec sleep 100', 'ready', shell=True).start())
+        self.never.requires = (runs,)
+        self.meanwhile(self.shutdown.request)
+        self.assertTerminated(signal.SIGTERM)
+        self.assertTrue(runs.running())
+
+    def test_what_takes_longer_to_stop_is_killed(self) -> None:
+        stubborn = self.make_stubborn()
+        self.never.requires = (stubborn,)
+        self.meanwhile(self.shutdown.request)
+        self.assertTerminated(signal.SIGTERM, stop_timeout=0.05)
+        self.assertIsNone(stubborn.process)
+
+    def test_requested_before(self) -> None:
+        self.shutdown.request(signal.SIGINT)
+        with self.assertRaises(Terminated) as caught:
+            start_all([self.after], shutdown=self.shutdown)
+        self.assertEqual(signal.SIGINT, caught.exception.signum)
+        self.assertIsNone(self.never.process)
+
+    def test_without_a_request_all_is_started(self) -> None:
+        other = self.make('other', self.good)
+        started = start_all([other], shutdown=self.shutdown)
+        self.assertEqual([self.good, other], started)
+        stop_all(started)
+        self.assertFalse(self.shutdown.requested)
+
+    def test_nothing_is_to_be_started(self) -> None:
+        self.good.start()
+        self.addCleanup(self.good.kill)
+        self.assertEqual([], start_all([self.good], shutdown=self.shutdown))
+
+    def test_a_failure(self) -> None:
+        bad = OutputExecutor('exit 4', 'ready', shell=True,
+                             requires=[self.good])
+        with self.assertRaises(ProcessExitedWithError) as caught:
+            start_all([self.after, bad], shutdown=self.shutdown)
+        self.assertIs(bad, caught.exception.executor)
+        for each in (self.good, self.never, self.after, bad):
+            self.assertIsNone(each.process)
+
+
+class Slow(OutputExecutor):
+    """One that stops in its own way, and takes its time."""
+
+    stopping = False
+
+    def stop(self, *args: Any, **kwargs: Any) -> 'Slow':
+        self.stopping = True
+        return super().stop(*args, **kwargs)
+
+
+class StopTimeoutTests(TogetherTestCase):
+
+    def test_what_takes_longer_is_killed(self) -> None:
+        started = start_all([self.make_stubborn() for _ in range(3)])
+        processes = [each.process for each in started]
+        stop_all(started, timeout=0.05)
+        self.assertEqual([None] * 3, [each.process for each in started])
+        self.assertEqual([-signal.SIGKILL] * 3,
+                         [each.returncode for each in processes])
+
+    def test_so_is_what_has_a_stop_of_its_own(self) -> None:
+        started = start_all([self.make_stubborn(Slow) for _ in range(3)])
+        processes = [each.process for each in started]
+        stop_all([*started, *start_all([self.make('good')])], timeout=0.05)
+        self.assertEqual([None] * 3, [each.process for each in started])
+        self.assertEqual([-signal.SIGKILL] * 3,
+                         [each.returncode for each in processes])
+        self.assertTrue(all(each.stopping for each in started))
+
+    def test_an_error_of_one_that_was_in_time(self) -> None:
+        bad = Slow(victim('''
+            signal.signal(signal.SIGTERM, lambda *args: sys.exit(7))
+            say('ready')
+            pause()
+            '''), 'ready')
+        with self.assertRaises(ProcessFinishedWithError) as caught:
+            stop_all(start_all([bad]), timeout=DEADLINE)
+        self.assertEqual(7, caught.exception.exit_code)
+
+    def test_one_that_hangs_without_a_child(self) -> None:
+        done = threading.Event()
+
+        class Hanging(Slow):
+            def kill(self, *args: Any, **kwargs: Any) -> Any:
+                done.set()
+                return super().kill(*args, **kwargs)
+
+            def stop(self, *args: Any, **kwargs: Any) -> Any:
+                super().stop(*args, **kwargs)
+                if not done.wait(DEADLINE):
+                    raise AssertionError('nobody has killed it')
+                return self
+        stop_all(start_all([Hanging(
+            'echo ready; exec sleep 100', 'ready', shell=True)]), 0.05)
+        self.assertTrue(done.is_set())
+
+    def test_who_obeys_is_not_killed(self) -> None:
+        started = start_all([self.make('one'), Slow(
+            'echo ready; exec sleep 100', 'ready', shell=True)])
+        processes = [each.process for each in started]
+        stop_all(started, timeout=DEADLINE)
+        self.assertEqual([-signal.SIGTERM] * 2,
+                         [each.returncode for each in processes])

@@ -19,7 +19,7 @@ from gocept.runner.tests.support import (
 from gocept.runner.tests.victims import adopt_no_more
 
 NARRATIVES = ('appmain.rst', 'executor.rst', 'once.rst', 'spawn.rst',
-              'transaction.rst', 'zopeconf.rst')
+              'transaction.rst', 'zcml.rst', 'zopeconf.rst')
 
 OPTIONS = (doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
            | doctest.REPORT_NDIFF)
@@ -27,7 +27,9 @@ OPTIONS = (doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 def write(name: str, text: str) -> None:
     """Write a file to the current directory."""
-    pathlib.Path(name).write_text(textwrap.dedent(text).lstrip('\n'))
+    path = pathlib.Path(name)
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(textwrap.dedent(text).lstrip('\n'))
 
 
 def sh(command: str) -> None:
@@ -35,6 +37,10 @@ def sh(command: str) -> None:
     program, *args = shlex.split(command)
     if program == 'python':
         program = sys.executable
+    elif program == 'gocept-runner':
+        program = sys.executable
+        args = ['-c', 'import sys; from gocept.runner.cli import main; '
+                'sys.exit(main())', *args]
     process = subprocess.run(
         [program, *args], env=child_environment(), timeout=DEADLINE,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,

@@ -663,6 +663,52 @@ class EndTests(ProcessTestCase):
         self.assertEqual(1, len(logs.output))
         self.assertIn('ZeroDivisionError', logs.output[0])
 
+    def test_the_start_is_told_before_the_end(self):
+        told = []
+
+        def on_start(child):
+            ended(child._handle)  # but nobody has noticed it so far
+            told.append(('start', child, child.returncode))
+        child = self.start('true', on_start=on_start, on_end=(
+            lambda child: told.append(('end', child, child.returncode))))
+        until(lambda: len(told) > 1)
+        self.assertEqual([('start', child, None), ('end', child, 0)], told)
+
+    def test_at_the_start_all_is_there(self):
+        seen = []
+
+        def on_start(child):
+            seen.append((child.pid, child.name, child.channel.closed,
+                         child.returncode, threading.current_thread()))
+        with Poller() as poller:
+            child = self.start('true', stdout='pipe', poller=poller,
+                               on_start=on_start)
+            self.assertEqual([(child.pid, 'true', False, None,
+                               threading.current_thread())], seen)
+            self.assertEqual([(0, child)], poller.poll(DEADLINE))
+
+    def test_on_start_ends_it(self):
+        for how in Process.terminate, Process.wait:
+            ends = []
+            child = self.start('true', on_start=how, on_end=ends.append)
+            self.assertIsNotNone(child.returncode)
+            self.assertEqual([child], ends)
+
+    def test_on_start_fails(self):
+        started = []
+
+        def on_start(child):
+            started.append(child)
+            raise ZeroDivisionError
+        with Poller() as poller:
+            for options in {}, {'poller': poller}:
+                with self.assertRaises(ZeroDivisionError):
+                    Process('sleep 100', stdin='pipe', on_start=on_start,
+                            **options)
+        for child in started:
+            self.assertTrue(child.channel.closed)
+            self.assertFalse(proc.stat(child.pid))
+
     def test_each_end_once_whoever_asks(self):
         ends = []
         for _ in range(10):
@@ -1047,6 +1093,34 @@ class ForkTests(ProcessTestCase):
 
 class FallbackForkTests(Fallback, ForkTests):
     pass
+
+
+class DieWithParentTests(ProcessTestCase):
+
+    def test_it_outlives_the_thread_that_has_started_it(self):
+        program = self.start_program('''
+            def start():
+                started.append((threading.get_native_id(), Process(
+                    victim('say(*sys.stdin.readline().split())\\npause()'),
+                    stdin='pipe', stdout='pipe', die_with_parent=True)))
+            started = []
+            thread = threading.Thread(target=start)
+            thread.start()
+            thread.join()
+            [(number, child)] = started
+            # For the system, too, which would have told the child by then.
+            until(lambda: not os.path.exists(f'/proc/self/task/{number}'))
+            child.channel.write(b'still there\\n')
+            say('child', child.pid, *lines(child, 1)[0])
+            signal.pause()
+            ''')
+        program.wait_for('still there')
+        child = self.hold(program.output.split()[1])
+        self.addCleanup(child.signal, signal.SIGKILL)
+        self.assertFalse(child.has_ended())
+        program.send(signal.SIGKILL)
+        self.assertTrue(ended(child))
+        self.assertEqual(-signal.SIGKILL, program.end())
 
 
 class ExitTests(ProcessTestCase):

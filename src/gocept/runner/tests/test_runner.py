@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import signal
+import socket
 import threading
 from unittest import mock
 
@@ -28,8 +29,13 @@ from zope.principalregistry.principalregistry import principalRegistry
 
 import gocept.runner
 from gocept.runner import Exit, appmain, from_config, once
+from gocept.runner.channel import SocketChannel
+from gocept.runner.interfaces import IPoller
+from gocept.runner.poller import Poller, Timer
 from gocept.runner.runner import MainLoop, init
-from gocept.runner.tests.support import SIGNALS, TestCase
+from gocept.runner.tests.streams import wait_readable
+from gocept.runner.tests.support import DEADLINE, SIGNALS, TestCase
+from gocept.runner.tests.victims import until
 
 LOGGER = 'gocept.runner.runner'
 
@@ -201,13 +207,15 @@ class TickTests(LoopCase):
 
     def test_one_transaction_for_a_tick(self):
         logger = f'txn.{threading.get_ident()}'
+        # The last one has what subscribers have done after the last tick.
+        aborted = ['new transaction', 'abort']
         with self.assertLogs(logger, 'DEBUG') as logs:
             self.loop(None, 0)()
-        self.assertEqual(['new transaction', 'commit'] * 3,
+        self.assertEqual(['new transaction', 'commit'] * 3 + aborted,
                          [record.getMessage() for record in logs.records])
         with self.assertLogs(logger, 'DEBUG') as logs, self.assertLogs(LOGGER):
             self.loop(ValueError, once=True)()
-        self.assertEqual(['new transaction', 'abort'],
+        self.assertEqual(aborted * 2,
                          [record.getMessage() for record in logs.records])
 
     def test_sees_the_changes_of_others_at_the_start_of_a_tick(self):
@@ -382,6 +390,285 @@ class SiteAndPrincipalTests(LoopCase):
         self.assertIn('Error in worker: ComponentLookupError', message)
         self.assertEqual([1, 1], pauses)
         self.assertEqual(2, self.calls)
+
+
+class CountingPoller(Poller):
+    """Pauses for a moment only, however long it is to be.
+
+    `pauses` are the times, and whether something new has ended them.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.pauses = []
+
+    def pause(self, timeout=None, over=bool):
+        ended = super().pause(min(timeout, 0.01), over)
+        self.pauses.append((timeout, ended))
+        return ended
+
+
+class PauseTests(LoopCase):
+    """Pauses are those of the poller that is registered as a utility."""
+
+    def open(self, poller):
+        self.poller = self.enterContext(poller)
+        zope.component.provideUtility(self.poller, IPoller)
+
+    def channel(self):
+        """One that gives lines, registered; and its other side."""
+        ours, theirs = socket.socketpair()
+        self.addCleanup(theirs.close)
+        channel = self.enterContext(SocketChannel(ours, buffering='line'))
+        self.poller.register(channel)
+        return channel, theirs
+
+    def meanwhile(self, call, *args):
+        """Have another thread call it as soon as the loop pauses."""
+        def run():
+            until(lambda: self.poller._descriptors.waiting)
+            call(*args)
+        thread = threading.Thread(target=run)
+        thread.start()
+        self.addCleanup(thread.join, DEADLINE)
+
+    def test_a_line_makes_the_next_tick_come(self):
+        self.open(Poller())
+        channel, peer = self.channel()
+        results = []
+
+        def work():
+            results.append(self.poller.poll(0))
+            if len(results) > 3:
+                return Exit
+            self.meanwhile(peer.send, b'%d\n' % len(results))
+            return None
+        self.loop(*[work] * 4, ticks=3600)()
+        self.assertEqual([[], [(b'1\n', channel)], [(b'2\n', channel)],
+                          [(b'3\n', channel)]], results)
+
+    def test_what_a_tick_does_not_fetch_makes_one_tick_come(self):
+        self.open(CountingPoller())
+        _, peer = self.channel()
+        self.loop(lambda: peer.send(b'a line\n') and None,
+                  None, None, None, ticks=3600)()
+        self.assertEqual([(3600, True)] + [(3600, False)] * 3,
+                         self.poller.pauses)
+
+    def test_what_it_fetches_makes_none_come(self):
+        self.open(CountingPoller())
+        _, peer = self.channel()
+
+        def work():
+            peer.send(b'a line\n')
+            self.assertEqual(1, len(self.poller.poll(DEADLINE)))
+        self.loop(work, work, ticks=3600)()
+        self.assertEqual([(3600, False)] * 2, self.poller.pauses)
+
+    def test_what_it_leaves_makes_the_next_one_come(self):
+        self.open(CountingPoller())
+        channel, peer = self.channel()
+
+        def work():
+            peer.send(b'1\n2\n3\n')
+            wait_readable(channel)
+            self.assertEqual(b'1\n', channel.read())
+        self.loop(work, lambda: self.poller.poll(0) and None, None,
+                  ticks=3600)()
+        self.assertEqual([(3600, True), (3600, False), (3600, False)],
+                         self.poller.pauses)
+
+    def test_a_timer_of_the_worker(self):
+        self.open(CountingPoller())
+        self.loop(lambda: self.poller.register(Timer(0)), None, ticks=3600)()
+        self.assertEqual([(3600, True), (3600, False)], self.poller.pauses)
+
+    def test_the_time_is_what_the_worker_says(self):
+        self.open(CountingPoller())
+        self.loop(7, 0, None, ticks=5)()
+        self.assertEqual([(7, False), (5, False)], self.poller.pauses)
+
+    def test_a_stop_ends_it(self):
+        self.open(Poller())
+        loop = self.loop(lambda: self.meanwhile(loop.stop), ticks=3600)
+        loop()
+        self.assertEqual(1, self.calls)
+
+    def test_a_signal_ends_it(self):
+        self.open(Poller())
+        self.run_logged(self.loop(
+            lambda: self.meanwhile(os.kill, os.getpid(), signal.SIGTERM),
+            ticks=3600), logging.INFO)
+        self.assertEqual(1, self.calls)
+
+    def test_other_signals_do_not(self):
+        self.open(CountingPoller())
+        with mock.patch('gocept.runner.signals._reopen_logs') as reopen:
+            self.loop(lambda: signal.raise_signal(signal.SIGUSR2), None,
+                      ticks=3600)()
+        reopen.assert_called_once_with()
+        self.assertEqual([(3600, False)] * 2, self.poller.pauses)
+
+    def test_one_of_a_site_is_nobodys(self):
+        with CountingPoller() as poller:
+            self.app.getSiteManager().registerUtility(poller, IPoller)
+            self.loop(0.001)()
+            self.assertEqual([], poller.pauses)
+        self.assertEqual(2, self.calls)
+
+
+class BackOffTests(LoopCase):
+
+    def pauses(self, *results, **options):
+        """Those between the ticks; a pair of a poller's, which news end."""
+        poller = mock.Mock()
+        zope.component.provideUtility(poller, IPoller)
+        loop = self.loop(*results, **options)
+        pauses = []
+
+        def pause(seconds, by):
+            self.assertIs(poller, by)
+            pauses.append(('news', seconds))
+        with mock.patch.multiple(loop._shutdown, pause=pause,
+                                 wait=pauses.append):
+            loop()
+        return pauses
+
+    def setUp(self):
+        super().setUp()
+        logging.getLogger(LOGGER).setLevel(logging.CRITICAL)
+        self.addCleanup(logging.getLogger(LOGGER).setLevel, logging.NOTSET)
+
+    def test_errors_in_a_row_double_the_pause(self):
+        self.assertEqual(
+            [('news', 1), 2, 4, 8, 16, 32, 60, 60],
+            self.pauses(*[ValueError] * 8, ticks=1))
+
+    def test_up_to_max_backoff(self):
+        self.assertEqual(
+            [('news', 2), 4, 5, 5],
+            self.pauses(*[ValueError] * 4, ticks=2, max_backoff=5))
+
+    def test_without_ticks(self):
+        self.assertEqual(
+            [0.2, 0.4, 0.8, 1],
+            self.pauses(*[ValueError] * 5, ticks=0, max_backoff=1))
+        self.assertEqual(
+            [('news', 0.05), 0.2, 0.4],
+            self.pauses(*[ValueError] * 3, ticks=0.05))
+
+    def test_longer_ticks_stay(self):
+        for max_backoff in 60, 0:
+            self.assertEqual(
+                [('news', 100), 100, 100],
+                self.pauses(*[ValueError] * 3, ticks=100,
+                            max_backoff=max_backoff))
+
+    def test_never_longer(self):
+        self.assertEqual(
+            [('news', 1), 1, 1],
+            self.pauses(*[ValueError] * 3, ticks=1, max_backoff=0))
+
+    def test_a_success_resets_it(self):
+        self.assertEqual(
+            [('news', 1), 2, ('news', 3), ('news', 1), 2],
+            self.pauses(ValueError, ValueError, 3, ValueError, ValueError,
+                        ticks=1))
+
+    def test_a_success_without_a_pause_resets_it(self):
+        self.assertEqual(
+            [('news', 1), 2, ('news', 1), 2],
+            self.pauses(ValueError, ValueError, 0, ValueError, ValueError,
+                        ticks=1))
+
+    def test_conflicts_are_errors_too(self):
+        with self.assertLogs('gocept.runner.transaction'):
+            self.assertEqual(
+                [('news', 1), 2],
+                self.pauses(ConflictError, ConflictError, ticks=1,
+                            attempts=1))
+
+    def test_doomed_is_none(self):
+        self.assertEqual(
+            [('news', 1)] * 3,
+            self.pauses(*[transaction.doom] * 3, ticks=1))
+
+    def test_a_thousand_errors(self):
+        pauses = self.pauses(*[ValueError] * 1000, ticks=1)
+        self.assertEqual((999, 60), (len(pauses) - 1, pauses[-1]))
+        pauses = self.pauses(*[ValueError] * 1000, ticks=1,
+                             max_backoff=math.inf)
+        self.assertEqual(999, len(pauses) - 1)
+        self.assertEqual(sorted(pauses[1:]), pauses[1:])
+        self.assertLess(pauses[-1], math.inf)
+
+    def test_each_run_begins_anew(self):
+        loop = self.loop(ValueError, ValueError, Exit, ValueError, Exit,
+                         ticks=1)
+        pauses = []
+        with mock.patch.multiple(
+                loop._shutdown, wait=pauses.append,
+                pause=lambda seconds, by: pauses.append(('news', seconds))):
+            loop()
+            loop._failures = 7
+            loop()
+        self.assertEqual([('news', 1), 2, ('news', 1)], pauses)
+
+    def test_a_stop_ends_it(self):
+        def fail():
+            if self.calls == 2:
+                def stop():
+                    until(lambda: loop._shutdown._poller._descriptors.waiting)
+                    loop.stop()
+                thread = threading.Thread(target=stop)
+                thread.start()
+                self.addCleanup(thread.join, DEADLINE)
+            raise ValueError
+        loop = self.loop(fail, fail, ticks=0)
+        with mock.patch.object(loop, '_backoff', return_value=3600):
+            loop()
+        self.assertEqual(2, self.calls)
+
+    def test_news_do_not_end_it(self):
+        with CountingPoller() as poller:
+            zope.component.provideUtility(poller, IPoller)
+
+            def fail():
+                poller.wakeup()
+                raise ValueError
+            self.loop(*[fail] * 3, ticks=0.001, max_backoff=0.001)()
+            self.assertEqual([(0.001, True)], poller.pauses)
+
+    def test_what_is_no_time(self):
+        for value in -1, '1', None, math.nan, True:
+            with self.subTest(value):
+                for make in (lambda: self.loop(max_backoff=value),
+                             lambda: appmain(max_backoff=value),
+                             lambda: appmain(shutdown_timeout=value),
+                             lambda: once(shutdown_timeout=value)):
+                    with self.assertRaisesRegex(ValueError, 'seconds >= 0'):
+                        make()
+                with self.assertRaisesRegex(ValueError, 'seconds >= 0'):
+                    with init(None, 'zope.conf', shutdown_timeout=value):
+                        self.fail('it was opened')
+
+    def test_what_a_program_hands_on(self):
+        for make, max_backoff, timeout in (
+                (lambda: appmain(max_backoff=5, shutdown_timeout=7), 5, 7),
+                (lambda: once(shutdown_timeout=0), 60, 0),
+                (appmain, 60, 30)):
+            with mock.patch('gocept.runner.environment.supervised') as within:
+                loops = []
+                decorator = make()
+                build = decorator.loop
+
+                def loop(*args):
+                    loops.append(build(*args, once=True))
+                    return loops[-1]
+                decorator.loop = loop
+                decorator(lambda: None)(None, self.zope_conf())
+            within.assert_called_once_with(timeout)
+            self.assertEqual(max_backoff, loops[0].max_backoff)
 
 
 class SignalTests(LoopCase):

@@ -6,14 +6,27 @@ import re
 import signal
 import tempfile
 import threading
+import time
 import unittest
 from unittest import mock
 
+import zope.interface.verify
 from ZConfig.components.logger.loghandler import FileHandler
 
 from gocept.runner import signals
-from gocept.runner.signals import Shutdown, current_shutdown, handling
-from gocept.runner.tests.support import SIGNALS, process_state
+from gocept.runner.errors import Terminated
+from gocept.runner.interfaces import IShutdown
+from gocept.runner.poller import Poller, Timer
+from gocept.runner.signals import (
+    Shutdown,
+    current_shutdown,
+    handlers,
+    handling,
+    raising,
+    requesting,
+)
+from gocept.runner.tests.support import DEADLINE, SIGNALS, process_state
+from gocept.runner.tests.victims import until
 
 
 class ShutdownTests(unittest.TestCase):
@@ -127,6 +140,236 @@ class ShutdownTests(unittest.TestCase):
         thread.start()
         thread.join()
         self.assertEqual([False], results)
+
+
+class PauseTests(unittest.TestCase):
+
+    def setUp(self):
+        self.shutdown = self.enterContext(Shutdown())
+
+    def meanwhile(self, call, *args, poller=None):
+        """Have another thread call it as soon as this one waits."""
+        def run():
+            until(lambda: (poller or self.shutdown._poller)
+                  ._descriptors.waiting)
+            call(*args)
+        thread = threading.Thread(target=run)
+        thread.start()
+        self.addCleanup(thread.join, DEADLINE)
+
+    def test_keeps_its_contract(self):
+        zope.interface.verify.verifyObject(IShutdown, self.shutdown)
+
+    def test_the_time_is_over(self):
+        started = time.monotonic()
+        self.assertFalse(self.shutdown.pause(0.02))
+        self.assertGreaterEqual(time.monotonic() - started, 0.02)
+
+    def test_a_wake_up_ends_it(self):
+        self.meanwhile(self.shutdown.wakeup)
+        self.assertFalse(self.shutdown.pause())
+        self.shutdown.wakeup()
+        self.assertFalse(self.shutdown.pause())
+
+    def test_but_no_wait(self):
+        self.meanwhile(self.shutdown.wakeup)
+        started = time.monotonic()
+        self.assertFalse(self.shutdown.wait(0.02))
+        self.assertGreaterEqual(time.monotonic() - started, 0.02)
+
+    def test_a_request_ends_it(self):
+        self.meanwhile(self.shutdown.request)
+        self.assertTrue(self.shutdown.pause())
+        self.assertTrue(self.shutdown.pause())
+        self.assertTrue(self.shutdown.wait(3600))
+
+    def test_a_signal_ends_it(self):
+        for poller in None, self.enterContext(Poller()):
+            with Shutdown() as self.shutdown, requesting(self.shutdown):
+                self.meanwhile(os.kill, os.getpid(), signal.SIGTERM,
+                               poller=poller)
+                self.assertTrue(self.shutdown.pause(None, poller))
+                self.assertEqual(signal.SIGTERM, self.shutdown.signum)
+
+    def test_another_poller_ends_it(self):
+        with Poller() as poller:
+            poller.register(Timer(0))
+            self.assertFalse(self.shutdown.pause(None, poller))
+            self.meanwhile(poller.wakeup, poller=poller)
+            self.assertFalse(self.shutdown.pause(None, poller))
+            started = time.monotonic()
+            self.assertFalse(self.shutdown.pause(0.02, poller))
+            self.assertGreaterEqual(time.monotonic() - started, 0.02)
+
+    def test_a_request_ends_the_pause_of_another_poller(self):
+        with Poller() as poller:
+            self.meanwhile(self.shutdown.request, poller=poller)
+            self.assertTrue(self.shutdown.pause(None, poller))
+            self.assertTrue(self.shutdown.pause(None, poller))
+
+    def test_it_can_be_used_without_another_poller_thereafter(self):
+        with Poller() as poller:
+            poller.wakeup()
+            self.assertFalse(self.shutdown.pause(None, poller))
+        self.meanwhile(self.shutdown.request)
+        self.assertTrue(self.shutdown.pause())
+
+    def test_logs_are_reopened_meanwhile(self):
+        reopened = threading.Event()
+        with Poller() as poller, mock.patch.object(
+                signals, '_reopen_logs', reopened.set):
+            self.meanwhile(lambda: (
+                self.shutdown.request_reopening(), reopened.wait(DEADLINE),
+                poller.wakeup()), poller=poller)
+            self.assertFalse(self.shutdown.pause(None, poller))
+        self.assertTrue(reopened.is_set())
+
+    def test_signals_write_to_the_poller_meanwhile(self):
+        seen = []
+
+        class Looking(Poller):
+            def pause(self, *args):
+                seen.append(signal.set_wakeup_fd(-1))
+                signal.set_wakeup_fd(seen[0])
+                return super().pause(*args)
+        with Looking() as poller:
+            self.shutdown.pause(0, poller)
+            self.assertEqual([poller.wakeup_fd], seen)
+        self.assertEqual(-1, signal.set_wakeup_fd(-1))
+
+    def test_it_has_to_be_entered(self):
+        shutdown = Shutdown()
+        for poller in None, self.shutdown._poller:
+            with self.assertRaisesRegex(RuntimeError, 'entered'):
+                shutdown.pause(0, poller)
+        shutdown.wakeup()
+        with shutdown:
+            self.assertFalse(shutdown.pause(0))
+        shutdown.wakeup()
+
+
+class NestedTests(unittest.TestCase):
+
+    def test_a_signal_of_the_inner_one_is_handed_on(self):
+        with Shutdown() as outer, requesting(outer):
+            with Shutdown() as inner, requesting(inner):
+                signal.raise_signal(signal.SIGHUP)
+                self.assertTrue(inner.requested)
+                self.assertFalse(outer.requested)
+            self.assertTrue(outer.wait(3600))
+            self.assertEqual(signal.SIGHUP, outer.signum)
+            # It was the first one, so the second one has its default action.
+            self.assertEqual([signal.SIG_DFL] * 3,
+                             [signal.getsignal(signum) for signum in SIGNALS])
+
+    def test_a_request_without_a_signal_is_not(self):
+        with Shutdown() as outer:
+            with Shutdown() as inner:
+                inner.request()
+            self.assertFalse(outer.requested)
+
+    def test_a_signal_of_the_outer_one_is_taken_over(self):
+        with Shutdown() as outer:
+            outer.request(signal.SIGINT)
+            with Shutdown() as inner:
+                self.assertFalse(inner.requested)
+                inner.join_outer()
+                self.assertTrue(inner.wait(3600))
+                self.assertEqual(signal.SIGINT, inner.signum)
+
+    def test_nothing_to_take_over(self):
+        with Shutdown() as outer:
+            outer.join_outer()
+            self.assertFalse(outer.requested)
+            with Shutdown() as inner:
+                inner.join_outer()
+                self.assertFalse(inner.requested)
+            outer.request()
+            with Shutdown() as inner:
+                inner.join_outer()
+                self.assertFalse(inner.requested)
+
+
+class InstallingTests(unittest.TestCase):
+    """`requesting` and `raising`."""
+
+    def setUp(self):
+        # Some may be ignored, by nohup say.
+        for signum in SIGNALS:
+            self.addCleanup(signal.signal, signum, signal.getsignal(signum))
+            signal.signal(signum, signal.SIG_DFL)
+        before = process_state()
+        self.addCleanup(lambda: self.assertEqual(before, process_state()))
+
+    def test_each_signal_requests_once(self):
+        for signum in SIGNALS:
+            with Shutdown() as shutdown, requesting(shutdown):
+                signal.raise_signal(signum)
+                self.assertTrue(shutdown.requested)
+                self.assertEqual(signum, shutdown.signum)
+                self.assertEqual([signal.SIG_DFL] * 3, [
+                    signal.getsignal(each) for each in SIGNALS])
+
+    def raise_signal(self, signum):
+        """Send it where signals raise, as they do within `init`."""
+        before = handlers()
+        with Shutdown() as shutdown, requesting(shutdown):
+            try:
+                with raising(before):
+                    signal.raise_signal(signum)
+            except BaseException:
+                # It was the first one.
+                self.assertEqual([signal.SIG_DFL] * 3, [
+                    signal.getsignal(each) for each in SIGNALS])
+                raise
+            self.assertFalse(shutdown.requested)
+            # Again there is the request.
+            signal.raise_signal(signal.SIGTERM)
+            self.assertTrue(shutdown.requested)
+
+    def test_each_signal_raises_once(self):
+        for signum in SIGNALS:
+            with self.assertRaises(Terminated) as caught:
+                self.raise_signal(signum)
+            self.assertEqual(signum, caught.exception.signum)
+            self.assertEqual(128 + signum, caught.exception.code)
+
+    def test_a_handler_from_before_is_called_instead(self):
+        received = []
+        signal.signal(signal.SIGHUP, lambda *args: received.append(args))
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        before = process_state()
+        self.raise_signal(signal.SIGHUP)
+        self.assertEqual(1, len(received))
+        self.assertRaises(
+            KeyboardInterrupt, self.raise_signal, signal.SIGINT)
+        self.assertRaises(Terminated, self.raise_signal, signal.SIGTERM)
+        self.assertEqual(before, process_state())
+        for signum in SIGNALS:
+            signal.signal(signum, signal.SIG_DFL)
+
+    def test_what_was_ignored_is_ignored(self):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        self.raise_signal(signal.SIGHUP)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+    def test_a_signal_that_has_come_before_it_can_raise(self):
+        before = handlers()
+        with Shutdown() as shutdown, requesting(shutdown):
+            signal.raise_signal(signal.SIGHUP)
+            with self.assertRaises(Terminated) as caught, raising(before):
+                self.fail('too late')
+            self.assertEqual(signal.SIGHUP, caught.exception.signum)
+
+    def test_nothing_raises_outside_the_main_thread(self):
+        def run():
+            with raising(handlers()):
+                seen.append(handlers())
+        seen = []
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join(DEADLINE)
+        self.assertEqual([handlers()], seen)
 
 
 class HandlingTests(unittest.TestCase):

@@ -15,6 +15,7 @@ from gocept.runner import transaction_per_item
 from gocept.runner.signals import Shutdown
 from gocept.runner.transaction import (
     Failure,
+    Observer,
     abort,
     dry_run,
     run_attempts,
@@ -326,6 +327,151 @@ class RunAttemptsTests(Case):
             return number
         with self.assertLogs(LOGGER, 'WARNING'):
             self.assertEqual(2, self.run_attempts(step))
+
+
+class Recording(Observer):
+    """What it is told, and what is in the database by then."""
+
+    def __init__(self, case):
+        self.case = case
+        self.told = []
+
+    def tell(self, *what):
+        self.told.append((*what, self.case.committed(), {**self.case.root}))
+
+    def committed(self):
+        self.tell('committed')
+
+    def aborted(self, error):
+        self.tell('aborted', error)
+
+    def retried(self, error, number):
+        self.tell('retried', error, number)
+
+
+class ObserverTests(Case):
+
+    def run_attempts(self, step, attempts=3):
+        """What the observer is told."""
+        observer = Recording(self)
+        with Shutdown() as self.shutdown:
+            self.result = run_attempts(
+                step, attempts, self.shutdown, lambda error: None, observer)
+        return observer.told
+
+    def failing(self, *errors):
+        """A step that changes something, and raises these in turn."""
+        remaining = list(errors)
+
+        def step(number):
+            transaction.begin()
+            self.root['x'] = number
+            if remaining:
+                raise remaining.pop(0)
+        return step
+
+    def test_of_nothing_it_does_nothing(self):
+        observer = Observer()
+        observer.committed()
+        observer.aborted(KeyError())
+        observer.retried(KeyError(), 1)
+
+    def test_committed(self):
+        self.assertEqual([('committed', {'x': 1}, {'x': 1})],
+                         self.run_attempts(self.failing()))
+
+    def test_aborted(self):
+        error = KeyError()
+        self.assertEqual([('aborted', error, {}, {})],
+                         self.run_attempts(self.failing(error)))
+        self.assertIs(error, self.result.error)
+
+    def test_an_error_of_the_commit(self):
+        error = OSError('disk full')
+
+        def step(number):
+            self.root['x'] = 1
+            DataManager(commit=error)
+        self.assertEqual([('aborted', error, {}, {})],
+                         self.run_attempts(step))
+
+    def test_retried(self):
+        errors = [ConflictError(), transaction.interfaces.TransientError()]
+        with self.assertLogs(LOGGER, 'WARNING'):
+            self.assertEqual(
+                [('retried', errors[0], 1, {}, {}),
+                 ('retried', errors[1], 2, {}, {}),
+                 ('committed', {'x': 3}, {'x': 3})],
+                self.run_attempts(self.failing(*errors)))
+
+    def test_a_conflict_in_the_last_attempt(self):
+        errors = [ConflictError(), ConflictError()]
+        with self.assertLogs(LOGGER, 'WARNING'):
+            self.assertEqual(
+                [('retried', errors[0], 1, {}, {}),
+                 ('aborted', errors[1], {}, {})],
+                self.run_attempts(self.failing(*errors), 2))
+
+    def test_a_conflict_that_a_request_does_not_let_be_retried(self):
+        error = ConflictError()
+
+        def step(number):
+            self.shutdown.request()
+            raise error
+        with self.assertLogs(LOGGER, 'WARNING'):
+            self.assertEqual([('aborted', error, {}, {})],
+                             self.run_attempts(step))
+
+    def test_doomed(self):
+        def step(number):
+            self.root['x'] = 1
+            transaction.doom()
+        [(what, error, committed, root)] = self.run_attempts(step)
+        self.assertEqual(('aborted', {}, {}), (what, committed, root))
+        self.assertIsInstance(error, transaction.interfaces.DoomedTransaction)
+        self.assertIsNone(self.result)
+
+    def test_what_ends_the_loop(self):
+        for error in SystemExit(3), KeyboardInterrupt():
+            observer = Recording(self)
+            with Shutdown() as shutdown, self.assertRaises(type(error)):
+                run_attempts(self.failing(error), 3, shutdown,
+                             lambda error: None, observer)
+            self.assertEqual([('aborted', error, {}, {})], observer.told)
+
+    def test_what_fails_after_the_commit_was_committed(self):
+        synchronizer = Synchronizer()
+
+        def step(number):
+            self.root['x'] = number
+            transaction.manager.registerSynch(synchronizer)
+        try:
+            with self.assertLogs(LOGGER, 'ERROR'):
+                told = self.run_attempts(step)
+        finally:
+            transaction.manager.unregisterSynch(synchronizer)
+            abort()
+        self.assertEqual([('committed', {'x': 1}, {'x': 1})], told)
+
+    def test_an_error_is_reported_before_it_is_told(self):
+        observer, order = Recording(self), []
+        observer.aborted = lambda error: order.append('told')
+        with Shutdown() as shutdown:
+            run_attempts(self.failing(KeyError()), 3, shutdown,
+                         lambda error: order.append('reported'), observer)
+        self.assertEqual(['reported', 'told'], order)
+
+    def test_items_tell_nobody(self):
+        @transaction_per_item
+        def items():
+            yield lambda: self.root.update(a=1)
+            yield lambda: 1 / 0
+
+        def step(number):
+            items()
+        with self.assertLogs(LOGGER, 'INFO'):
+            self.assertEqual([('committed', {'a': 1}, {'a': 1})],
+                             self.run_attempts(step))
 
 
 class TextTests(unittest.TestCase):

@@ -1,0 +1,524 @@
+"""``gocept-runner run`` and ``gocept-runner list``, in this process."""
+
+import contextlib
+import functools
+import io
+import logging
+import os
+import sys
+from typing import Any
+from unittest import mock
+
+import transaction
+import zope.component.hooks
+import zope.security.management
+from ZODB.FileStorage import FileStorage
+
+from gocept.runner import cli, from_config, runner
+from gocept.runner.interfaces import IRunner
+from gocept.runner.tests.declaring import DeclaringTestCase
+from gocept.runner.tests.support import open_descriptors, reset_process
+
+HERE = __name__
+
+calls: list[Any] = []
+
+
+def note(*args: str) -> object:
+    """A worker without a decorator, which ends at once."""
+    calls.append(args)
+    return runner.Exit
+
+
+def note_two(first: str, second: str = 'b') -> object:
+    calls.append((first, second))
+    return runner.Exit
+
+
+def note_all_the_time() -> None:
+    calls.append('tick')
+
+
+def note_three() -> object:
+    calls.append('tick')
+    return runner.Exit if len(calls) == 3 else None
+
+
+@runner.once()
+def count_up() -> None:
+    site = zope.component.hooks.getSite()
+    site.count = getattr(site, 'count', 0) + 1
+    calls.append(site.count)
+
+
+def note_principal() -> object:
+    interaction = zope.security.management.getInteraction()
+    calls.append([participation.principal.id
+                  for participation in interaction.participations])
+    return runner.Exit
+
+
+def note_child() -> object:
+    process = zope.component.getUtility(IRunner).get_process('a')
+    calls.append((process.poll(), process))
+    return runner.Exit
+
+
+@runner.appmain(ticks=7, principal='zope.mgr')
+def fail(kind: str = 'RuntimeError', *args: str) -> None:
+    raise eval(kind)(*map(eval, args))
+
+
+@runner.appmain(principal=from_config('worker', 'principal'))
+def as_configured() -> object:
+    return note_principal()
+
+
+class CanBeCalled:
+    def __call__(self) -> object:
+        return note()
+
+
+instance = CanBeCalled()
+
+partial = functools.partial(note_two, 'a')
+
+
+class CommandTestCase(DeclaringTestCase):
+
+    def setUp(self) -> None:
+        super().setUp()
+        calls.clear()
+        # What zope.conf sets is that of the process.
+        root = logging.getLogger()
+        self.addCleanup(root.setLevel, root.level)
+        self.addCleanup(root.handlers.__setitem__, slice(None),
+                        list(root.handlers))
+        root.handlers[:] = []
+        self.addCleanup(sys.path.__setitem__, slice(None), list(sys.path))
+        self.output = self.errors = ''
+
+    def command(self, *argv: str) -> object:
+        """Run it, where zope.conf is; returns the status."""
+        with (contextlib.redirect_stdout(io.StringIO()) as stdout,
+              contextlib.redirect_stderr(io.StringIO()) as stderr,
+              contextlib.chdir(self.dir),
+              mock.patch.dict(os.environ)):
+            os.environ.pop('ZOPE_CONF', None)
+            try:
+                status: object = cli.main(argv)
+            except SystemExit as error:
+                status = error.code
+        self.output, self.errors = stdout.getvalue(), stderr.getvalue()
+        return status
+
+    def assertMistake(self, status: int, *argv: str,
+                      expected: tuple[str, ...] = ()) -> None:
+        """It ends with one line that says what is wrong."""
+        self.assertEqual(status, self.command(*argv), self.errors)
+        self.assertEqual('', self.output)
+        self.assertEqual(1, self.errors.count('\n'), self.errors)
+        self.assertTrue(self.errors.startswith(
+            f'gocept-runner {argv[0]}: error: '), self.errors)
+        for text in expected:
+            self.assertIn(text, self.errors)
+
+    def assertBadUsage(self, *argv: str, expected: str) -> None:
+        """The same, with the usage before it."""
+        self.assertEqual(2, self.command(*argv))
+        self.assertIn(expected, self.errors.splitlines()[-1])
+        self.assertTrue(self.errors.startswith('usage: gocept-runner '))
+
+    def a_worker(self, handler: str, more: str = '', name: str = 'w') -> str:
+        return (f'<runner:worker name="{name}" handler="{HERE}:{handler}"'
+                f' {more} />\n')
+
+    @property
+    def has_database(self) -> bool:
+        return (self.dir / 'Data.fs').exists()
+
+
+class ConfigTests(CommandTestCase):
+    """Which zope.conf is read."""
+
+    def test_the_one_in_the_current_directory(self) -> None:
+        self.conf(self.a_worker('note'))
+        self.assertEqual(0, self.command('run', 'w'))
+        self.assertEqual(0, self.command('list'))
+
+    def test_an_option(self) -> None:
+        self.zope_conf('nonsense')
+        self.conf(self.a_worker('note'))
+        (self.dir / 'zope.conf').rename(self.dir / 'other.conf')
+        for argv in (['run', 'w'], ['list']):
+            self.assertEqual(
+                0, self.command(*argv, '--config', 'other.conf'))
+            self.assertEqual(
+                0, self.command(*argv, f'--config={self.dir}/other.conf'))
+
+    def test_the_environment(self) -> None:
+        self.conf(self.a_worker('note'))
+        (self.dir / 'zope.conf').rename(self.dir / 'other.conf')
+        for argv in (['run', 'w'], ['list']):
+            with (mock.patch.dict(os.environ, ZOPE_CONF='other.conf'),
+                  contextlib.redirect_stdout(io.StringIO()),
+                  contextlib.chdir(self.dir)):
+                self.assertEqual(0, cli.main(argv))
+                # The option comes before it.
+                with contextlib.redirect_stderr(io.StringIO()) as stderr:
+                    self.assertEqual(
+                        78, cli.main([*argv, '--config', 'missing.conf']))
+                self.assertIn('missing.conf', stderr.getvalue())
+        self.assertEqual([()], calls)
+
+    def test_none(self) -> None:
+        for argv in (['run', 'w'], ['list']):
+            self.assertMistake(78, *argv,
+                               expected=('no such file: ./zope.conf',))
+            self.assertMistake(78, *argv, '--config', '/no/such.conf',
+                               expected=('no such file: /no/such.conf',))
+
+    def test_a_wrong_one(self) -> None:
+        self.zope_conf('nonsense on')
+        for argv in (['run', 'w'], ['list']):
+            self.assertMistake(78, *argv, expected=(
+                f'{self.dir}/zope.conf, line 6', "'nonsense'"))
+
+    def test_wrong_zcml(self) -> None:
+        self.conf('<runner:app name="a" command="cat" start="soon" />')
+        for argv in (['run', 'w'], ['list']):
+            self.assertMistake(78, *argv, expected=(
+                f'File "{self.dir}/site.zcml", line 2.', "'start'",
+                "'soon' is none of lazy, eager"))
+        self.conf('<runner:app name="a" command="cat" requires="b" />')
+        for argv in (['run', 'w'], ['list']):
+            self.assertMistake(78, *argv, expected=(
+                f'File "{self.dir}/site.zcml", line 2.',
+                "app 'a' requires 'b'"))
+        self.conf('<runner:app name="a" command="cat" />\n' * 2)
+        for argv in (['run', 'w'], ['list']):
+            self.assertMistake(78, *argv, expected=(
+                f'File "{self.dir}/site.zcml", line 2.',
+                f'File "{self.dir}/site.zcml", line 3.',
+                'Conflicting configuration actions'))
+        self.assertFalse(self.has_database)
+
+    def test_what_zcml_takes_from_zope_conf(self) -> None:
+        body = self.a_worker('note', 'ticks="${product-config:my:ticks}"')
+        self.conf(body, '<product-config my>\n  ticks 5\n</product-config>\n')
+        self.assertEqual(0, self.command('list'))
+        self.assertIn('every 5 s', self.output)
+
+    def test_what_zope_conf_does_not_say(self) -> None:
+        self.conf(self.a_worker('note', 'ticks="${product-config:my:ticks}"'))
+        for argv in (['run', 'w'], ['list']):
+            self.assertMistake(78, *argv, expected=(
+                f'File "{self.dir}/site.zcml", line 2.',
+                'zope.conf has no <product-config my>'))
+
+
+class RunTests(CommandTestCase):
+
+    def test_success(self) -> None:
+        self.conf(self.a_worker('note'))
+        self.assertEqual(0, self.command('run', 'w'))
+        self.assertEqual(('', ''), (self.output, self.errors))
+        self.assertEqual([()], calls)
+
+    def test_arguments_of_the_worker(self) -> None:
+        self.conf(self.a_worker('note_two'))
+        self.assertEqual(0, self.command('run', 'w', '--', 'a'))
+        self.assertEqual(0, self.command(
+            'run', '--once', 'w', '--', '--once', '--'))
+        self.assertEqual([('a', 'b'), ('--once', '--')], calls)
+
+    def test_wrong_arguments_of_the_worker(self) -> None:
+        self.conf(self.a_worker('note_two'))
+        for args, expected in (
+                ([], "missing a required argument: 'first'"),
+                (['--', '1', '2', '3'], 'too many positional arguments')):
+            self.assertMistake(2, 'run', 'w', *args, expected=(
+                'arguments of the worker (after --): ', expected))
+        self.assertFalse(self.has_database)
+
+    def test_an_unknown_worker(self) -> None:
+        self.conf(self.a_worker('note', name='one')
+                  + self.a_worker('note', name='another')
+                  + '<runner:app name="w" command="cat" />')
+        self.assertMistake(2, 'run', 'w', expected=(
+            "no worker 'w' is declared, but another, one",))
+        self.assertFalse(self.has_database)
+
+    def test_no_worker_at_all(self) -> None:
+        for include in ('', '<include package="gocept.runner" />'):
+            with self.subTest(include):
+                self.conf('', include=include)
+                self.assertMistake(2, 'run', 'w', expected=(
+                    "no worker 'w' is declared, but none at all",))
+                reset_process()
+
+    def test_bad_usage(self) -> None:
+        self.conf(self.a_worker('note'))
+        for argv, expected in (
+                ([], 'the following arguments are required: NAME'),
+                (['--', 'w'], 'the following arguments are required: NAME'),
+                (['w', 'more'], 'unrecognized arguments: more'),
+                (['w', '--nonsense'], 'unrecognized arguments: --nonsense'),
+                (['w', '--onc'], 'unrecognized arguments: --onc'),
+                (['w', '--ticks', '-1'], "not a number >= 0: '-1'"),
+                (['w', '--config'], 'expected one argument')):
+            self.assertBadUsage('run', *argv, expected=expected)
+        self.assertEqual([], calls)
+        self.assertFalse(self.has_database)
+
+    def test_help(self) -> None:
+        self.assertEqual(0, self.command('run', '--help'))
+        for text in ('NAME [options] [-- ARGUMENT ...]', '--ticks SECONDS',
+                     '--dry-run', 'default: as the worker',
+                     '71  an eager app or executor cannot be started'):
+            self.assertIn(text, self.output)
+
+    def test_ticks(self) -> None:
+        self.conf(self.a_worker('note_three', 'ticks="3600"'))
+        self.assertEqual(0, self.command('run', 'w', '--ticks', '0'))
+        self.assertEqual(['tick'] * 3, calls)
+
+    def test_ticks_of_the_declaration(self) -> None:
+        self.conf(self.a_worker('note_three', 'ticks="0"'))
+        self.assertEqual(0, self.command('run', 'w'))
+        self.assertEqual(['tick'] * 3, calls)
+
+    def test_once(self) -> None:
+        self.conf(self.a_worker('note_all_the_time', 'ticks="3600"'))
+        self.assertEqual(0, self.command('run', 'w', '--once'))
+        self.assertEqual(['tick'], calls)
+
+    def test_once_of_the_declaration(self) -> None:
+        self.conf(self.a_worker('note_all_the_time', 'once="true"'))
+        self.assertEqual(0, self.command('run', 'w'))
+        self.assertEqual(['tick'], calls)
+
+    def test_once_of_the_decorator(self) -> None:
+        self.conf(self.a_worker('count_up'))
+        self.assertEqual(0, self.command('run', 'w'))
+        self.assertEqual(0, self.command('run', 'w'))
+        self.assertEqual([1, 2], calls)
+
+    def test_a_failure(self) -> None:
+        self.conf(self.a_worker('fail'))
+        with self.assertLogs('gocept.runner.runner', 'ERROR'):
+            self.assertEqual(1, self.command('run', 'w', '--once'))
+        self.assertEqual(('', ''), (self.output, self.errors))
+
+    def test_a_dry_run(self) -> None:
+        self.conf(self.a_worker('count_up'))
+        for _ in range(2):
+            self.assertEqual(0, self.command('run', 'w', '--dry-run'))
+        self.assertEqual([1, 1], calls)
+
+    def test_a_site(self) -> None:
+        self.conf(self.a_worker('note'))
+        self.assertMistake(66, 'run', 'w', '--site', 'nothing', expected=(
+            "the root folder has no object 'nothing'",))
+        self.assertEqual([], calls)
+
+    def test_verbose(self) -> None:
+        self.conf(self.a_worker('note'))
+        self.assertEqual(0, self.command('run', 'w', '--verbose'))
+        self.assertIn('DEBUG gocept.runner', self.errors)
+
+    def test_the_principal(self) -> None:
+        self.conf(self.a_worker('note_principal', 'principal="zope.mgr"'))
+        self.assertEqual(0, self.command('run', 'w'))
+        self.assertEqual([['zope.mgr']], calls)
+
+    def test_an_unknown_principal(self) -> None:
+        self.conf(self.a_worker('note', 'principal="somebody"'))
+        self.assertMistake(67, 'run', 'w', expected=(
+            'no authentication knows the principal somebody',))
+        self.assertEqual([], calls)
+
+    def test_a_principal_from_zope_conf(self) -> None:
+        self.conf(self.a_worker('as_configured'), '''
+            <product-config worker>
+              principal zope.mgr
+            </product-config>
+            ''')
+        self.assertEqual(0, self.command('run', 'w'))
+        self.assertEqual([['zope.mgr']], calls)
+
+    def test_a_principal_that_zope_conf_does_not_name(self) -> None:
+        self.conf(self.a_worker('as_configured'))
+        self.assertMistake(78, 'run', 'w',
+                           expected=('No such section worker',))
+
+    def test_a_locked_database(self) -> None:
+        self.conf(self.a_worker('note'))
+        with contextlib.closing(FileStorage(str(self.dir / 'Data.fs'))):
+            self.assertMistake(69, 'run', 'w', expected=('Data.fs',))
+
+    def test_system_exit(self) -> None:
+        self.conf(self.a_worker('fail'))
+        self.assertEqual(5, self.command('run', 'w', '--', 'SystemExit', '5'))
+        self.assertIsNone(self.command('run', 'w', '--', 'SystemExit'))
+
+    def test_keyboard_interrupt(self) -> None:
+        self.conf(self.a_worker('fail'))
+        self.assertEqual(
+            130, self.command('run', 'w', '--', 'KeyboardInterrupt'))
+
+    def test_what_can_be_called(self) -> None:
+        self.conf(self.a_worker('instance', name='i')
+                  + self.a_worker('partial', name='p'))
+        self.assertEqual(0, self.command('run', 'i'))
+        self.assertEqual(0, self.command('run', 'p', '--', 'c'))
+        self.assertEqual([(), ('a', 'c')], calls)
+
+    def test_eager_children_run_meanwhile(self) -> None:
+        self.conf(self.an_app('a', start='eager') + self.an_executor('lazy')
+                  + self.a_worker('note_child'))
+        self.assertEqual(0, self.command('run', 'w'))
+        [(status, process)] = calls
+        self.assertIsNone(status)
+        self.assertIsNotNone(process.returncode)
+        self.assertEqual(['a started', 'a ended'], self.notes)
+
+    def test_also_where_a_worker_runs_once(self) -> None:
+        self.conf(self.an_app('a', start='eager')
+                  + self.a_worker('note_child', 'once="yes"'))
+        self.assertEqual(0, self.command('run', 'w'))
+        self.assertEqual(['a started', 'a ended'], self.notes)
+
+    def test_a_failure_ends_them(self) -> None:
+        self.conf(self.an_app('a', start='eager') + self.a_worker('fail'))
+        for argv, status in (
+                (['--', 'SystemExit', '5'], 5),
+                (['--', 'KeyboardInterrupt'], 130), (['--once'], 1)):
+            with mock.patch.object(logging.getLogger('gocept.runner'),
+                                   'disabled', True):
+                self.assertEqual(status, self.command('run', 'w', *argv))
+        self.assertEqual(['a started', 'a ended'] * 3, self.notes)
+
+    def test_a_mistake_that_is_found_when_they_run(self) -> None:
+        self.conf(self.an_app('a', start='eager')
+                  + self.a_worker('note', 'principal="somebody"'))
+        self.assertMistake(67, 'run', 'w')
+        self.assertEqual(['a started', 'a ended'], self.notes)
+
+    def test_one_that_cannot_be_started(self) -> None:
+        self.conf(self.an_app('a', start='eager')
+                  + self.an_executor('bad', "say('sorry')\nos._exit(3)",
+                                     requires='a', start='eager')
+                  + self.a_worker('note'))
+        self.assertMistake(71, 'run', 'w', expected=(
+            "executor 'bad': ", 'ended with 3', 'sorry'))
+        self.assertEqual([], calls)
+        self.assertIn('a ended', self.notes)
+
+    def test_they_are_not_started_for_what_fails_before(self) -> None:
+        self.conf(self.an_app('a', start='eager') + self.a_worker('note_two'))
+        self.assertMistake(2, 'run', 'nobody')
+        self.assertMistake(2, 'run', 'w')
+        self.assertMistake(66, 'run', 'w', '--site', 'x', '--', '1')
+        self.assertEqual([], self.notes)
+
+    def test_what_is_not_committed_is_gone(self) -> None:
+        self.conf(self.a_worker('fail'))
+        self.command('run', 'w', '--', 'SystemExit')
+        self.assertIs(None, zope.component.hooks.getSite())
+        self.assertEqual([], transaction.get()._resources)
+
+
+class ListTests(CommandTestCase):
+
+    def test_the_table(self) -> None:
+        self.conf(f'''
+            <runner:worker name="nightly" handler="{HERE}:count_up"
+                principal="zope.mgr" />
+            <runner:worker name="hourly" handler="{HERE}:note"
+                ticks="3600" />
+            <runner:executor name="database" type="output" banner="ready"
+                command="serve --it" start="eager" />
+            <runner:app name="converter" command="cat -n"
+                requires="database 'the log'" />
+            <runner:app name="the log" command="cat" />
+            ''')
+        self.assertEqual(0, self.command('list'))
+        self.assertEqual('', self.errors)
+        table = '''\
+KIND      NAME       START  REQUIRES          WHAT
+app       converter  lazy   database the log  cat -n
+executor  database   eager  -                 serve --it
+app       the log    lazy   -                 cat
+worker    hourly     -      -                 HERE:note, every 3600 s
+worker    nightly    -      -                 HERE:count_up, once, as zope.mgr
+'''
+        self.assertEqual(table.replace('HERE', HERE), self.output)
+
+    def test_nothing(self) -> None:
+        for include in ('', '<include package="gocept.runner" />'):
+            with self.subTest(include):
+                self.conf('', include=include)
+                self.assertEqual(0, self.command('list'))
+                self.assertEqual(
+                    f'Nothing is declared in {self.dir}/site.zcml.\n',
+                    self.output)
+                reset_process()
+
+    def test_workers_of_all_kinds(self) -> None:
+        self.conf(''.join(self.a_worker(name, name=name) for name in (
+            'note', 'fail', 'as_configured', 'instance', 'partial')))
+        self.assertEqual(0, self.command('list'), self.errors)
+        for expected in (
+                f'{HERE}:note, every 1 s\n',
+                f'{HERE}:fail, every 7 s, as zope.mgr\n',
+                f'{HERE}:as_configured, every 1 s, with a principal\n',
+                f'{HERE}:CanBeCalled, every 1 s\n',
+                'functools:partial, every 1 s\n'):
+            self.assertIn(f'  {expected}', self.output)
+
+    def test_nothing_is_started_or_opened(self) -> None:
+        self.conf(self.an_app('a', start='eager')
+                  + self.an_executor('b', start='eager')
+                  + self.a_worker('note'), f'''
+            <eventlog>
+              <logfile>
+                path {self.dir}/event.log
+              </logfile>
+            </eventlog>
+            <logger other>
+              name other
+              <logfile>
+                path {self.dir}/other.log
+              </logfile>
+            </logger>
+            ''')
+        before = {*os.listdir(self.dir)}, open_descriptors()
+        handlers = list(logging.getLogger().handlers)
+        self.assertEqual(0, self.command('list'))
+        self.assertEqual(before, ({*os.listdir(self.dir)},
+                                  open_descriptors()))
+        self.assertEqual(handlers, logging.getLogger().handlers)
+        self.assertEqual([], calls)
+
+    def test_a_log_file_that_cannot_be_opened(self) -> None:
+        self.conf(self.a_worker('note'), '''
+            <eventlog>
+              <logfile>
+                path /no/such/directory/event.log
+              </logfile>
+            </eventlog>
+            ''')
+        self.assertEqual(0, self.command('list'), self.errors)
+
+    def test_a_database_that_others_have_open(self) -> None:
+        self.conf(self.a_worker('note'))
+        with contextlib.closing(FileStorage(str(self.dir / 'Data.fs'))):
+            self.assertEqual(0, self.command('list'))
+
+    def test_bad_usage(self) -> None:
+        for argv, expected in (
+                (['w'], 'unrecognized arguments: w'),
+                (['--once'], 'unrecognized arguments: --once'),
+                (['--config'], 'expected one argument')):
+            self.assertBadUsage('list', *argv, expected=expected)
