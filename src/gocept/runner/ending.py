@@ -50,7 +50,10 @@ class Ending:
         """Whether the time is over."""
         self._awaited = False
         self._members: dict[int, Handle] = {}
-        self._told: set[int] = set()
+        self._told: dict[int, int] = {}
+        """The image of each that was sent the signal. A fork that has not
+        become its program yet loses one that it would have handled."""
+        self._becoming = Deadline(_BECOMING)
 
     @property
     def over(self) -> bool:
@@ -70,18 +73,23 @@ class Ending:
     @property
     def left(self) -> float:
         """Seconds until something is to be done, if nothing happens."""
-        if self._is_blind:
+        if self._is_restless:
             return min(_LOOK_AGAIN, self._deadline.left())
         return self._deadline.left()
 
     @property
     def is_late(self) -> bool:
         """Whether something is to be done, whatever happens."""
-        return self._is_blind or self._deadline.passed
+        return self._is_restless or self._deadline.passed
 
     @property
-    def _is_blind(self) -> bool:
-        """Whether it has members whose end is no event."""
+    def _is_restless(self) -> bool:
+        """Whether it has members of which something is no event.
+
+        That is their end, or that they have become another program.
+        """
+        if self._members and not self._runs() and not self._becoming.passed:
+            return True
         return any(handle.fileno() < 0 for handle in self._members.values())
 
     def _runs(self) -> bool:
@@ -105,10 +113,11 @@ class Ending:
         if self._runs():
             in_group = {pid for pid in self._members
                         if proc.group(pid) == self.process.pid}
+            images = {pid: proc.image(pid) for pid in in_group}
             _send(self.process.signal_group, self._signum, self.process.pid)
             _wake_stopped(self.process.pid, self.process.send_signal)
             if self.process.leads_group:
-                self._told |= in_group
+                self._told |= images
                 for pid in in_group:
                     _wake_stopped(pid, self._members[pid].signal)
 
@@ -156,8 +165,9 @@ class Ending:
 
     def _tell(self) -> None:
         for pid, handle in self._members.items():
-            if pid not in self._told:
-                self._told.add(pid)
+            image = proc.image(pid)
+            if self._told.get(pid) != image:
+                self._told[pid] = image
                 _send(handle.signal, self._signum, pid)
                 _wake_stopped(pid, handle.signal)
 

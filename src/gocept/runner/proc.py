@@ -34,6 +34,16 @@ def group(pid: int) -> int:
     return now.group if now is not None else 0
 
 
+def image(pid: int) -> int:
+    """What changes when it becomes another program, by exec(3).
+
+    It is where its stack begins, which a fork has in common with its parent; 0
+    if that cannot be read.
+    """
+    fields = _fields(pid)
+    return int(fields[25]) if fields else 0
+
+
 def _fields(pid: int) -> list[bytes] | None:
     try:
         # Not as a file object, as thousands may be looked at.

@@ -335,13 +335,12 @@ class Supervisor:
         for each in running:
             by_depth.setdefault(each.depth, []).append(each.it)
         levels = [by_depth[depth] for depth in sorted(by_depth)]
-        if runner is not None:
-            # Other aliases: nothing that is declared depends on them.
-            others = [Child(runner, alias) for alias in runner.aliases()
-                      if alias not in self.children
-                      and runner.get_process(alias).is_ours]
-            if others and levels:
-                levels[-1] += others
-            elif others:
-                levels.append(others)
+        # Other aliases: nothing that is declared depends on them.
+        apps = {each.name for each in running if each.kind == 'app'}
+        others = [Child(runner, alias) for alias in (
+            () if runner is None else runner.aliases())
+            if alias not in apps and runner.get_process(alias).is_ours]
+        if others:
+            levels = levels or [[]]
+            levels[-1] += others
         return levels

@@ -298,6 +298,13 @@ class ExecutorTests(DirectiveTestCase):
             (child.kind, child.name, child.eager, child.description))
         self.assertRegex(child.it.command, r'^serve \d+$')
 
+    def test_the_registration_tells_where_it_is_declared(self) -> None:
+        self.load('<runner:executor name="a" command="cat" />')
+        [info] = [each.info for each in
+                  zope.component.getGlobalSiteManager().registeredUtilities()
+                  if each.provided is IExecutor]
+        self.assertEqual((f'{self.dir}/site.zcml', 2), (info.file, info.line))
+
     def test_what_all_have(self) -> None:
         self.assertMade(
             SimpleExecutor(

@@ -409,6 +409,21 @@ class TerminateTests(ProcessTestCase):
                          [child.returncode for child in children])
         self.assertEqual(b'.' * 10, os.read(read, 100))
 
+    def test_a_fork_that_loses_the_signal_as_it_becomes_its_program(self):
+        child = self.start(victim('''
+            read, write = os.pipe()
+            if not os.fork():
+                signal.signal(signal.SIGTERM, lambda *args: None)
+                os.close(write)
+                say('ready')
+                os.read(read, 1)  # until its parent has ended
+                os.execvp('sleep', ['sleep', '100'])
+            pause()
+            '''), stdout='pipe', setsid=True, stop_timeout=DEADLINE)
+        lines(child, 1)
+        child.terminate()
+        self.assertFalse(child.killed)
+
     def test_what_cannot_be_ended(self):
         child = self.start()
         with mock.patch.object(Process, 'signal_group'), mock.patch.object(
