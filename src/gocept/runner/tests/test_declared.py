@@ -35,8 +35,9 @@ def note_two(first: str, second: str = 'b') -> object:
     return runner.Exit
 
 
-def note_all_the_time() -> None:
+def note_all_the_time() -> object:
     calls.append('tick')
+    return runner.Exit if len(calls) == 9 else 0
 
 
 def note_three() -> object:
@@ -45,10 +46,11 @@ def note_three() -> object:
 
 
 @runner.once()
-def count_up() -> None:
+def count_up() -> object:
     site = zope.component.hooks.getSite()
     site.count = getattr(site, 'count', 0) + 1
     calls.append(site.count)
+    return runner.Exit if len(calls) == 9 else 0
 
 
 def note_principal() -> object:
@@ -64,8 +66,11 @@ def note_child() -> object:
     return runner.Exit
 
 
-@runner.appmain(ticks=7, principal='zope.mgr')
-def fail(kind: str = 'RuntimeError', *args: str) -> None:
+@runner.appmain(ticks=7, principal='zope.mgr', max_backoff=7)
+def fail(kind: str = 'RuntimeError', *args: str) -> object:
+    calls.append(kind)
+    if len(calls) == 9:
+        return runner.Exit
     raise eval(kind)(*map(eval, args))
 
 
@@ -279,7 +284,7 @@ class RunTests(CommandTestCase):
             self.assertIn(text, self.output)
 
     def test_ticks(self) -> None:
-        self.conf(self.a_worker('note_three', 'ticks="3600"'))
+        self.conf(self.a_worker('note_three', 'ticks="30"'))
         self.assertEqual(0, self.command('run', 'w', '--ticks', '0'))
         self.assertEqual(['tick'] * 3, calls)
 
@@ -289,7 +294,7 @@ class RunTests(CommandTestCase):
         self.assertEqual(['tick'] * 3, calls)
 
     def test_once(self) -> None:
-        self.conf(self.a_worker('note_all_the_time', 'ticks="3600"'))
+        self.conf(self.a_worker('note_all_the_time'))
         self.assertEqual(0, self.command('run', 'w', '--once'))
         self.assertEqual(['tick'], calls)
 

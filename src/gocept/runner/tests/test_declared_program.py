@@ -407,15 +407,20 @@ class LoopTests(DeclaredProgramTestCase):
         self.assertIn('a ended', self.notes)
 
     def test_one_that_does_not_end(self) -> None:
-        program = self.run_worker(
-            'command', self.an_app('a', **EAGER) + self.an_executor(
-                'b', 'ignore()', requires='a', **EAGER),
-            more='shutdown_timeout="1"')
-        program.wait_for('Sleeping')
-        program.send(signal.SIGTERM)
-        self.assertTerminated(program, signal.SIGTERM)
-        self.assertNobodyLeft(2)
-        self.assertIn('a ended', self.notes)
+        children = (self.an_app('a', **EAGER) + self.an_executor(
+            'b', 'ignore()', requires='a', **EAGER))
+        limited = SLEEPER.replace('ticks=3600',
+                                  'ticks=3600, shutdown_timeout=1')
+        for mode, worker, more in (
+                ('command', SLEEPER, 'shutdown_timeout="1"'),
+                ('command', limited, ''), ('function', limited, '')):
+            with self.subTest(mode=mode, more=more):
+                program = self.run_worker(mode, children, worker, more=more)
+                program.wait_for('Sleeping')
+                program.send(signal.SIGTERM)
+                self.assertTerminated(program, signal.SIGTERM)
+                self.assertNobodyLeft(2)
+                self.assertIn('a ended', self.notes)
 
 
 class BodyTests(DeclaredProgramTestCase):
@@ -464,6 +469,17 @@ class BodyTests(DeclaredProgramTestCase):
         self.assertNotIn('inside', program.output)
         self.assertIn("executor 'bad': ", program.output)
         self.assertIn("'a', 'ended']", program.output)
+
+    def test_one_that_does_not_end(self) -> None:
+        program = self.run_body(
+            self.an_app('a', **EAGER) + self.an_executor(
+                'b', 'ignore()', requires='a', **EAGER), '''
+            with init(None, 'zope.conf', shutdown_timeout=1):
+                pass
+            ''')
+        self.assertEnded(0, program)
+        self.assertNobodyLeft(2)
+        self.assertIn('a ended', self.notes)
 
     def test_a_second_life(self) -> None:
         program = self.run_body(self.two, '''

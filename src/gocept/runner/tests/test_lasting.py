@@ -116,7 +116,14 @@ class ForkTests(TestCase):
                 go_on.wait()
         threading.Thread(target=hold).start()
         begun.wait()
-        in_child(lambda: call()[1] == os.getpid())
+
+        def call_beside_others():
+            # One of them is given the number of the thread that held it.
+            for _ in range(9):
+                threading.Thread(
+                    target=threading.Event().wait, daemon=True).start()
+            return call()[1] == os.getpid()
+        in_child(call_beside_others)
         go_on.set()
         # One that is called just now is called once.
         calls = []
