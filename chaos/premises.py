@@ -1,6 +1,7 @@
 """Where the program of a house lives: its files, and what it has stored."""
 
 import contextlib
+import ctypes
 import glob
 import os
 import pathlib
@@ -114,6 +115,9 @@ READINESS = {
               'stderr="pipe" log_file="{home}/log"'}
 
 
+_IPC_RMID = 0
+
+
 class House:
     """A directory with a ZODB, PostgreSQL and something for the web."""
 
@@ -142,6 +146,17 @@ class House:
              '--auth=trust', '--username=postgres', '--no-sync'],
             cwd=self.home, check=True, stdout=subprocess.DEVNULL,
             **user, extra_groups=[] if user else None)
+
+    def close(self) -> None:
+        """Free the memory that a PostgreSQL which was killed has left.
+
+        The next one would do it, but after a failure there is none. Its file
+        has the key and the number; see shmctl(2).
+        """
+        with contextlib.suppress(FileNotFoundError, IndexError):
+            text = (self.home / 'data' / 'postmaster.pid').read_text()
+            _, number = text.splitlines()[6].split()
+            ctypes.CDLL(None).shmctl(int(number), _IPC_RMID, None)
 
     def furnish(self, fate: Fate) -> None:
         """Write the files that the program reads, and forget its log."""

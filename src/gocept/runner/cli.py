@@ -2,6 +2,8 @@
 """
 
 import argparse
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -41,5 +43,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f'there is no command {options.command!r}, but '
                      + ', '.join(SUBCOMMANDS))
     module, function, _ = SUBCOMMANDS[options.command]
-    status: int = getattr(import_module(module), function)(argv[1:])
+    try:
+        status: int = getattr(import_module(module), function)(argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever reads has seen enough. Nothing is left to be flushed at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     return status

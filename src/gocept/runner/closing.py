@@ -1,5 +1,6 @@
 """What has to be closed."""
 
+import sys
 import warnings
 from types import TracebackType
 from typing import Self
@@ -30,4 +31,6 @@ class Owning(Closing):
         if not self.closed:
             warnings.warn(f'unclosed {self!r}', ResourceWarning,
                           stacklevel=2, source=self)
-            self.close()
+            # A thread that is no more may have the locks that it needs.
+            if not sys.is_finalizing():
+                self.close()

@@ -172,16 +172,15 @@ def guarded(prog: str, call: Callable[[], int]) -> int:
 def run(find: Callable[[], Program], options: argparse.Namespace,
         args: list[str]) -> int:
     """Run the worker that `find` returns when ZCML is read."""
+    loop: Loop | None = None
     with contextlib.ExitStack() as stack:
         with collector.paused():
             app, (decorator, worker) = _boot(find, options, stack)
-        try:
-            with expecting(errors.CANNOT_START):
-                stack.enter_context(
-                    environment.supervised(decorator.shutdown_timeout))
-        except errors.Terminated as error:
-            log.info('Received signal %d, terminating.', error.signum)
-            return errors.SUCCESS
+        # While children are started or stopped there is no loop.
+        stack.enter_context(_ending_early())
+        with expecting(errors.CANNOT_START):
+            stack.enter_context(
+                environment.supervised(decorator.shutdown_timeout))
         loop = decorator.loop(
             app, worker, tuple(args), once=options.once or decorator.once,
             ticks=decorator.ticks if options.ticks is None else options.ticks)
@@ -193,6 +192,8 @@ def run(find: Callable[[], Program], options: argparse.Namespace,
               expecting(errors.UNKNOWN_PRINCIPAL,
                         PrincipalLookupError, ComponentLookupError)):
             loop()
+    if loop is None:
+        return errors.SUCCESS
     if isinstance(loop.ended_by, SystemExit):
         raise loop.ended_by
     if loop.ended_by is not None:
@@ -200,6 +201,14 @@ def run(find: Callable[[], Program], options: argparse.Namespace,
     if debugger.used or (loop.once and loop.failed):
         return errors.WORKER_FAILED
     return errors.SUCCESS
+
+
+@contextlib.contextmanager
+def _ending_early() -> Iterator[None]:
+    try:
+        yield
+    except errors.Terminated as error:
+        log.info('Received signal %d, terminating.', error.signum)
 
 
 def load(config: str) -> Any:

@@ -82,6 +82,20 @@ class Choice(_FromZopeConf, zope.schema.Choice):  # type: ignore[misc]
 class Number(_FromZopeConf, zope.schema.Int):  # type: ignore[misc]
     """A whole number."""
 
+    def fromUnicode(self, value: str) -> Any:
+        """See `zope.schema.interfaces.IFromUnicode`."""
+        try:
+            return super().fromUnicode(value)
+        except zope.schema.interfaces.TooSmall:
+            raise Wrong(f'{substituted(value)} is less than {self.min}'
+                        ) from None
+        except zope.schema.interfaces.TooBig:
+            raise Wrong(f'{substituted(value)} is more than {self.max}'
+                        ) from None
+        except ValueError:
+            raise Wrong(f'{substituted(value)!r} is no whole number'
+                        ) from None
+
 
 class Mode(Number):
     """A whole number, in octal digits."""
@@ -146,11 +160,15 @@ class SignalOrBool(_Converted):
             return True
         if text.lower() in ('false', 'no', 'off'):
             return False
-        return _signal(text)
+        try:
+            return _signal(text)
+        except ValueError as error:
+            raise ValueError(f'{error}, and it is neither true nor false'
+                             ) from None
 
 
 def _signal(text: str) -> signal.Signals:
-    if text.isdecimal():
+    if text.isdecimal() and int(text) in {*signal.Signals}:
         return signal.Signals(int(text))
     name = f'SIG{text.upper().removeprefix("SIG")}'
     if name not in signal.Signals.__members__:
@@ -207,6 +225,9 @@ class Limits(Pairs):
     def convert(self, text: str) -> dict[str, Any]:
         limits = {}
         for name, value in self._pairs(text):
+            if not re.fullmatch(r'-?\d+(:-?\d+)?', value):
+                raise ValueError(f'the limit {name}={value} is no number, nor '
+                                 'two with a colon between them')
             numbers = tuple(int(each) for each in value.split(':'))
             limits[name] = numbers if len(numbers) > 1 else numbers[0]
         return limits

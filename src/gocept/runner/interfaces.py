@@ -994,7 +994,8 @@ class ISupervisor(Interface):
         First those that are `eager` are started, as `start_all` of
         `gocept.runner.executor` does. CannotStart if one fails; Terminated if
         a signal comes meanwhile. At the end there is `stop`, unless another
-        thread is inside. A signal ends the loop inside.
+        thread is inside; Terminated if the first signal comes then. A signal
+        ends the loop inside.
         """
 
     def stop(timeout):

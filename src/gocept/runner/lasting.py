@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from gocept.runner.source import tell_forks
+from gocept.runner.source import ForkedLock, tell_forks
 
 T = TypeVar('T')
 
@@ -39,12 +39,11 @@ class _Lasting:
         return future.result()
 
     def after_fork(self) -> None:
-        global _lasting, _lock
-        # The thread is the parent's, and another one may have had the lock.
-        _lasting, _lock = None, threading.RLock()
+        global _lasting
+        _lasting = None  # the thread is the parent's
 
 
-_lock = threading.RLock()  # as a signal handler may start a process
+_lock = ForkedLock()
 _lasting: _Lasting | None = None
 
 
@@ -53,7 +52,7 @@ def call(function: Callable[[], T]) -> T:
     global _lasting
     if threading.current_thread() is threading.main_thread():
         return function()
-    with _lock:
+    with _lock():
         if _lasting is None:
             _lasting = _Lasting()
         lasting = _lasting

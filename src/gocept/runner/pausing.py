@@ -11,7 +11,9 @@ from gocept.runner.descriptors import WAKE, Descriptors
 from gocept.runner.timer import Schedule
 from gocept.runner.waiting import NEVER, Deadline
 
-READABLE = ~select.POLLOUT
+WRITABLE = select.POLLOUT
+
+READABLE = ~WRITABLE
 """The events of a reader: an end, an error and one that is not open, too."""
 
 

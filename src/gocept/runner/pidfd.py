@@ -8,6 +8,7 @@ import contextlib
 import os
 import select
 import signal
+import sys
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -62,7 +63,10 @@ class Handle(Source):
         self._tell_ready()
 
     def __del__(self) -> None:
-        self.close()  # what is detached may be forgotten
+        # What is detached may be forgotten. When the interpreter exits, a
+        # thread that is no more may have the locks of what would be told.
+        if not sys.is_finalizing():
+            self.close()
 
 
 class Pidfd(Handle):

@@ -14,7 +14,6 @@ out.
 import contextlib
 import itertools
 import logging
-import select
 import socket
 import threading
 import weakref
@@ -26,8 +25,13 @@ import zope.interface
 from gocept.runner.closing import Owning
 from gocept.runner.descriptors import WAKE, Descriptors
 from gocept.runner.interfaces import IPoller
-from gocept.runner.pausing import READABLE, Pausing
-from gocept.runner.source import Source, checked_buffering, tell_forks
+from gocept.runner.pausing import READABLE, WRITABLE, Pausing
+from gocept.runner.source import (
+    ForkedLock,
+    Source,
+    checked_buffering,
+    tell_forks,
+)
 from gocept.runner.timer import Schedule, Timer
 from gocept.runner.waiting import NEVER, Deadline
 from gocept.runner.watch import Callback, Watch
@@ -38,8 +42,6 @@ if TYPE_CHECKING:
 __all__ = ['Poller', 'Timer', 'background']
 
 log = logging.getLogger(__name__)
-
-_OUT = select.POLLOUT
 
 
 @zope.interface.implementer(IPoller)
@@ -203,7 +205,7 @@ class Poller(Pausing, Owning):
             woken = False
             for fd, event in self._select(deadline):
                 watch = self._readers.get(fd)
-                if watch is None or event & _OUT:
+                if watch is None or event & WRITABLE:
                     woken = bool(self._attend(fd)) or woken
                 if watch is not None and event & READABLE:
                     self._collect(watch)
@@ -369,20 +371,18 @@ class Poller(Pausing, Owning):
 class _BackgroundPoller(Poller):
 
     def after_fork(self) -> None:
-        global _lock
-        _lock = threading.RLock()
         super().after_fork()
         self.close()  # as nobody polls it here
 
 
-_lock = threading.RLock()  # as a signal handler may start a process
+_lock = ForkedLock()  # reentrant, as a signal handler may start a process
 _background: Poller | None = None
 
 
 def background() -> Poller:
     """The poller of the daemon thread, which ends when somebody closes it."""
     global _background
-    with _lock:
+    with _lock():
         if _background is None or _background.closed:
             _background = _BackgroundPoller()
             threading.Thread(target=_serve, args=(_background,), daemon=True,

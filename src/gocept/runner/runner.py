@@ -331,14 +331,15 @@ class appmain:
     def _run(self, worker: Worker, appname: str | None, configfile: Any,
              args: tuple[Any, ...]) -> int | None:
         self.check_arguments(worker, args)
-        with booted(appname, configfile) as app:
-            try:
-                with environment.supervised(self.shutdown_timeout):
-                    loop = self.loop(app, worker, args)
-                    loop()
-            except Terminated:  # while children were started
-                return None
-        return WORKER_FAILED if loop.once and loop.failed else None
+        failed = False
+        with (booted(appname, configfile) as app,
+              # While children are started or stopped there is no loop.
+              contextlib.suppress(Terminated),
+              environment.supervised(self.shutdown_timeout)):
+            loop = self.loop(app, worker, args)
+            loop()
+            failed = loop.once and loop.failed
+        return WORKER_FAILED if failed else None
 
 
 class once(appmain):

@@ -108,6 +108,24 @@ def tell_forks(it: _Forked) -> None:
     _forked.add(it)
 
 
+class ForkedLock:
+    """A reentrant lock that a forked child has anew, ``with lock():``.
+
+    There, another thread of the parent may have had it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+
+    def __call__(self) -> Any:
+        tell_forks(self)
+        return self._lock
+
+    def after_fork(self) -> None:
+        """See `tell_forks`."""
+        self._lock = threading.RLock()
+
+
 def _after_fork() -> None:
     global _attaching
     _attaching = threading.RLock()  # another thread may have had it

@@ -14,7 +14,7 @@ import zope.interface
 
 from gocept.runner.channel import Channel
 from gocept.runner.closing import Closing
-from gocept.runner.errors import CannotStart
+from gocept.runner.errors import CannotStart, Terminated
 from gocept.runner.executor.base import SimpleExecutor
 from gocept.runner.executor.together import in_order, start_all, stop_all
 from gocept.runner.interfaces import IPoller, IRunner, ISupervisor
@@ -283,13 +283,16 @@ class Supervisor:
                     self._start(shutdown, shutdown_timeout)
                 yield
             finally:
-                if shutdown.signum is not None:
+                known = shutdown.signum
+                if known is not None:
                     # Others have put back the handlers that awaited it.
                     restore_defaults()
                 with self._lock:
                     self._users -= 1
                     if not self._users:
                         self.stop(shutdown_timeout)
+            if known is None and shutdown.signum is not None:
+                raise Terminated(shutdown.signum)
 
     def _start(self, shutdown: Shutdown, shutdown_timeout: float) -> None:
         eager = [each for each in self.children.values() if each.eager]

@@ -198,7 +198,7 @@ def in_order(executors: Iterable[T]) -> list[T]:
 
     def add(executor: T) -> None:
         if executor in path:
-            raise ValueError('executors require each other: ' + ', '.join(
+            raise ValueError('these require each other: ' + ', '.join(
                 map(str, [*path[path.index(executor):], executor])))
         if id(executor) not in found:
             path.append(executor)

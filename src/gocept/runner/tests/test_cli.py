@@ -46,6 +46,18 @@ class MainTests(unittest.TestCase):
                 self.assertEqual(0, cli.main())
         list_.assert_called_once_with(['more'])
 
+    def test_nobody_reads_any_more(self) -> None:
+        program = subprocess.Popen(
+            [sys.executable, '-c', 'import sys; '
+             'from gocept.runner import cli, declared; sys.stdin.read(); '
+             'declared.list_ = print; sys.exit(cli.main(["list"]))'],
+            env=child_environment(), stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        assert program.stdout is not None
+        program.stdout.close()
+        _, errors = program.communicate(timeout=DEADLINE)
+        self.assertEqual((141, b''), (program.returncode, errors))
+
     def test_help(self) -> None:
         for option in ('--help', '-h'):
             status, output, errors = self.run_main(option)

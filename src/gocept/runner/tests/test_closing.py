@@ -1,6 +1,7 @@
 import gc
 import unittest
 import warnings
+from unittest import mock
 
 from gocept.runner.closing import Closing, Owning
 
@@ -55,6 +56,13 @@ class OwningTests(unittest.TestCase):
         self.assertIn('unclosed', message)
         self.assertIn('Owner', message)
         self.assertEqual(1, len(self.closed))
+
+    def test_forgotten_when_the_interpreter_exits(self):
+        self.owner.open()
+        with mock.patch('sys.is_finalizing', return_value=True):
+            [message] = self.forgotten()
+        self.assertIn('unclosed', message)
+        self.assertEqual([], self.closed)
 
     def test_forgotten_when_closed_or_never_opened(self):
         self.assertEqual([], self.forgotten())

@@ -270,6 +270,39 @@ class EachSignal:
         self.assertNobodyLeft(3)
         self.assertIn('a ended', self.notes)
 
+    def test_after_a_body(self: Any) -> None:
+        ignore = "signal.signal(signal.SIGTERM, lambda *args: note('told'))\n"
+        program = self.run_body(
+            self.an_app('a', ignore, stop_timeout='1', **EAGER), '''
+            with init(None, 'zope.conf'):
+                pass
+            say('behind')
+            ''')
+        until(lambda: 'a told' in self.notes)
+        program.send(self.signum)
+        self.assertEnded(128 + self.signum, program)
+        self.assertNotIn('behind', program.output)
+        self.assertNobodyLeft(1)
+
+    def test_while_children_are_stopped(self: Any) -> None:
+        # Nobody is told more than once, and the status is the worker's.
+        ignore = "signal.signal(signal.SIGTERM, lambda *args: note('told'))\n"
+        for mode in ('command', 'function'):
+            with self.subTest(mode):
+                program = self.run_worker(
+                    mode, self.an_app('a', ignore, stop_timeout='1', **EAGER),
+                    '''
+                    @gocept.runner.once()
+                    def worker():
+                        raise ValueError('failed')
+                    ''')
+                until(lambda: 'a told' in self.notes)
+                program.send(self.signum)
+                # The function returns it, and its program ends with 0.
+                self.assertEqual(
+                    mode == 'command', program.end(), program.output)
+                self.assertNobodyLeft(1)
+
     def test_a_second_one_after_a_body(self: Any) -> None:
         ignore = "signal.signal(signal.SIGTERM, lambda *args: note('told'))\n"
         program = self.run_body(
@@ -503,10 +536,10 @@ class BodyTests(DeclaredProgramTestCase):
             ''')
         program.wait_for('Sleeping 3600 seconds')
         program.send(signal.SIGTERM)
-        program.wait_for('after the loop')
+        for expected in ('after the loop', "['a', 'started', 'b', 'started']",
+                         'after the body'):
+            program.wait_for(expected)
         self.assertEnded(0, program)
-        self.assertIn("['a', 'started', 'b', 'started']", program.output)
-        self.assertIn('after the body', program.output)
         self.assertEndedInOrder('b', 'a')
 
     def test_a_second_signal_after_a_loop_within(self) -> None:

@@ -26,6 +26,7 @@ from zope.site.folder import Folder
 
 from gocept.runner import environment
 from gocept.runner.errors import ConfigurationError, NotASiteError
+from gocept.runner.interfaces import ISupervisor
 from gocept.runner.runner import init
 from gocept.runner.tests.support import TestCase
 
@@ -411,6 +412,17 @@ class LoggingTests(Case):
         self.assertRegex(stderr.getvalue(), r'DEBUG root hello\n$')
         self.assertEqual(2, len(self.root.handlers))
 
+    def test_no_logs(self):
+        level = self.root.level
+        self.configure(self.logfile(level='debug'), logs=False)
+        self.configure('', logs=False)
+        self.assertEqual(([], level), (self.root.handlers, self.root.level))
+        self.assertFalse((self.dir / 'event.log').exists())
+        # A later one has them.
+        self.configure(self.logfile())
+        self.root.info('hello')
+        self.assertEqual(1, self.lines())
+
 
 class DatabaseTests(Case):
 
@@ -568,3 +580,30 @@ class DatabaseTests(Case):
               self.assertLogs('gocept.runner.transaction', 'ERROR')):
             with init(None, self.zope_conf()):
                 pass
+
+
+class SupervisedTests(Case):
+
+    def test_where_zcml_includes_none(self):
+        with environment.supervised(30) as supervisor:
+            self.assertIsNone(supervisor)
+
+    def test_the_utility(self):
+        @zope.interface.implementer(ISupervisor)
+        class Recording:
+            @contextlib.contextmanager
+            def running(self, timeout):
+                log.append(timeout)
+                try:
+                    yield
+                finally:
+                    log.append('stopped')
+        log = []
+        mine = Recording()
+        zope.component.provideUtility(mine)
+        for error in (RuntimeError, KeyboardInterrupt):
+            with self.assertRaises(error), environment.supervised(7) as it:
+                self.assertEqual([7], log[-1:])
+                self.assertIs(mine, it)
+                raise error
+            self.assertEqual('stopped', log[-1])

@@ -130,6 +130,14 @@ class AnyHandle:
         del handle
         gc.collect()  # the descriptors are counted at the end
 
+    def test_forgotten_when_the_interpreter_exits(self):
+        # Who would be told has a lock that a thread may have taken along.
+        handle = self.held()
+        with mock.patch('sys.is_finalizing', return_value=True), (
+                mock.patch.object(handle, 'close')) as close:
+            handle.__del__()
+        close.assert_not_called()
+
 
 class WatchedHandle(AnyHandle):
 

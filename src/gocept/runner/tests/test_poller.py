@@ -684,7 +684,9 @@ class ChannelTests(SourcesTestCase):
             [thread.join(DEADLINE) for thread in threads], done.set(),
             self.poller.wakeup()))
         while not done.is_set() or self.poller.wait(0):
-            self.assertEqual([], self.poller.poll(DEADLINE))
+            # What calls back ends no poll.
+            self.assertEqual([], self.poller.poll(
+                0 if done.is_set() else DEADLINE))
         self.assertEqual(200, len(ends))
         self.assertEqual(200, len({*ends}))
 
@@ -1331,6 +1333,7 @@ FORK_PROGRAM = '''
     import socket
     import threading
 
+    from gocept.runner import poller as module
     from gocept.runner.channel import SocketChannel
     from gocept.runner.poller import Poller, Timer, background
 
@@ -1389,6 +1392,11 @@ FORK_PROGRAM = '''
         poller.close()
         channel.close()
         return True
+
+    # While another thread begins the one of the parent.
+    release = held_by_another_thread(module._lock())
+    in_child(served)
+    release.set()
 
     assert served()
     old = background()

@@ -1,8 +1,9 @@
 import os
+import threading
 import unittest
 
 from gocept.runner import source
-from gocept.runner.source import Source
+from gocept.runner.source import ForkedLock, Source
 
 
 class Recorder:
@@ -71,3 +72,48 @@ class TellForksTests(unittest.TestCase):
             os._exit(0 if told.pids == [os.getpid()] else 1)
         self.assertEqual((pid, 0), os.waitpid(pid, 0))
         self.assertEqual([], told.pids)
+
+
+class ForkedLockTests(unittest.TestCase):
+
+    def test_one_at_a_time_but_the_same_again(self):
+        lock, order = ForkedLock(), []
+
+        def take():
+            with lock():
+                order.append('other')
+        with lock(), lock():
+            thread = threading.Thread(target=take)
+            thread.start()
+            order.append('mine')
+        thread.join()
+        self.assertEqual(['mine', 'other'], order)
+
+    def test_a_forked_child_has_it_anew(self):
+        lock = ForkedLock()
+        held, release = threading.Event(), threading.Event()
+
+        def hold():
+            with lock():
+                held.set()
+                release.wait()
+        thread = threading.Thread(target=hold)
+        thread.start()
+        held.wait()
+        self.assertFalse(lock().acquire(False))
+        pid = os.fork()
+        if not pid:
+            os._exit(0 if lock().acquire(False) else 1)
+        self.assertEqual((pid, 0), os.waitpid(pid, 0))
+        self.assertFalse(lock().acquire(False))
+        release.set()
+        thread.join()
+        self.assertTrue(lock().acquire(False))
+
+    def test_a_child_that_is_forked_while_it_holds_it(self):
+        lock = ForkedLock()
+        with lock():
+            pid = os.fork()
+        if not pid:
+            os._exit(0 if lock().acquire(False) else 1)
+        self.assertEqual((pid, 0), os.waitpid(pid, 0))
