@@ -439,8 +439,8 @@ class IPoller(Interface):
         not end this one until more arrives (where the system has no epoll:
         until it is fetched). What a `poll` has left of a source that it has
         fetched from does, so no more than one `poll` is needed between two
-        pauses. A signal does not. `over` is called
-        before each wait; something true ends the pause.
+        pauses. A signal does not. `over` is called before each wait; something
+        true ends the pause.
 
         True if it was ended so, or by something new or a `wakeup`; False when
         the time is over.
@@ -1001,9 +1001,9 @@ class ISupervisor(Interface):
     def stop(timeout):
         """Stop all children that run, and close runner and poller.
 
-        Those are first that nobody requires, side by side; what is left after
-        `timeout` seconds in all is killed. Children that have ended badly are
-        logged.
+        Each is stopped after all that require it, and beside all that may be
+        stopped then; what is left after `timeout` seconds in all is killed.
+        Children that have ended badly are logged.
         """
 
 

@@ -35,6 +35,7 @@ from gocept.runner.poller import Poller, Timer
 from gocept.runner.runner import MainLoop, init
 from gocept.runner.tests.streams import wait_readable
 from gocept.runner.tests.support import DEADLINE, SIGNALS, TestCase
+from gocept.runner.tests.test_accepting import no_descriptors_left
 from gocept.runner.tests.victims import until
 
 LOGGER = 'gocept.runner.runner'
@@ -629,6 +630,17 @@ class BackOffTests(LoopCase):
         with mock.patch.object(loop, '_backoff', return_value=3600):
             loop()
         self.assertEqual(2, self.calls)
+
+    def test_it_needs_no_descriptors(self):
+        taken = contextlib.ExitStack()
+        self.addCleanup(taken.close)
+
+        def take():
+            taken.enter_context(no_descriptors_left())
+            raise ValueError
+        self.loop(take, ValueError, ValueError, taken.close, ticks=0.001,
+                  max_backoff=0.002)()
+        self.assertEqual(5, self.calls)
 
     def test_news_do_not_end_it(self):
         with CountingPoller() as poller:

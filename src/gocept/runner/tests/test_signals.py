@@ -207,11 +207,12 @@ class PauseTests(unittest.TestCase):
             self.assertTrue(self.shutdown.pause(None, poller))
             self.assertTrue(self.shutdown.pause(None, poller))
 
-    def test_it_can_be_used_without_another_poller_thereafter(self):
+    def test_it_has_no_business_with_that_one_thereafter(self):
         with Poller() as poller:
             poller.wakeup()
             self.assertFalse(self.shutdown.pause(None, poller))
-        self.meanwhile(self.shutdown.request)
+            self.shutdown.request()
+            self.assertFalse(poller.wait(0))
         self.assertTrue(self.shutdown.pause())
 
     def test_logs_are_reopened_meanwhile(self):
