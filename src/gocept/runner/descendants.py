@@ -192,8 +192,10 @@ def marked(is_ours: Callable[[str], bool]) -> Iterator[tuple[str, Handle]]:
 
 def reap(handle: Handle) -> None:
     """Leave no zombie, if it was adopted by us."""
-    with contextlib.suppress(ChildProcessError):
-        handle.reap()
+    # A `Process` that is found by its own mark has to get its status.
+    if handle.pid not in started:
+        with contextlib.suppress(ChildProcessError):
+            handle.reap()
 
 
 _PR_SET_CHILD_SUBREAPER = 36

@@ -280,7 +280,7 @@ class Supervisor:
                 self._users += 1
             try:
                 with self._lock:
-                    self._start(shutdown, shutdown_timeout)
+                    self._start(shutdown)
                 yield
             finally:
                 known = shutdown.signum
@@ -294,10 +294,12 @@ class Supervisor:
             if known is None and shutdown.signum is not None:
                 raise Terminated(shutdown.signum)
 
-    def _start(self, shutdown: Shutdown, shutdown_timeout: float) -> None:
+    def _start(self, shutdown: Shutdown) -> None:
         eager = [each for each in self.children.values() if each.eager]
         try:
-            start_all(eager, shutdown=shutdown, stop_timeout=shutdown_timeout)
+            # Those that are up by then are stopped by `stop`, which knows the
+            # order, and that none is to be restarted meanwhile.
+            start_all(eager, shutdown=shutdown, stop=lambda started: None)
         except ExceptionGroup as group:
             raise CannotStart('; '.join(map(str, group.exceptions))
                               ) from group

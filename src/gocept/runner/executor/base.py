@@ -1,7 +1,6 @@
 """An executor: a child, its output, and the wait until it is ready."""
 
 import contextlib
-import math
 import os
 import shlex
 import signal
@@ -189,10 +188,6 @@ class SimpleExecutor:
         """Begin the time that a start, or a stop, may take."""
         self._deadline = Deadline(self._timeout)
 
-    @property
-    def _remaining_timeout(self) -> float:
-        return math.inf if self._deadline is None else self._deadline.left()
-
     def check_timeout(self) -> bool:
         """See `IExecutor`."""
         return self._deadline is None or not self._deadline.passed
@@ -235,7 +230,8 @@ class SimpleExecutor:
             self._clear(process)
 
     def _pause(self, seconds: float) -> None:
-        seconds = min(seconds, self._remaining_timeout)
+        if self._deadline is not None:
+            seconds = min(seconds, self._deadline.left())
         if self._poller is not None:
             self._poller.poll(seconds)
         else:
@@ -263,10 +259,8 @@ class SimpleExecutor:
             return self
         if stop_signal is None:
             stop_signal = self._stop_signal
-        self._claim()
         try:
-            if not self._terminated:
-                process.terminate(stop_signal)
+            self._end(process, stop_signal)
         except DeadlineExceeded as error:
             raise ExecutorError(self, f'cannot be stopped: {error}') from error
         status = process.returncode
@@ -287,18 +281,24 @@ class SimpleExecutor:
             sig = self._kill_signal
         if process is None:
             return self
-        self._claim()
         try:
-            if not wait:
+            if wait:
+                self._end(process, sig)
+            else:
+                self._claim()
                 process.signal_all(sig)
                 if self._claim():  # as it has ended meanwhile
                     process.signal_group(sig)
-            elif not self._terminated:
-                process.terminate(sig)
         except DeadlineExceeded as error:
             raise ExecutorError(self, f'cannot be killed: {error}') from error
         self._clear(process)
         return self
+
+    def _end(self, process: Process, signum: int) -> None:
+        if self._claim() or not self._terminated:
+            process.terminate(signum)
+            if self._claim():  # it has become one meanwhile
+                process.terminate(signum)
 
     def _claim(self) -> bool:
         """Know a daemon that the child has become, by what it serves.

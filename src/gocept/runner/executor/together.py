@@ -1,9 +1,10 @@
 """Many executors at once."""
 
+import functools
 import math
 import signal
 import threading
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import (
     FIRST_EXCEPTION,
     Future,
@@ -48,7 +49,8 @@ class Startable(Protocol):
 
 
 def start_all(executors: Iterable[T], *, shutdown: Any = None,
-              stop_timeout: float = math.inf) -> list[T]:
+              stop_timeout: float = math.inf,
+              stop: Callable[[list[T]], object] | None = None) -> list[T]:
     """Start them side by side, each when those that it requires are ready.
 
     Those they require are started too, if they do not run. Returns those that
@@ -59,10 +61,13 @@ def start_all(executors: Iterable[T], *, shutdown: Any = None,
     executors require each other.
 
     A request of an `IShutdown` ends the waiting in the same way, with
-    `gocept.runner.errors.Terminated`. `stop_timeout` is that of `stop_all`.
+    `gocept.runner.errors.Terminated`. `stop_timeout` is that of `stop_all`;
+    `stop` is called in place of that.
 
     Each `start` is called in a thread of its own, as it may be one of yours.
     """
+    if stop is None:
+        stop = functools.partial(stop_all, timeout=stop_timeout)
     ordered = in_order(executors)
     starts: dict[int, Future[bool]] = {}
     given_up = threading.Event()
@@ -96,9 +101,12 @@ def start_all(executors: Iterable[T], *, shutdown: Any = None,
                 # precede.
                 starts[id(executor)] = threads.submit(start, executor)
             _wait(starts.values(), shutdown)
-        except BaseException:  # a signal: nobody is waited for any more
+        except BaseException as reason:  # a signal: nobody is waited for
             give_up()
-            stop_all(_started(ordered, starts), stop_timeout)
+            try:
+                stop(_started(ordered, starts))
+            except Exception as failure:
+                reason.add_note(str(failure))
             raise
         errors = [error for each in starts.values()
                   if each.done() and (error := each.exception()) is not None]
@@ -106,7 +114,7 @@ def start_all(executors: Iterable[T], *, shutdown: Any = None,
             give_up()
     if errors:
         try:
-            stop_all(_started(ordered, starts), stop_timeout)
+            stop(_started(ordered, starts))
         except Exception as error:
             errors.append(error)
         _raise('starting', errors)

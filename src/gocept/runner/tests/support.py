@@ -20,7 +20,7 @@ import zope.component.hooks
 import zope.security.management
 import zope.testing.cleanup
 
-from gocept.runner.poller import background
+from gocept.runner.poller import Timer, background
 
 DEADLINE = 60
 """How long a test waits for an event, in seconds, before it fails."""
@@ -139,8 +139,17 @@ def end_background() -> None:
     """End the thread of `gocept.runner.poller.background`, if there is one."""
     for thread in threading.enumerate():
         if thread.name == 'gocept.runner.poller':
+            settle()  # there may be an end that it has not noticed yet
             background().close()
             thread.join(DEADLINE)
+
+
+def settle() -> None:
+    """Wait until the background thread is done with what it was doing."""
+    done = threading.Event()
+    background().register(Timer(0), lambda *result: done.set())
+    if not done.wait(DEADLINE):
+        raise AssertionError('the background thread does not answer')
 
 
 def process_state() -> dict[str, Any]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 from unittest import mock
 
+from gocept.runner import unfinished
 from gocept.runner.executor import (
     AlreadyRunning,
     PidExecutor,
@@ -29,6 +30,7 @@ from gocept.runner.tests.executors import (
     is_gone,
     server,
 )
+from gocept.runner.tests.support import DEADLINE
 from gocept.runner.tests.victims import until
 
 HOST = '127.0.0.1'
@@ -354,10 +356,12 @@ class DaemonTests(ExecutorTestCase):
                 print(os.getpid(), file=file)
 
         fork(serve)
+        MORE
         '''
 
-    def command(self, what: str) -> list[str]:
-        return server(self.DAEMON.replace('WHAT', what))
+    def command(self, what: str, more: str = '') -> list[str]:
+        return server(
+            self.DAEMON.replace('WHAT', what).replace('MORE', more))
 
     def test_it_is_known_by_what_it_serves(self) -> None:
         wheres = [self.dir / name for name in 'abc']
@@ -380,7 +384,42 @@ class DaemonTests(ExecutorTestCase):
         self.assertFalse(any(map(is_gone, pids)))
         executors[0].stop()
         self.assertEqual([True, False, False], list(map(is_gone, pids)))
+        process = executors[1].process
         executors[1].kill(wait=False)
         until(lambda: is_gone(pids[1]))
+        until(lambda: process not in unfinished.processes)  # it is noticed
         stop_all(executors)
         self.assertTrue(is_gone(pids[2]))
+
+    def test_one_that_becomes_one_while_it_is_ended(self) -> None:
+        class Late(TCPExecutor):
+            """Its child goes on when it was looked whether it has ended."""
+            ending = False
+
+            def _claim(self) -> bool:
+                claimed = super()._claim()
+                process = self.process
+                if self.ending and process and process.returncode is None:
+                    assert process.channel is not None
+                    process.channel.write(b'\n')
+                    process.wait(DEADLINE)
+                return claimed
+
+        for end in (Late.stop, Late.kill,
+                    lambda executor: executor.kill(wait=False),
+                    lambda executor: stop_all([executor])):
+            executor = self.stopping(Late(
+                self.command('listen({port})', 'sys.stdin.readline()'),
+                HOST, 0, cwd=self.dir))
+            executor.start()
+            until(lambda: (self.dir / 'pid').exists()
+                  and (self.dir / 'pid').read_text())
+            pid = int((self.dir / 'pid').read_text())
+            self.assertTrue(executor.running())
+            self.assertFalse(is_gone(pid))
+            executor.ending = True
+            process = executor.process
+            end(executor)
+            until(lambda: is_gone(pid))
+            until(lambda: process not in unfinished.processes)
+            (self.dir / 'pid').unlink()

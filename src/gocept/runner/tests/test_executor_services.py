@@ -115,7 +115,7 @@ class ServiceTestCase(ExecutorTestCase):
         child = executor.process
         assert child is not None
         kill(killed := main() if main else child.pid)
-        self.assertFalse(executor.running())
+        until(lambda: not executor.running())
         executor.start()
         probe()
         assert executor.process is not None

@@ -304,6 +304,15 @@ class ShutdownTests(TogetherTestCase):
         self.assertTerminated(signal.SIGTERM, stop_timeout=0.05)
         self.assertIsNone(stubborn.process)
 
+    def test_one_that_ends_badly_does_not_hide_it(self) -> None:
+        self.never.requires = (OutputExecutor(
+            "trap 'exit 5' TERM; echo ready; read line", 'ready',
+            shell=True),)
+        self.meanwhile(self.shutdown.request)
+        with self.assertRaises(Terminated) as caught:
+            start_all([self.good, self.never], shutdown=self.shutdown)
+        self.assertIn('ended with 5', caught.exception.__notes__[0])
+
     def test_requested_before(self) -> None:
         self.shutdown.request(signal.SIGINT)
         with self.assertRaises(Terminated) as caught:

@@ -32,7 +32,7 @@ from gocept.runner.process import Process
 from gocept.runner.spawn import Runner
 from gocept.runner.tests import support
 from gocept.runner.tests.streams import read_to_end
-from gocept.runner.tests.support import DEADLINE, open_descriptors
+from gocept.runner.tests.support import DEADLINE, open_descriptors, settle
 from gocept.runner.waiting import Deadline
 
 # What children do. What they write is what a test waits for.
@@ -119,14 +119,6 @@ class Log(logging.Handler):
                 raise AssertionError(f'{text!r} is not there {count} times: '
                                      f'{self.messages}')
             return self.having(text)[count - 1]
-
-
-def settle():
-    """Wait until the background thread is done with what it was doing."""
-    done = threading.Event()
-    background().register(Timer(0), lambda *result: done.set())
-    if not done.wait(DEADLINE):
-        raise AssertionError('the background thread does not answer')
 
 
 class SpawnTestCase(unittest.TestCase):

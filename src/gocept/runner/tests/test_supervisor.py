@@ -399,6 +399,16 @@ class RestartTests(LifeTestCase):
             pass
         self.assertEqual(['a started', 'a ended'], self.notes)
 
+    def test_none_after_a_start_that_has_failed(self) -> None:
+        self.load(self.an_app('a', **self.ALWAYS) + (
+            '<runner:executor name="bad" command="no-such-program" '
+            'start="eager" requires="a" />'))
+        with self.assertLogs('gocept.runner.spawn') as logs:
+            with self.assertRaises(CannotStart), self.running():
+                self.fail('not reached')
+        self.assertIn('Started', logs.output[0])
+        self.assertNotIn('restarting', ' '.join(logs.output))
+
     def test_none_of_one_that_ends_while_others_are_ended(self) -> None:
         self.load(
             self.an_app('a', **self.ALWAYS)
@@ -505,15 +515,23 @@ class FailingStartTests(LifeTestCase):
                 pass
         self.assertLess(time.monotonic() - began, DEADLINE / 2)
 
-    def test_several_failures(self) -> None:
-        # The one fails at its start, the other when it is ended for that.
+    def test_one_that_ends_badly_for_that(self) -> None:
         self.load(self.an_executor('good', ENDS_BADLY, **EAGER)
                   + self.an_executor('bad', 'os._exit(3)', requires='good',
                                      **EAGER))
-        error = self.assertFails(
-            "executor 'bad': ", 'ended with 3', '; ', 'good.py',
-            'ended with 5')
-        self.assertIsInstance(error.__cause__, ExceptionGroup)
+        with self.assertLogs('gocept.runner.supervisor', 'WARNING') as logs:
+            self.assertFails("executor 'bad': ", 'ended with 3')
+        self.assertIn('good.py', logs.output[0])
+        self.assertIn('ended with 5', logs.output[0])
+
+    def test_those_that_were_started_end_in_order(self) -> None:
+        self.load(self.an_app('a', **EAGER)
+                  + self.an_executor('b', TAKES_ITS_TIME, requires='a',
+                                     **EAGER)
+                  + self.an_executor('bad', 'os._exit(3)', requires='b',
+                                     **EAGER))
+        self.assertFails("executor 'bad': ")
+        self.assertEqual(['b ended', 'a ended'], self.notes[-2:])
 
     def test_one_that_a_lazy_one_requires_is_none(self) -> None:
         self.load(self.an_executor('bad', 'os._exit(3)')
