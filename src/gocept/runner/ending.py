@@ -10,13 +10,13 @@ import contextlib
 import logging
 import os
 import signal
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from gocept.runner import descendants, proc
 from gocept.runner.pidfd import Handle
 from gocept.runner.poller import Poller
+from gocept.runner.source import ForkedLock
 from gocept.runner.waiting import Deadline
 
 log = logging.getLogger(__name__)
@@ -284,18 +284,18 @@ def _hand_over(found: Iterable[tuple[Ending | None, Handle]]) -> set[Ending]:
 
 
 _reserved: list[int] = []
-_reserving = threading.RLock()
+_reserving = ForkedLock()
 
 
 def reserve() -> None:
     """Keep descriptors back for `end`, which has to work without any left."""
-    with _reserving:
+    with _reserving():
         while len(_reserved) < _NEEDED:
             _reserved.append(os.open(os.devnull, os.O_RDONLY))
 
 
 def _release() -> None:
-    with _reserving:
+    with _reserving():
         while _reserved:
             os.close(_reserved.pop())
 

@@ -1,6 +1,5 @@
 """Many executors at once."""
 
-import functools
 import math
 import signal
 import threading
@@ -49,7 +48,6 @@ class Startable(Protocol):
 
 
 def start_all(executors: Iterable[T], *, shutdown: Any = None,
-              stop_timeout: float = math.inf,
               stop: Callable[[list[T]], object] | None = None) -> list[T]:
     """Start them side by side, each when those that it requires are ready.
 
@@ -61,13 +59,11 @@ def start_all(executors: Iterable[T], *, shutdown: Any = None,
     executors require each other.
 
     A request of an `IShutdown` ends the waiting in the same way, with
-    `gocept.runner.errors.Terminated`. `stop_timeout` is that of `stop_all`;
-    `stop` is called in place of that.
+    `gocept.runner.errors.Terminated`. `stop` is called in place of `stop_all`.
 
     Each `start` is called in a thread of its own, as it may be one of yours.
     """
-    if stop is None:
-        stop = functools.partial(stop_all, timeout=stop_timeout)
+    stop = stop or stop_all
     ordered = in_order(executors)
     starts: dict[int, Future[bool]] = {}
     given_up = threading.Event()

@@ -3,6 +3,7 @@ import os
 import re
 import resource
 import signal
+import threading
 import unittest
 from unittest import mock
 
@@ -169,6 +170,26 @@ class FallbackEndingTests(Fallback, EndingTests):
 
 
 class ReserveTests(ProcessTestCase):
+
+    def test_another_thread_reserves_while_we_fork(self):
+        held, go_on = threading.Event(), threading.Event()
+
+        def hold():
+            with ending._reserving():
+                held.set()
+                go_on.wait()
+        thread = threading.Thread(target=hold)
+        thread.start()
+        held.wait()
+        pid = os.fork()
+        if not pid:
+            signal.alarm(support.DEADLINE)
+            ending.reserve()
+            os._exit(0)
+        _, status = os.waitpid(pid, 0)
+        go_on.set()
+        thread.join()
+        self.assertEqual(0, status)
 
     def test_held_back_once(self):
         before = support.open_descriptors()

@@ -1,5 +1,6 @@
 """Several executors, side by side."""
 
+import functools
 import os
 import signal
 import socket
@@ -301,7 +302,8 @@ class ShutdownTests(TogetherTestCase):
         stubborn = self.make_stubborn()
         self.never.requires = (stubborn,)
         self.meanwhile(self.shutdown.request)
-        self.assertTerminated(signal.SIGTERM, stop_timeout=0.05)
+        self.assertTerminated(signal.SIGTERM, stop=functools.partial(
+            stop_all, timeout=0.05))
         self.assertIsNone(stubborn.process)
 
     def test_one_that_ends_badly_does_not_hide_it(self) -> None:
