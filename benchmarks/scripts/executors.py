@@ -8,7 +8,8 @@ import importlib
 import os
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,12 +27,18 @@ def libraries() -> dict[str, Any]:
     return {'peer': importlib.import_module('mirakuru'), 'ours': ours}
 
 
-def free_port() -> int:
-    """A port that nobody has just now."""
+@contextmanager
+def held_port() -> Iterator[int]:
+    """A port that the system gives to nobody else until the context ends.
+
+    It is bound, but not listened on, so a child that sets SO_REUSEADDR can
+    listen on it. A port that is only known to be free may be given to a second
+    child, or to the near end of a connection, before the first child has it.
+    """
     with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((ready.HOST, 0))
-        port: int = sock.getsockname()[1]
-        return port
+        yield sock.getsockname()[1]
 
 
 class Home:
@@ -42,12 +49,23 @@ class Home:
         self._path = Path(self._directory.name)
         self._number = 0
 
-    def make(self, library: Any, kind: str, delay: float = 0) -> Any:
-        """An executor of that kind; it has the path `report`."""
+    @contextmanager
+    def make(self, library: Any, kind: str, delay: float = 0) -> Iterator[Any]:
+        """An executor of that kind, to be started and stopped in the context.
+
+        It has the path `report`; its port, if any, is held meanwhile.
+        """
         self._number += 1
+        if kind in ('tcp', 'http'):
+            with held_port() as port:
+                yield self._make(library, kind, str(port), delay)
+        else:
+            yield self._make(
+                library, kind, str(self._path / f'{self._number}.{kind}'),
+                delay)
+
+    def _make(self, library: Any, kind: str, where: str, delay: float) -> Any:
         report = self._path / f'{self._number}.ready'
-        where = (str(free_port()) if kind in ('tcp', 'http')
-                 else str(self._path / f'{self._number}.{kind}'))
         command = self.command(kind, where, delay, report)
         make: Callable[[], Any] = {
             'output': lambda: library.OutputExecutor(

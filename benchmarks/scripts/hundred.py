@@ -11,13 +11,13 @@ import json
 import socket
 import subprocess
 import sys
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from time import perf_counter, sleep
 from typing import Any
 
 from benchmarks.scripts import ready
-from benchmarks.scripts.executors import Home, free_port, libraries
+from benchmarks.scripts.executors import Home, held_port, libraries
 from gocept.runner.executor import TCPExecutor, start_all, stop_all
 
 WHILE = 0.3  # seconds
@@ -31,8 +31,7 @@ def answers(port: int) -> bool:
 def raw(home: Home, count: int) -> float:
     before = perf_counter()
     for _ in range(count):
-        port = free_port()
-        with subprocess.Popen(home.command(
+        with held_port() as port, subprocess.Popen(home.command(
                 'tcp', str(port), 0, Path('/dev/null'))) as child:
             while not answers(port):
                 sleep(0.001)
@@ -43,7 +42,7 @@ def raw(home: Home, count: int) -> float:
 def in_a_row(home: Home, library: Any, count: int) -> float:
     before = perf_counter()
     for _ in range(count):
-        with home.make(library, 'tcp'):
+        with home.make(library, 'tcp') as executor, executor:
             pass
     return perf_counter() - before
 
@@ -68,11 +67,13 @@ class Library:
 
 
 def side_by_side(home: Home, count: int) -> tuple[float, float]:
-    executors = [home.make(Library, 'tcp', WHILE) for _ in range(count)]
-    before = perf_counter()
-    start_all(executors)
-    seconds = perf_counter() - before
-    stop_all(executors)
+    with ExitStack() as held:
+        executors = [held.enter_context(home.make(Library, 'tcp', WHILE))
+                     for _ in range(count)]
+        before = perf_counter()
+        start_all(executors)
+        seconds = perf_counter() - before
+        stop_all(executors)
     return seconds, max(each.seconds for each in executors)
 
 

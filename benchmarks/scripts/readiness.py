@@ -25,13 +25,13 @@ def reported(report: Path) -> float:
 
 
 def latency(home: Home, library: Any, kind: str, delay: float) -> float:
-    executor = home.make(library, kind, delay)
-    executor.start()
-    returned = monotonic()
-    try:
-        return (returned - reported(executor.report)) * 1e3
-    finally:
-        executor.stop()
+    with home.make(library, kind, delay) as executor:
+        executor.start()
+        returned = monotonic()
+        try:
+            return (returned - reported(executor.report)) * 1e3
+        finally:
+            executor.stop()
 
 
 def main() -> None:

@@ -110,7 +110,8 @@ class Program(Meddling):
             self.runner.add(name, **app)
         self.threads: list[tuple[threading.Thread, threading.Event]] = []
         if self.own_poller is not None:
-            self.polling = threading.Thread(target=self.poll, daemon=True)
+            self.polling = threading.Thread(
+                target=self.poll, name='polling', daemon=True)
             self.polling.start()
 
     def fail(self, message: str) -> None:
@@ -338,14 +339,27 @@ class Program(Meddling):
         if len(descriptors()) != len(self.descriptors):
             self.fail(f'open after close(): {descriptors()}; before: '
                       f'{self.descriptors}')
-        names = sorted(thread.name for thread in threading.enumerate())
-        if len(names) > 2:
-            self.fail(f'threads after close(): {names}')
+        unknown = collections.Counter(
+            thread.name for thread in threading.enumerate()
+            ) - collections.Counter(self.lasting_threads())
+        if unknown:
+            self.fail(f'threads after close(): {sorted(unknown.elements())}')
         ours = {process.pid for process in self.started.processes}
         for pid in proc.children(os.getpid()):
             # The others are adopted.
             if pid in ours or not self.adopts():
                 self.fail(f'after close() there is {described(pid)}')
+
+    def lasting_threads(self) -> list[str]:
+        """The names of the threads that there may be after close()."""
+        names = [threading.main_thread().name,
+                 'gocept.runner.poller' if self.own_poller is None
+                 else self.polling.name]
+        if any(app.get('die_with_parent') or app.get('rlimits')
+               for app in self.plan['apps'].values()):
+            # Starts such children for all threads but the main one.
+            names.append('gocept.runner.lasting')
+        return names
 
     def adopts(self) -> bool:
         """Whether it may be the parent of descendants."""
