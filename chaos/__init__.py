@@ -1,4 +1,7 @@
-"""Long random fault tests; each module is a part with a function `run`."""
+"""Long random fault tests; each module is a part with a function `run`.
+
+A part with a name `NEEDS` is left out if that program is not installed.
+"""
 
 import argparse
 import importlib
@@ -6,6 +9,8 @@ import logging
 import random
 import time
 import traceback
+
+from gocept.runner.tests import services
 
 PARTS = ('worker', 'server', 'children', 'house')
 
@@ -35,6 +40,11 @@ def main() -> int:
 
 def _run(name: str, seed: int, runs: int) -> int:
     part = importlib.import_module(f'{__name__}.{name}')
+    needed = getattr(part, 'NEEDS', None)
+    if needed is not None and services.path_of(needed) is None:
+        print(f'{name}: left out. Not installed: {services.described(needed)}',
+              flush=True)
+        return int(services.none_may_be_left_out())
     started = time.monotonic()
     done = 0
     try:

@@ -34,6 +34,8 @@ from gocept.runner import errors, exechelper, proc
 from gocept.runner.tests.support import child_environment
 from gocept.runner.tests.test_program import caught_by
 
+NEEDS = 'postgres'
+
 RUNS_PER_HOUSE = 20
 """As a new PostgreSQL takes its time, and a long history as well."""
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import ctypes
-import glob
 import os
 import pathlib
 import shutil
@@ -16,6 +15,7 @@ from chaos.fates import Fate
 from chaos.scripts import converter
 from chaos.scripts.house import MESSAGE, last, sum_of
 from chaos.worker import check
+from gocept.runner.tests import services
 from gocept.runner.tests.test_program import stored
 
 ZOPE_CONF = '''\
@@ -122,8 +122,9 @@ class House:
     """A directory with a ZODB, PostgreSQL and something for the web."""
 
     def __init__(self, directory: pathlib.Path) -> None:
-        found = sorted(glob.glob('/usr/lib/postgresql/*/bin/initdb'))
-        check(bool(found), 'PostgreSQL is not installed')
+        found = services.path_of('postgres')
+        check(found is not None, 'not installed: postgres')
+        programs = pathlib.Path(found).parent
         self.directory = directory
         self.storage = directory / 'Data.fs'
         self.count = 0
@@ -138,12 +139,13 @@ class House:
             directory.chmod(0o711)
             shutil.chown(self.home, 'postgres', 'postgres')
         self.values = {
-            'home': self.home, 'programs': pathlib.Path(found[-1]).parent,
+            'home': self.home, 'programs': programs,
             'python': sys.executable, 'converter': converter.__file__,
             'user': ' '.join(f'{key}="{each}"' for key, each in user.items())}
         subprocess.run(
-            [found[-1], '--pgdata', self.home / 'data', '--no-locale',
-             '--auth=trust', '--username=postgres', '--no-sync'],
+            [programs / 'initdb', '--pgdata', self.home / 'data',
+             '--no-locale', '--auth=trust', '--username=postgres',
+             '--no-sync'],
             cwd=self.home, check=True, stdout=subprocess.DEVNULL,
             **user, extra_groups=[] if user else None)
 

@@ -19,6 +19,7 @@ from gocept.runner.executor import (
 from gocept.runner.executor.notified import _Messages
 from gocept.runner.poller import Poller
 from gocept.runner.process import Process
+from gocept.runner.tests import services
 from gocept.runner.tests.executors import ExecutorTestCase, Starting
 from gocept.runner.tests.support import DEADLINE
 from gocept.runner.tests.victims import VICTIM, until, victim
@@ -40,8 +41,6 @@ def send(*lines):
                     '\\0' + os.environ['NOTIFY_SOCKET'][1:])
 
 '''
-
-NOBODY = ['/usr/bin/python3', '-I', '-S', '-c']  # one that anybody may run
 
 
 class NotifiedTests(ExecutorTestCase):
@@ -180,9 +179,14 @@ pause()
 @unittest.skipUnless(os.geteuid() == 0, 'one user cannot become another')
 class UserTests(ExecutorTestCase):
 
+    def setUp(self) -> None:
+        super().setUp()
+        self.python = [services.python_for_nobody(self, os.devnull),
+                       '-I', '-S', '-c']
+
     def executor(self, body: str, **popen: Any) -> ConditionExecutor:
         return self.stopping(ConditionExecutor(
-            [*NOBODY, VICTIM + NOTIFIES + body], notified(),
+            [*self.python, VICTIM + NOTIFIES + body], notified(),
             cwd='/', popen_kwargs=popen))
 
     def nobody(self) -> dict[str, Any]:
@@ -203,7 +207,7 @@ class UserTests(ExecutorTestCase):
         check = notified().check()
         self.addCleanup(check.close)
         process = self.enterContext(Process(
-            [*NOBODY, VICTIM + NOTIFIES + 'send("READY=1")'], cwd='/',
+            [*self.python, VICTIM + NOTIFIES + 'send("READY=1")'], cwd='/',
             extra_env=check.variables, **self.nobody()))
         self.assertEqual(0, process.wait(DEADLINE))
         check.begin(process, [], self.enterContext(Poller()), NEVER)

@@ -1,10 +1,6 @@
-"""Real services: started, used, killed, started anew, stopped.
-
-CONTRIBUTING.rst says which Debian packages they need.
-"""
+"""Real services: started, used, killed, started anew, stopped."""
 
 import contextlib
-import glob
 import os
 import pathlib
 import shutil
@@ -32,23 +28,14 @@ from gocept.runner.executor import (
     exits_zero,
 )
 from gocept.runner.pidfd import hold
+from gocept.runner.tests import services
 from gocept.runner.tests.executors import ExecutorTestCase, is_gone
 from gocept.runner.tests.support import DEADLINE, child_environment
 from gocept.runner.tests.victims import ended, until
 
 HOST = '127.0.0.1'
 
-PATH = os.pathsep.join((os.environ.get('PATH', os.defpath), '/usr/sbin'))
-
 Probe = Callable[[], object]
-
-
-def program(name: str) -> str:
-    """The path of a program; it is a failure if there is none."""
-    found = shutil.which(name, path=PATH)
-    if found is None:
-        raise AssertionError(f'{name} is not installed')
-    return found
 
 
 def working_in(directory: pathlib.Path) -> Iterator[int]:
@@ -135,9 +122,7 @@ class PostgreSQLTests(ServiceTestCase):
 
     def setUp(self) -> None:
         super().setUp()
-        found = sorted(glob.glob('/usr/lib/postgresql/*/bin/initdb'))
-        self.assertTrue(found, 'PostgreSQL is not installed')
-        self.bin = pathlib.Path(found[-1]).parent
+        self.bin = pathlib.Path(services.need(self, 'postgres')).parent
         self.home = self.dir / 'home'  # the sockets are there as well
         self.home.mkdir()
         self.data = self.home / 'data'
@@ -224,8 +209,12 @@ class PostgreSQLTests(ServiceTestCase):
 
 class RedisTests(ServiceTestCase):
 
+    def setUp(self) -> None:
+        super().setUp()
+        self.redis = services.need(self, 'redis-server')
+
     def command(self, *more: str) -> list[str]:
-        return [program('redis-server'), '--bind', HOST, '--save', '', *more]
+        return [self.redis, '--bind', HOST, '--save', '', *more]
 
     def probe(self, address: Any) -> Probe:
         def ask() -> None:
@@ -347,10 +336,14 @@ class NginxTests(ServiceTestCase):
 
     context: ssl.SSLContext | None = None
 
+    def setUp(self) -> None:
+        super().setUp()
+        self.nginx = services.need(self, 'nginx')
+
     def executor(self, path: str = '/', *, more: str = ';', host: str = HOST,
                  scheme: str = 'http', **options: Any) -> HTTPExecutor:
         executor = HTTPExecutor(
-            [program('nginx'), '-p', str(self.dir), '-e', 'error.log',
+            [self.nginx, '-p', str(self.dir), '-e', 'error.log',
              '-c', str(self.dir / 'nginx.conf')],
             f'{scheme}://{host}:0{path}', **self.options(**options))
         self.write('nginx.conf', CONFIGURATION.format(
@@ -379,10 +372,10 @@ class NginxTests(ServiceTestCase):
             method='GET', expect=lambda answer: answer.read() == b'Hello\n')
         self.check_service(executor, self.probe(executor))
 
-    def encrypted(self, host: str) -> HTTPExecutor:
+    def encrypted(self, openssl: str, host: str) -> HTTPExecutor:
         certificate, key = self.dir / 'certificate.pem', self.dir / 'key.pem'
         subprocess.run(
-            [program('openssl'), 'req', '-x509', '-nodes', '-days', '2',
+            [openssl, 'req', '-x509', '-nodes', '-days', '2',
              '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1',
              '-subj', '/CN=localhost', '-keyout', key, '-out', certificate,
              '-addext', f'subjectAltName=DNS:localhost,IP:{HOST}'],
@@ -394,7 +387,8 @@ class NginxTests(ServiceTestCase):
                  f'ssl_certificate_key {key};')
 
     def test_an_encrypted_answer(self) -> None:
+        openssl = services.need(self, 'openssl')
         for host in (HOST, 'localhost'):
             with self.subTest(host):
-                executor = self.encrypted(host)
+                executor = self.encrypted(openssl, host)
                 self.check_service(executor, self.probe(executor))

@@ -1,7 +1,6 @@
 """What may go wrong while an executor waits for the answer to a request."""
 
 import os
-import shutil
 import socket
 import ssl
 import subprocess
@@ -14,6 +13,7 @@ from gocept.runner.executor import (
     ProcessExitedWithError,
     TimeoutExpired,
 )
+from gocept.runner.tests import services
 from gocept.runner.tests.executors import Starting
 from gocept.runner.tests.support import DEADLINE
 from gocept.runner.tests.test_executor_network import (
@@ -171,12 +171,11 @@ class EncryptedTests(WebTestCase):
     def setUp(self) -> None:
         super().setUp()
         self.certificate = self.dir / 'certificate.pem'
-        openssl = shutil.which('openssl')
-        self.assertIsNotNone(openssl, 'openssl is not installed')
         subprocess.run(
-            [openssl, 'req', '-x509', '-nodes', '-days', '2', '-newkey', 'ec',
-             '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-subj',
-             '/CN=localhost', '-keyout', self.dir / 'key.pem',
+            [services.need(self, 'openssl'), 'req', '-x509', '-nodes',
+             '-days', '2', '-newkey', 'ec', '-pkeyopt',
+             'ec_paramgen_curve:prime256v1', '-subj', '/CN=localhost',
+             '-keyout', self.dir / 'key.pem',
              '-out', self.certificate,
              '-addext', f'subjectAltName=DNS:localhost,IP:{HOST},IP:::1'],
             check=True, stderr=subprocess.DEVNULL)

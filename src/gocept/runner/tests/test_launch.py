@@ -12,15 +12,12 @@ import tempfile
 import unittest
 from unittest import mock
 
-from gocept.runner import launch, proc
+from gocept.runner import exechelper, launch, proc
 from gocept.runner.launch import MARKER, Launch
-from gocept.runner.tests import support
+from gocept.runner.tests import services, support
 from gocept.runner.tests.victims import PYTHON
 
 AS_ROOT = unittest.skipUnless(os.geteuid() == 0, 'needs root')
-
-ANY_PYTHON = '/usr/bin/python3'
-"""For children that cannot run ours, as it belongs to somebody."""
 
 
 class LaunchTestCase(support.TestCase):
@@ -36,6 +33,10 @@ class LaunchTestCase(support.TestCase):
 
     def start(self, command, **options):
         return Launch(command, **(self.helped | options)).start('a-mark')
+
+    def python_for_nobody(self):
+        """One for children that cannot run ours, as it belongs to somebody."""
+        return services.python_for_nobody(self, exechelper.__file__)
 
     def run_child(self, command, status=0, **options):
         """Returns what it writes to its standard output."""
@@ -533,15 +534,14 @@ class IdentityTests(LaunchTestCase):
 
     @AS_ROOT
     def test_ourselves_without_privileges(self):
-        if self.helped and not os.path.exists(ANY_PYTHON):
-            self.skipTest('other users can run no Python')
+        python = self.python_for_nobody() if self.helped else sys.executable
         entry = pwd.getpwnam('nobody')
 
         def run():
             os.setgroups([])
             os.setresgid(*[entry.pw_gid] * 3)
             os.setresuid(*[entry.pw_uid] * 3)
-            sys.executable = ANY_PYTHON
+            sys.executable = python
             for options in ({'user': 'nobody'}, {'user': entry.pw_uid},
                             {'user': 'nobody', 'group': entry.pw_gid}):
                 who = self.who(**options)
@@ -621,34 +621,35 @@ class LimitTests(LaunchTestCase):
 
     @AS_ROOT
     def test_who_may_not_change_the_user(self):
+        python = self.python_for_nobody()
+
         def run():
             os.setresgid(*[65534] * 3)
             os.setresuid(*[65534] * 3)
-            sys.executable = ANY_PYTHON
+            sys.executable = python
             try:
                 self.start('true', rlimits={'core': 0}, user=0, group=0)
             except PermissionError as error:
                 return str(error).encode()
             return b'we became root'
-        if not os.path.exists(ANY_PYTHON):
-            self.skipTest('other users can run no Python')
         self.assertIn(b'group', StreamTests.in_a_fork(self, run))
 
     def test_limits_come_first(self):
         # Of several that fail, the first is reported.
+        is_root = os.geteuid() == 0
+        python = self.python_for_nobody() if is_root else sys.executable
+
         def run():
-            if os.geteuid() == 0:
+            if is_root:
                 os.setresgid(*[65534] * 3)
                 os.setresuid(*[65534] * 3)
-                sys.executable = ANY_PYTHON
+                sys.executable = python
             try:
                 self.start('true', rlimits={'nofile': (50, 40)},
                            user=0, group=0, die_with_parent=True)
             except (ValueError, OSError) as error:
                 return str(error).encode()
             return b'all went well'
-        if not os.path.exists(ANY_PYTHON):
-            self.skipTest('other users can run no Python')
         self.assertIn(b'rlimit nofile', StreamTests.in_a_fork(self, run))
 
 
