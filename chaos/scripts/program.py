@@ -50,8 +50,8 @@ def main() -> None:
     if plan['ending'] == 'handled SIGTERM':
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(plan['status']))
     program = Program(plan)
-    os.close(int(sys.argv[2]))
     try:
+        os.close(int(sys.argv[2]))  # from now on a signal may come
         program.act()
         program.settle()
         calm()
