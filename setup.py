@@ -35,7 +35,8 @@ setup(
     package_dir={'': 'src'},
     packages=find_namespace_packages('src', include=['gocept.runner*']),
     include_package_data=True,
-    package_data={'gocept.runner': ['py.typed', '*.zcml', '*.xml', '*.rst']},
+    package_data={'gocept.runner': [
+        'py.typed', '*.zcml', '*.rst', '*/*.zcml', '*/*.xml', '*/*.rst']},
     zip_safe=False,
     install_requires=[
         'ZConfig',

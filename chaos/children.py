@@ -22,7 +22,7 @@ from chaos.plans import SUDDEN, Plan
 from chaos.processes import alive, described, words
 from chaos.scripts import program
 from chaos.worker import check
-from gocept.runner import proc
+from gocept.runner.process import procfs
 from gocept.runner.tests.support import DEADLINE, child_environment
 
 SIGNALS = {'SIGINT': signal.SIGINT, 'handled SIGTERM': signal.SIGTERM,
@@ -106,8 +106,8 @@ class Run:
 
     def show_stacks(self, session: int) -> None:
         """Have the program, and forks of it, say where they are."""
-        for pid in proc.pids():
-            now = proc.stat(pid)
+        for pid in procfs.pids():
+            now = procfs.stat(pid)
             if (now is not None and now.session == session
                     and program.__file__.encode() in words(pid)):
                 os.kill(pid, signal.SIGUSR1)

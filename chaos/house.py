@@ -30,9 +30,10 @@ from chaos.processes import (
 )
 from chaos.scripts import converter
 from chaos.worker import check
-from gocept.runner import errors, exechelper, proc
+from gocept.runner import errors
+from gocept.runner.process import exechelper, procfs
+from gocept.runner.tests.cli.test_program import caught_by
 from gocept.runner.tests.support import child_environment
-from gocept.runner.tests.test_program import caught_by
 
 NEEDS = 'postgres'
 
@@ -251,7 +252,7 @@ class Life:
     @staticmethod
     def children(name: str, parents: list[int]) -> list[int]:
         """Those of that name; of a backend, all children are."""
-        return [pid for parent in parents for pid in proc.children(parent)
+        return [pid for parent in parents for pid in procfs.children(parent)
                 if SIGNS.get(name, b'') in arguments(pid)]
 
     def has_logged(self, text: str) -> bool:

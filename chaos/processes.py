@@ -6,7 +6,7 @@ import os
 import pathlib
 from collections.abc import Iterator
 
-from gocept.runner import proc
+from gocept.runner.process import procfs
 
 MARKER = b'GOCEPT_RUNNER_CHILD='
 
@@ -32,9 +32,9 @@ def words(pid: int) -> bytes:
 
 def alive(word: str) -> Iterator[int]:
     """Processes with that word, but this one and the dead."""
-    for pid in proc.pids():
+    for pid in procfs.pids():
         if pid != os.getpid() and word.encode() in words(pid):
-            now = proc.stat(pid)
+            now = procfs.stat(pid)
             if now is not None and now.state not in 'ZX':
                 yield pid
 
@@ -49,7 +49,7 @@ def marks(pid: int) -> list[bytes]:
 
 def described(pid: int) -> str:
     """A process, for messages."""
-    return f'process {pid}, {proc.stat(pid)}: {words(pid)[:2000]!r}'
+    return f'process {pid}, {procfs.stat(pid)}: {words(pid)[:2000]!r}'
 
 
 def arguments(pid: int) -> bytes:
@@ -64,10 +64,10 @@ def working_in(directory: pathlib.Path) -> Iterator[int]:
 
     So those are found that have overwritten their environment.
     """
-    for pid in proc.pids():
+    for pid in procfs.pids():
         with contextlib.suppress(OSError):
             where = pathlib.Path(os.readlink(f'/proc/{pid}/cwd'))
-            now = proc.stat(pid)
+            now = procfs.stat(pid)
             if (where.is_relative_to(directory) and now is not None
                     and now.state not in 'ZX'):
                 yield pid
@@ -99,4 +99,4 @@ def adopted() -> list[int]:
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
-    return proc.children(os.getpid())
+    return procfs.children(os.getpid())

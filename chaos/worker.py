@@ -13,8 +13,8 @@ from collections.abc import Iterator
 import ZODB.scripts.fstest
 
 from gocept.runner import errors
+from gocept.runner.tests.cli.test_program import PREAMBLE, stored
 from gocept.runner.tests.support import DEADLINE, Program
-from gocept.runner.tests.test_program import PREAMBLE, stored
 
 RUNS_PER_DATABASE = 20
 """As each transaction stores the whole list once more."""

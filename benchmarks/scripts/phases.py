@@ -32,7 +32,8 @@ def main() -> None:
     done('import zope.component')
     import zope.site.folder
     done('import zope.site.folder, the class of the root folder')
-    from gocept.runner import environment, runner
+    from gocept.runner import runner
+    from gocept.runner.boot import environment
     done('import gocept.runner.runner, the rest')
     options = environment.load(sys.argv[1])
     done('read the schema and zope.conf')

@@ -5,7 +5,6 @@ import os
 import signal
 
 from chaos.processes import words
-from gocept.runner import proc
 from gocept.runner.errors import (
     DeadlineExceeded,
     EndpointClosedException,
@@ -13,6 +12,7 @@ from gocept.runner.errors import (
     StartError,
     WriteBufferFull,
 )
+from gocept.runner.process import procfs
 
 
 class Meddling:
@@ -70,7 +70,7 @@ class Meddling:
     def do_signal_one(self, alias: str, op: dict) -> None:
         """Send a signal to a child of the child."""
         with contextlib.suppress(KeyError, ProcessLookupError):
-            children = proc.children(self.runner.get_process(alias).pid)
+            children = procfs.children(self.runner.get_process(alias).pid)
             if children:
                 pid = children[op['number'] % len(children)]
                 fd = os.pidfd_open(pid)

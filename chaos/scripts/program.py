@@ -25,14 +25,17 @@ import threading
 import traceback
 from typing import Any
 
-import gocept.runner.descriptors
+import gocept.runner.poller.descriptors
 from chaos.plans import LONGEST_DELAY, expected_statuses
 from chaos.processes import alive, described, descriptors, marks
 from chaos.scripts import child
 from chaos.scripts.meddle import Meddling
 from chaos.scripts.started import Started
 from chaos.scripts.talk import Talk, difference
-from gocept.runner import errors, pidfd, poller, proc, waiting
+from gocept.runner import errors
+from gocept.runner.poller import poller
+from gocept.runner.process import pidfd, procfs
+from gocept.runner.waits import deadline
 
 LONGEST_RUN = 30
 """How long it may take, in seconds."""
@@ -45,8 +48,8 @@ def main() -> None:
     plan = json.loads(pathlib.Path(sys.argv[1]).read_text())
     if plan['fallback']:
         pidfd.hold = pidfd.PidAndStart
-        waiting.Readiness = waiting.PollReadiness
-        gocept.runner.descriptors.Readiness = waiting.PollReadiness
+        deadline.Readiness = deadline.PollReadiness
+        gocept.runner.poller.descriptors.Readiness = deadline.PollReadiness
     if plan['ending'] == 'handled SIGTERM':
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(plan['status']))
     program = Program(plan)
@@ -345,7 +348,7 @@ class Program(Meddling):
         if unknown:
             self.fail(f'threads after close(): {sorted(unknown.elements())}')
         ours = {process.pid for process in self.started.processes}
-        for pid in proc.children(os.getpid()):
+        for pid in procfs.children(os.getpid()):
             # The others are adopted.
             if pid in ours or not self.adopts():
                 self.fail(f'after close() there is {described(pid)}')
@@ -358,7 +361,7 @@ class Program(Meddling):
         if any(app.get('die_with_parent') or app.get('rlimits')
                for app in self.plan['apps'].values()):
             # Starts such children for all threads but the main one.
-            names.append('gocept.runner.lasting')
+            names.append('gocept.runner.forker')
         return names
 
     def adopts(self) -> bool:
@@ -375,7 +378,7 @@ class Program(Meddling):
                 if process.returncode is None:
                     self.fail(f'{process} at the end')
             if not self.interrupted:
-                for pid in proc.children(os.getpid()):
+                for pid in procfs.children(os.getpid()):
                     self.fail(f'at the end there is {described(pid)}')
             if self.own_poller is not None:
                 self.own_poller.close()

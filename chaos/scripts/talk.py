@@ -6,8 +6,8 @@ import signal
 import time
 from typing import Any
 
-from gocept.runner import poller
 from gocept.runner.errors import EndpointClosedException, WriteBufferFull
+from gocept.runner.poller import poller
 
 
 class Talk:

@@ -26,7 +26,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
     from importlib import import_module
 
-    from gocept.runner.collector import paused
+    from gocept.runner.boot.collector import paused
     with paused():
         value = getattr(import_module(f'{__name__}.{_MODULES[name]}'), name)
     globals()[name] = value

@@ -27,7 +27,7 @@ from zope.security.management import (
     thread_local,
 )
 
-from gocept.runner import collector, environment
+from gocept.runner.boot import collector, environment
 from gocept.runner.errors import WORKER_FAILED, Terminated
 from gocept.runner.events import (
     ConflictRetried,
@@ -40,8 +40,8 @@ from gocept.runner.events import (
     notify,
 )
 from gocept.runner.interfaces import IMainLoop, IPoller
-from gocept.runner.signals import (
-    Shutdown,
+from gocept.runner.signals import Shutdown
+from gocept.runner.signals.shutdown import (
     handlers,
     handling,
     raising,
@@ -291,8 +291,8 @@ class appmain:
         def program(appname: Any = nothing, configfile: Any = nothing,
                     *args: Any) -> int | None:
             if appname is nothing and configfile is nothing:
-                from gocept.runner import command
-                return command.main(self, worker)
+                from gocept.runner.cli.worker import main
+                return main(self, worker)
             if appname is nothing or configfile is nothing:
                 raise TypeError(
                     f'{worker.__name__}() takes an object name and the path '

@@ -7,10 +7,10 @@ from typing import Any
 
 import zope.interface
 
+from gocept.runner.channel.base import Channel
 from gocept.runner.errors import EndpointClosedException
 from gocept.runner.executor import SimpleExecutor, start_all, stop_all
 from gocept.runner.interfaces import IExecutorLayer, ITestChannel
-from gocept.runner.stream import Channel
 
 __all__ = ['ExecutorLayer', 'TestChannel']
 

@@ -9,7 +9,16 @@ from gocept.runner.errors import (
 )
 from gocept.runner.executor.base import SimpleExecutor
 from gocept.runner.executor.checked import ConditionExecutor, Executor
-from gocept.runner.executor.condition import Check, Condition, all_of
+from gocept.runner.executor.conditions.base import Check, Condition, all_of
+from gocept.runner.executor.conditions.http import http
+from gocept.runner.executor.conditions.network import tcp, unix
+from gocept.runner.executor.conditions.notified import notified
+from gocept.runner.executor.conditions.pushed import (
+    exits_zero,
+    output,
+    pid_file,
+)
+from gocept.runner.executor.groups import start_all, stop_all
 from gocept.runner.executor.named import (
     HTTPExecutor,
     OutputExecutor,
@@ -17,11 +26,6 @@ from gocept.runner.executor.named import (
     TCPExecutor,
     UnixSocketExecutor,
 )
-from gocept.runner.executor.network import tcp, unix
-from gocept.runner.executor.notified import notified
-from gocept.runner.executor.pushed import exits_zero, output, pid_file
-from gocept.runner.executor.together import start_all, stop_all
-from gocept.runner.executor.web import http
 
 __all__ = [
     'AlreadyRunning', 'Check', 'Condition', 'ConditionExecutor', 'Executor',

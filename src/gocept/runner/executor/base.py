@@ -22,12 +22,12 @@ from gocept.runner.errors import (
 from gocept.runner.events import child_ended, child_ready, child_started
 from gocept.runner.executor.capture import Reader
 from gocept.runner.executor.captures import Captures
-from gocept.runner.executor.condition import Check, Condition
+from gocept.runner.executor.conditions.base import Check, Condition
 from gocept.runner.executor.options import process_options
 from gocept.runner.interfaces import IExecutor
 from gocept.runner.poller import Poller
 from gocept.runner.process import Process
-from gocept.runner.waiting import Deadline
+from gocept.runner.waits.deadline import Deadline
 
 Command = str | Sequence[str]
 

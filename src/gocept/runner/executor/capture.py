@@ -14,9 +14,10 @@ from typing import Any
 
 from gocept.runner.channel import PipeChannel
 from gocept.runner.errors import EndpointClosedException
-from gocept.runner.source import Source, tell_forks
+from gocept.runner.waits.forks import tell_forks
+from gocept.runner.waits.source import Source
 
-log = logging.getLogger(__name__)
+log = logging.getLogger('gocept.runner.executor')
 
 _MOST_READS = 64  # of what is left, as somebody else may write on
 

@@ -10,10 +10,10 @@ from gocept.runner.errors import (
     ProcessExitedWithError,
 )
 from gocept.runner.executor.base import Command, SimpleExecutor
-from gocept.runner.executor.condition import Condition
+from gocept.runner.executor.conditions.base import Condition
 from gocept.runner.interfaces import ICheckedExecutor, IConditionExecutor
 from gocept.runner.poller import Poller
-from gocept.runner.waiting import NEVER
+from gocept.runner.waits.deadline import NEVER
 
 
 @zope.interface.implementer(ICheckedExecutor)

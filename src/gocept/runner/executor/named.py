@@ -6,9 +6,9 @@ from typing import Any
 
 from gocept.runner.executor.base import Command
 from gocept.runner.executor.checked import ConditionExecutor
-from gocept.runner.executor.network import tcp, unix
-from gocept.runner.executor.pushed import output, pid_file
-from gocept.runner.executor.web import http
+from gocept.runner.executor.conditions.http import http
+from gocept.runner.executor.conditions.network import tcp, unix
+from gocept.runner.executor.conditions.pushed import output, pid_file
 
 
 class OutputExecutor(ConditionExecutor):

@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from gocept.runner.executor.condition import Check
+from gocept.runner.executor.conditions.base import Check
 
 _STREAMS: dict[Any, str] = {
     subprocess.PIPE: 'pipe', subprocess.DEVNULL: 'null',

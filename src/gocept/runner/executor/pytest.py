@@ -7,7 +7,7 @@ from typing import Any, Literal
 import pytest
 
 from gocept.runner.executor.base import SimpleExecutor
-from gocept.runner.executor.together import start_all, stop_all
+from gocept.runner.executor.groups import start_all, stop_all
 
 __all__ = ['executor_fixture']
 

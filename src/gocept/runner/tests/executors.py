@@ -7,8 +7,8 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from gocept.runner import proc
 from gocept.runner.executor import SimpleExecutor
+from gocept.runner.process import procfs
 from gocept.runner.tests.support import (
     DEADLINE,
     TestCase,
@@ -24,7 +24,7 @@ class ExecutorTestCase(TestCase):
     def setUp(self) -> None:
         super().setUp()
         end_background()
-        before = open_descriptors().keys(), set(proc.children(os.getpid()))
+        before = open_descriptors().keys(), set(procfs.children(os.getpid()))
         self.addCleanup(self.check_left, before)
         self.addCleanup(end_background)
 
@@ -39,7 +39,7 @@ class ExecutorTestCase(TestCase):
         # What is kept back to end processes with is kept for ever.
         left = {fd: target for fd, target in open_descriptors().items()
                 if fd not in before[0] and target != os.devnull}
-        children = set(proc.children(os.getpid())) - before[1]
+        children = set(procfs.children(os.getpid())) - before[1]
         self.assertEqual(({}, set()), (left, children))
 
     def stopping(self, executor: SimpleExecutor) -> Any:
@@ -48,7 +48,7 @@ class ExecutorTestCase(TestCase):
 
 
 def is_gone(pid: int) -> bool:
-    now = proc.stat(pid)
+    now = procfs.stat(pid)
     return now is None or now.state in 'ZX'
 
 

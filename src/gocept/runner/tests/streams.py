@@ -15,7 +15,7 @@ from typing import Any, Self
 from gocept.runner.channel import PipeChannel, SocketChannel
 from gocept.runner.errors import EndpointClosedException
 from gocept.runner.tests.support import DEADLINE, open_descriptors
-from gocept.runner.waiting import Deadline, wait_for
+from gocept.runner.waits.deadline import Deadline, wait_for
 
 
 class Peer:

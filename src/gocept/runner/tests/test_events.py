@@ -45,9 +45,9 @@ from gocept.runner.executor import (
 from gocept.runner.executor.checked import ConditionExecutor
 from gocept.runner.poller import Poller
 from gocept.runner.tests.executors import ExecutorTestCase
+from gocept.runner.tests.spawn.test_runner import SpawnTestCase
 from gocept.runner.tests.support import DEADLINE, SIGNALS, TestCase
 from gocept.runner.tests.test_runner import LoopCase
-from gocept.runner.tests.test_spawn import SpawnTestCase
 from gocept.runner.tests.victims import until, victim
 from gocept.runner.transaction import dry_run
 

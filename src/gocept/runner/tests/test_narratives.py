@@ -18,8 +18,9 @@ from gocept.runner.tests.support import (
 )
 from gocept.runner.tests.victims import adopt_no_more
 
-NARRATIVES = ('appmain.rst', 'executor.rst', 'once.rst', 'spawn.rst',
-              'transaction.rst', 'zcml.rst', 'zopeconf.rst')
+NARRATIVES = ('appmain.rst', 'boot/zopeconf.rst', 'executor/executor.rst',
+              'once.rst', 'spawn/spawn.rst', 'transaction.rst',
+              'zcml/zcml.rst')
 
 OPTIONS = (doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
            | doctest.REPORT_NDIFF)

@@ -33,9 +33,9 @@ from gocept.runner.channel import SocketChannel
 from gocept.runner.interfaces import IPoller
 from gocept.runner.poller import Poller, Timer
 from gocept.runner.runner import MainLoop, init
+from gocept.runner.tests.poller.test_server import no_descriptors_left
 from gocept.runner.tests.streams import wait_readable
 from gocept.runner.tests.support import DEADLINE, SIGNALS, TestCase
-from gocept.runner.tests.test_accepting import no_descriptors_left
 from gocept.runner.tests.victims import until
 
 LOGGER = 'gocept.runner.runner'
@@ -504,7 +504,7 @@ class PauseTests(LoopCase):
 
     def test_other_signals_do_not(self):
         self.open(CountingPoller())
-        with mock.patch('gocept.runner.signals._reopen_logs') as reopen:
+        with mock.patch('gocept.runner.signals.shutdown._reopen_logs') as reopen:
             self.loop(lambda: signal.raise_signal(signal.SIGUSR2), None,
                       ticks=3600)()
         reopen.assert_called_once_with()
@@ -670,7 +670,7 @@ class BackOffTests(LoopCase):
                 (lambda: appmain(max_backoff=5, shutdown_timeout=7), 5, 7),
                 (lambda: once(shutdown_timeout=0), 60, 0),
                 (appmain, 60, 30)):
-            with mock.patch('gocept.runner.environment.supervised') as within:
+            with mock.patch('gocept.runner.boot.environment.supervised') as within:
                 loops = []
                 decorator = make()
                 build = decorator.loop
@@ -730,7 +730,7 @@ class SignalTests(LoopCase):
         self.assertEqual([signal.SIG_DFL] * 3, seen)
 
     def test_sigusr2_reopens_the_logs(self):
-        with mock.patch('gocept.runner.signals._reopen_logs') as reopen:
+        with mock.patch('gocept.runner.signals.shutdown._reopen_logs') as reopen:
             self.loop(lambda: signal.raise_signal(signal.SIGUSR2), None)()
         reopen.assert_called_once_with()
         self.assertEqual(3, self.calls)

@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 from unittest import mock
 
-from gocept.runner import descendants, proc, process
-from gocept.runner.pidfd import Handle, PidAndStart
-from gocept.runner.process import Process
-from gocept.runner.waiting import Deadline, wait_for
+from gocept.runner.process import Process, descendants, procfs
+from gocept.runner.process import child as child_module
+from gocept.runner.process.pidfd import Handle, PidAndStart
+from gocept.runner.waits.deadline import Deadline, wait_for
 
 T = TypeVar('T')
 
@@ -118,7 +118,7 @@ def ended(handle: Handle) -> bool:
 def marked(marks: Iterable[str]) -> list[int]:
     """The processes that carry one of the marks."""
     wanted = set(marks)
-    return [pid for pid in proc.pids()
+    return [pid for pid in procfs.pids()
             if wanted & set(descendants.marks(pid))]
 
 
@@ -134,6 +134,6 @@ def adopt_no_more() -> None:
 @contextlib.contextmanager
 def without_pidfds() -> Iterator[None]:
     """As on a system that has none."""
-    with mock.patch.object(process, 'hold', PidAndStart), mock.patch.object(
+    with mock.patch.object(child_module, 'hold', PidAndStart), mock.patch.object(
             descendants, 'hold', PidAndStart):
         yield

@@ -1,0 +1,1 @@
+"""From zope.conf to an open database, and the attempts of a transaction."""

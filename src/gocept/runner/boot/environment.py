@@ -1,0 +1,360 @@
+"""From zope.conf to an open database, in steps that undo themselves.
+
+`load` reads zope.conf, `configured` sets up paths, product configuration,
+loggers and components, `open_databases` and `root_of` open databases and a
+connection, `find_site` looks up the object that becomes the site, and in
+`supervised` the children run that ZCML declares.
+"""
+
+import contextlib
+import functools
+import logging
+import os.path
+import sys
+import urllib.parse
+import weakref
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import transaction
+import ZConfig
+import ZODB.interfaces
+import zope.component
+import zope.event
+import zope.interface.interfaces
+import zope.processlifetime
+import zope.security.management
+from ZConfig.components.logger.loghandler import NullHandler
+from zope.app.appsetup import appsetup, product
+from zope.component.hooks import getSite, setSite
+
+from gocept.runner.boot import registrations
+from gocept.runner.errors import ConfigurationError, NotASiteError
+from gocept.runner.interfaces import ISupervisor
+from gocept.runner.transaction import abort
+
+log = logging.getLogger('gocept.runner.environment')
+
+APPLICATION = 'Application'
+"""The name of the root folder, as in zope.app.publication."""
+
+here = os.path.dirname(__file__)
+
+
+def load(configfile: str | os.PathLike[str]) -> Any:
+    """Read a zope.conf; ZConfig.ConfigurationError tells what is wrong."""
+    if not os.path.isfile(configfile):
+        raise ZConfig.ConfigurationError(f'no such file: {configfile}')
+    try:
+        with open(configfile, encoding='utf-8') as file:
+            options, _ = ZConfig.loadConfigFile(
+                _schema(), file, _url(configfile))
+    except ZConfig.ConfigurationError as error:
+        lineno = getattr(error, 'lineno', None)
+        if type(error) is not ZConfig.ConfigurationError or lineno is None:
+            raise
+        # This kind has a line, but does not show it.
+        raise ZConfig.ConfigurationSyntaxError(
+            error.message, error.url, lineno) from error
+    except (OSError, UnicodeError):
+        raise
+    except Exception as error:  # of a data type, a wrong log format for one
+        raise ConfigurationError(
+            f'{configfile}: {type(error).__name__}: {error}') from error
+    names = [database.name or '' for database in options.databases]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigurationError(
+                f'{configfile}: more than one <zodb> is called {name!r}; '
+                'the name follows the word: <zodb name>')
+    options.site_definition = os.path.abspath(
+        options.site_definition
+        or os.path.join(os.path.dirname(here), 'site.zcml'))
+    return options
+
+
+@functools.cache
+def _schema() -> Any:
+    path = os.path.join(here, 'zopeconf.xml')
+    with open(path, encoding='utf-8') as file:
+        return ZConfig.loadSchemaFile(file, _url(path))
+
+
+def _url(path: str | os.PathLike[str]) -> str:
+    # ZConfig could open the file as well, but would set up urllib for it.
+    return 'file://' + urllib.parse.quote(os.path.abspath(path))
+
+
+@contextlib.contextmanager
+def configured(options: Any, *, verbose: bool = False, logs: bool = True,
+               ) -> Iterator[None]:
+    """Set up the process as zope.conf says; leave it as it was on an error.
+
+    That is, on one in the block too: it holds the other steps of booting. The
+    loggers, product configuration and components stay when it has ended well;
+    the same site definition a second time runs no ZCML. `verbose` shows debug
+    messages, and all messages on standard error. Without `logs` the loggers
+    stay as they are, and no log file is opened.
+
+    Raises zope.configuration's ConfigurationError for wrong ZCML, and
+    `gocept.runner.errors.ConfigurationError` for another site definition.
+    """
+    with contextlib.ExitStack() as undo:
+        _set_paths(options.path, undo)
+        undo.callback(product.restoreConfiguration,
+                      product.saveConfiguration())
+        product.setProductConfigurations(options.product_config)
+        replaced = _set_loggers(options, verbose, undo) if logs else []
+        _report_ignored(options)
+        _load_zcml(options, undo)
+        yield
+        undo.pop_all()
+    for handler in replaced:
+        with contextlib.suppress(ValueError):  # one that was not reopened
+            handler.close()
+
+
+def _set_paths(paths: list[str], undo: contextlib.ExitStack) -> None:
+    undo.callback(sys.path.__setitem__, slice(None), list(sys.path))
+    new = [os.path.abspath(path) for path in paths]
+    sys.path[:0] = [path for path in new if path not in sys.path]
+
+
+# The handlers that a zope.conf of this process has installed.
+_installed: weakref.WeakSet[logging.Handler] = weakref.WeakSet()
+
+
+def _set_loggers(options: Any, verbose: bool, undo: contextlib.ExitStack,
+                 ) -> list[logging.Handler]:
+    replaced: list[logging.Handler] = []
+    for factory in [options.eventlog, *options.loggers]:
+        if factory is not None:
+            logger = logging.getLogger(factory.name)
+            _restore_logger_on_error(logger, undo)
+            before = list(logger.handlers)
+            factory()
+            new = [h for h in logger.handlers if h not in before]
+            _installed.update(new)
+            # A zope.conf that logs somewhere replaces what an earlier one in
+            # this process set, lest lines be logged twice.
+            if not all(isinstance(handler, NullHandler) for handler in new):
+                for handler in _installed.intersection(before):
+                    logger.removeHandler(handler)
+                    replaced.append(handler)
+    root = logging.getLogger()
+    _restore_logger_on_error(root, undo)
+    if verbose:
+        root.setLevel(logging.DEBUG)
+    elif options.eventlog is None and not root.handlers:
+        root.setLevel(logging.INFO)
+    else:
+        return replaced
+    if not any(getattr(handler, 'stream', None) is sys.stderr
+               for handler in root.handlers):
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter(
+            '%(asctime)s %(levelname)s %(name)s %(message)s'))
+        root.addHandler(handler)
+        _installed.add(handler)
+    return replaced
+
+
+def _restore_logger_on_error(logger: logging.Logger,
+                             undo: contextlib.ExitStack) -> None:
+    handlers, level = list(logger.handlers), logger.level
+    propagate = logger.propagate
+
+    def restore() -> None:
+        for handler in logger.handlers:
+            if handler not in handlers:
+                handler.close()
+        logger.handlers[:] = handlers
+        logger.setLevel(level)
+        logger.propagate = propagate
+    undo.callback(restore)
+
+
+def _report_ignored(options: Any) -> None:
+    ignored = [f'<{section.getSectionType()}>'
+               for section in options.web_sections]
+    ignored += [name.removeprefix('web_').replace('_', '-')
+                for name in options.getSectionAttributes()
+                if name.startswith('web_') and name != 'web_sections'
+                and getattr(options, name) is not None]
+    if ignored:
+        log.debug('Ignored in zope.conf, as only a web server needs it: %s',
+                  ', '.join(ignored))
+
+
+def _load_zcml(options: Any, undo: contextlib.ExitStack) -> None:
+    wanted = options.site_definition
+    if appsetup.getConfigContext() is not None:
+        loaded = appsetup.getConfigSource()
+        if os.path.realpath(loaded) != os.path.realpath(wanted):
+            raise ConfigurationError(
+                f'the site definition {loaded} was loaded in this process '
+                f'before, so {wanted} cannot be: there is one component '
+                'registry; run the other worker in a process of its own')
+        return
+    if not os.path.isfile(wanted):
+        raise ConfigurationError(f'site-definition: no such file: {wanted}')
+    features: tuple[str, ...] = ()
+    if options.devmode:
+        log.warning('Developer mode is on; turn it off where others have '
+                    'access: devmode off')
+        features = ('devmode',)
+    registrations.restore_with(undo)
+    undo.callback(appsetup.reset)
+    with without_interaction():
+        appsetup.config(wanted, features=features)
+
+
+@contextlib.contextmanager
+def without_interaction() -> Iterator[None]:
+    """End the interaction for the block, and put it back afterwards."""
+    local = zope.security.management.thread_local
+    outer = zope.security.management.queryInteraction()
+    zope.security.management.endInteraction()
+    try:
+        yield
+    finally:
+        zope.security.management.endInteraction()
+        if outer is not None:
+            local.interaction = outer
+
+
+@contextlib.contextmanager
+def open_databases(options: Any) -> Iterator[Any]:
+    """Open all databases, and hand out the first; close them at the end.
+
+    If it is empty, it gets its root folder.
+
+    Raises what the storage raises if it is locked or cannot be reached, and
+    ConfigurationError if the database belongs to another application.
+    """
+    with contextlib.ExitStack() as close:
+        database = _open_all(options.databases, close)
+        _ensure_root_folder(database)
+        yield database
+
+
+@contextlib.contextmanager
+def root_of(database: Any) -> Iterator[Any]:
+    """Tell subscribers of the database, and hand out its root.
+
+    At the end the site is the one from before, the transaction is aborted, and
+    the connection is closed.
+    """
+    with contextlib.ExitStack() as close:
+        _notify_opened(database)
+        connection = database.open()
+        close.callback(connection.close)
+        close.callback(abort)
+        # Callers set the site themselves, and it is no good once it is closed.
+        close.callback(setSite, getSite())
+        yield connection.root()
+
+
+@contextlib.contextmanager
+def supervised(shutdown_timeout: float) -> Iterator[Any]:
+    """Start what ZCML declares as eager, and stop at the end what runs.
+
+    Hands out the `ISupervisor`; None, and nothing to do, if ZCML includes
+    none. The errors are those of its `running`.
+    """
+    supervisor = zope.component.queryUtility(ISupervisor)
+    if supervisor is None:
+        yield None
+    else:
+        with supervisor.running(shutdown_timeout):
+            yield supervisor
+
+
+def _open_all(factories: list[Any], close: contextlib.ExitStack) -> Any:
+    components = zope.component.getGlobalSiteManager()
+
+    def closing(factory: Any) -> SimpleNamespace:
+        def open_database() -> Any:
+            database = factory.open()
+            close.callback(database.close)
+            # It is registered next, and perhaps the following one fails.
+            close.callback(components.unregisterUtility, database,
+                           ZODB.interfaces.IDatabase, factory.name or '')
+            return database
+        return SimpleNamespace(name=factory.name, open=open_database)
+
+    databases, _ = appsetup.multi_database(map(closing, factories))
+    return databases[0]
+
+
+def _ensure_root_folder(database: Any) -> None:
+    # With a manager of its own, since this is not the worker's transaction.
+    manager = transaction.TransactionManager()
+    connection = database.open(manager)
+    try:
+        # Another process may do the same at this moment.
+        for attempt in manager.attempts():
+            with attempt:
+                root = connection.root()
+                if APPLICATION in root:
+                    break
+                if len(root):
+                    raise ConfigurationError(
+                        f'the database has no root folder {APPLICATION!r}, '
+                        'so it belongs to another application: its root '
+                        f'holds {", ".join(sorted(map(repr, root)))}')
+                root[APPLICATION] = _new_root_folder()
+    finally:
+        manager.abort()
+        connection.close()
+
+
+def _new_root_folder() -> Any:
+    from zope.lifecycleevent import ObjectCreatedEvent
+    from zope.site.folder import rootFolder
+    from zope.site.site import LocalSiteManager
+    log.debug('The database is empty: creating the root folder %r',
+              APPLICATION)
+    folder = rootFolder()
+    zope.event.notify(ObjectCreatedEvent(folder))
+    folder.setSiteManager(LocalSiteManager(folder))
+    return folder
+
+
+def _notify_opened(database: Any) -> None:
+    """Send the events that zope.app.appsetup sends for an opened database.
+
+    Its own subscriber, where ZCML includes it, answers the first with the
+    second, which is sent here where it does not.
+    """
+    seen: list[object] = []
+    watch = seen.append
+    zope.event.subscribers.append(watch)
+    try:
+        zope.event.notify(zope.processlifetime.DatabaseOpened(database))
+    finally:
+        zope.event.subscribers.remove(watch)
+    if not any(zope.processlifetime.IDatabaseOpenedWithRoot.providedBy(event)
+               for event in seen):
+        zope.event.notify(
+            zope.processlifetime.DatabaseOpenedWithRoot(database))
+
+
+def find_site(root: Any, appname: str | None) -> Any:
+    """The root folder, or the object in it that `appname` names.
+
+    Raises KeyError if there is none, and NotASiteError if it is no site.
+    """
+    site = root[APPLICATION]
+    what = 'the root folder'
+    if appname is not None:
+        site = site[appname]
+        what = f'{appname!r} in the root folder'
+    try:
+        site.getSiteManager()
+    except (AttributeError, zope.interface.interfaces.ComponentLookupError):
+        raise NotASiteError(
+            f'{what} is a {type(site).__name__} without a site manager, '
+            'so it cannot be the site') from None
+    return site

@@ -1,0 +1,309 @@
+"""What all channels share: reading bytes, text or lines."""
+
+import codecs
+import sys
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import zope.interface
+
+from gocept.runner.channel import expect
+from gocept.runner.channel.lines import Lines
+from gocept.runner.errors import EndpointClosedException
+from gocept.runner.interfaces import IChannel, ILineChannel
+from gocept.runner.waits.closing import Closing
+from gocept.runner.waits.deadline import Deadline
+from gocept.runner.waits.source import Source, checked_buffering
+
+MIB = 2 ** 20
+
+
+@zope.interface.implementer(IChannel)
+class Channel(Source, Closing, ABC):
+    """See `IChannel`; the base of custom channels as well."""
+
+    is_stream = True
+
+    closed = False
+
+    def __init__(self, *, buffering: str | None = None,
+                 encoding: str | None = None, limit: int = MIB) -> None:
+        self.buffering = checked_buffering(buffering)
+        self.encoding = encoding
+        self._decoder = self._encoder = None
+        if encoding is not None:
+            # Bytes that cannot be decoded are shown, since data that others
+            # send must neither be lost nor end the reading of it.
+            self._decoder = codecs.getincrementaldecoder(encoding)(
+                'backslashreplace')
+            self._encoder = codecs.getincrementalencoder(encoding)()
+        self._nothing: Any = b'' if encoding is None else ''
+        self._lines = (Lines(limit, encoding is not None)
+                       if buffering == 'line' else None)
+        self._plain = self._lines is None and encoding is None
+        self._ready: deque[Any] = deque()
+        self._last = self._final = self._nothing
+        self._over: EndpointClosedException | None = None
+
+    @abstractmethod
+    def _read(self) -> Any:
+        """What there is; EndpointClosedException when no more will come."""
+
+    @abstractmethod
+    def write(self, *data: Any) -> None:
+        """See `IChannel`."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """See `IChannel`."""
+
+    def get_fd(self) -> int:
+        """See `IChannel`."""
+        raise NotImplementedError(f'{self!r} cannot be polled')
+
+    def fileno(self) -> int:
+        """See `IChannel`."""
+        return -1 if self.closed else self.get_fd()
+
+    def closing(self) -> None:
+        """See `IChannel`."""
+        self._tell_closing(self.get_fd())
+        self.closed = True
+        self._tell_ready()
+
+    def write_eof(self) -> None:
+        """See `IChannel`."""
+        raise NotImplementedError(f'{self!r} cannot be closed for writing')
+
+    @property
+    def kept(self) -> int:
+        """See `IChannel`."""
+        return 0
+
+    def flush(self, timeout: float | None = None) -> None:
+        """See `IChannel`."""
+
+    def send_kept(self) -> bool:
+        """Send what the descriptor takes; whether to go on when it takes more.
+
+        What goes wrong is logged, as it is not the business of who reads.
+        """
+        return False
+
+    def read(self) -> Any:
+        """See `IChannel`."""
+        ready = self._ready
+        if not ready:
+            if self.kept:
+                self.send_kept()
+            self._fill()
+            if not ready:
+                return self._nothing
+            if len(ready) > 1:
+                self._tell_ready()
+        item = self._last = ready.popleft()
+        return item
+
+    def collect(self) -> tuple[Sequence[Any], bool]:
+        """See `Source`."""
+        ready = self._ready
+        if not ready:
+            try:
+                if self._plain:
+                    data = self._read()
+                    return ((data,) if data else ()), False
+                self._fill()
+            except EndpointClosedException:
+                return (self._nothing,), True
+        items = list(ready)
+        ready.clear()
+        if items:
+            self._last = items[-1]
+        return items, False
+
+    @property
+    def buffered(self) -> bool:
+        """See `Source`."""
+        return bool(self._ready) or self.closed or self._over is not None
+
+    @property
+    def unread(self) -> bool:
+        """See `IChannel`."""
+        return bool(self._ready) or (
+            self._lines is not None and self._lines.size > 0)
+
+    @property
+    def partial(self) -> bool:
+        """See `IChannel`."""
+        return (self._lines is not None and bool(self._last)
+                and self._last is not self._final
+                and not self._last.endswith(self._lines.newline))
+
+    def _fill(self) -> None:
+        try:
+            self._feed(self._read_once())
+        except EndpointClosedException:
+            over, self._over = self._over, None
+            self._finish()
+            if not self._ready:
+                raise
+            self._over = over
+            self._tell_ready()
+
+    def receive(self) -> Any:
+        """What comes now, no matter what `take_all` has."""
+        if self.kept:
+            self.send_kept()
+        try:
+            return self._read_once()
+        finally:
+            if self._over is not None:
+                self._tell_ready()
+
+    def _read_once(self) -> Any:
+        if self._over is None:
+            try:
+                data = self._read()
+                return data if self._decoder is None else self._decode(data)
+            except EndpointClosedException as error:
+                # A terminal and a named pipe say it once only.
+                self._over = error
+        raise self._over
+
+    def _decode(self, data: bytes, final: bool = False) -> str:
+        decoder: Any = self._decoder
+        try:
+            return str(decoder.decode(data, final))
+        except UnicodeError:
+            # UTF-16 and UTF-32 without the mark: the order is the machine's.
+            before, _ = decoder.getstate()
+            name = codecs.lookup(self.encoding or '').name
+            self._decoder = codecs.getincrementaldecoder(
+                f'{name}-{sys.byteorder[0]}e')('backslashreplace')
+            return self._decoder.decode(before + data, final)
+
+    def _feed(self, data: Any) -> None:
+        if data:
+            if self._lines is None:
+                self._ready.append(data)
+            else:
+                self._ready += self._lines.feed(data)
+
+    def _finish(self) -> None:
+        if self._decoder is not None:
+            self._feed(self._decode(b'', True))
+        if self._lines is not None:
+            rest = self._lines.take_rest()
+            if rest:
+                self._final = rest
+                self._ready.append(rest)
+
+    def read_until(self, pattern: Any, timeout: float | None = None) -> Any:
+        """See `IChannel`."""
+        return expect.read_until(self, pattern, Deadline(timeout))
+
+    @property
+    def is_text(self) -> bool:
+        """See `IChannel`."""
+        return isinstance(self._nothing, str)
+
+    def take_all(self) -> Any:
+        """What was received and not read yet."""
+        items = [*self._ready]
+        self._ready.clear()
+        if self._lines is not None:
+            items.append(self._lines.take_rest())
+        return self._nothing.join(items)
+
+    def put_back(self, data: Any) -> None:
+        """Have `data` read next."""
+        self._feed(data)
+        if self._ready:
+            self._tell_ready()
+
+    def _encoded(self, data: Sequence[Any]) -> bytes:
+        if self._encoder is not None:
+            before = self._encoder.getstate()
+            try:
+                data = [self._encoder.encode(each) if isinstance(each, str)
+                        else each for each in data]
+            except UnicodeError:
+                self._encoder.setstate(before)
+                raise
+        # What is kept must not change when the caller changes his.
+        if len(data) == 1 and type(data[0]) is bytes:
+            return data[0]
+        if any(isinstance(each, str) for each in data):
+            raise TypeError('a channel without an encoding takes bytes, no '
+                            'text')
+        return b''.join(data)
+
+
+@zope.interface.implementer(ILineChannel)
+class LineChannel(Channel):
+    """See `ILineChannel`."""
+
+    def __init__(self, channel: Any, *, encoding: str | None = None,
+                 limit: int = MIB) -> None:
+        super().__init__(buffering='line', encoding=encoding, limit=limit)
+        self._channel = channel
+        if encoding and getattr(channel, 'encoding', None):
+            raise ValueError(f'{channel!r} gives text already: leave out the '
+                             'encoding')
+        if getattr(channel, 'encoding', None):
+            self._lines = Lines(limit, text=True)
+            self._nothing = ''
+
+    @property
+    def closed(self) -> bool:  # type: ignore[override]
+        """See `IChannel`."""
+        return bool(self._channel.closed)
+
+    @property
+    def kept(self) -> int:
+        """See `IChannel`."""
+        return int(self._channel.kept)
+
+    @property
+    def buffered(self) -> bool:
+        """See `Source`."""
+        return bool(self._ready) or bool(self._channel.buffered)
+
+    def layers(self) -> Iterator[Source]:
+        """See `Source`."""
+        yield self
+        yield from self._channel.layers()
+
+    def _read(self) -> Any:
+        return self._channel.read()
+
+    def write(self, *data: Any) -> None:
+        """See `IChannel`."""
+        if self.encoding is not None:
+            data = (self._encoded(data),)
+        self._channel.write(*data)
+
+    def send_kept(self) -> bool:
+        """See `Channel`."""
+        return bool(self._channel.send_kept())
+
+    def write_eof(self) -> None:
+        """See `IChannel`."""
+        self._channel.write_eof()
+
+    def flush(self, timeout: float | None = None) -> None:
+        """See `IChannel`."""
+        self._channel.flush(timeout)
+
+    def close(self) -> None:
+        """See `IChannel`."""
+        self._channel.close()
+
+    def get_fd(self) -> int:
+        """See `IChannel`."""
+        return int(self._channel.get_fd())
+
+    def __repr__(self) -> str:
+        return f'<LineChannel {self._channel!r}>'

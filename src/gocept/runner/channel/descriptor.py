@@ -1,0 +1,338 @@
+"""Streams that never block and never lose a byte.
+
+A channel is read by one thread. It may be written by others, and a poller in
+another thread may send what was kept back: the descriptors and the outgoing
+buffer have a lock.
+"""
+
+import contextlib
+import errno
+import functools
+import logging
+import os
+import select
+import socket
+import stat
+import threading
+import weakref
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import zope.interface
+
+from gocept.runner.channel.base import MIB, Channel, LineChannel
+from gocept.runner.channel.outgoing import Outgoing, write_piece
+from gocept.runner.errors import (
+    DeadlineExceeded,
+    EndpointClosedException,
+    WriteBufferFull,
+)
+from gocept.runner.interfaces import IPipeChannel, ISocketChannel
+from gocept.runner.waits.closing import Owning
+from gocept.runner.waits.deadline import Deadline, wait_for
+from gocept.runner.waits.forks import tell_forks
+
+__all__ = [
+    'Channel',
+    'EndpointClosedException',
+    'LineChannel',
+    'PipeChannel',
+    'SocketChannel',
+    'WriteBufferFull',
+]
+
+log = logging.getLogger('gocept.runner.channel')
+
+# What becomes of a connection whose other side is no longer there.
+_UNREACHABLE = (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH,
+                errno.ENETDOWN, errno.ENOTCONN)
+
+_READ_SIZE = 2 ** 16  # what a pipe holds
+
+
+class _DescriptorChannel(Channel, Owning):
+    """What channels with descriptors share: an owner, and kept bytes."""
+
+    closed = True  # until it owns its descriptors
+
+    name = ''
+    """What it belongs to, for messages."""
+
+    sink_fd = -1
+    """What is written to; -1 for nothing."""
+
+    _receive: Callable[[int], bytes]
+    """os.read() and its like, for at most so many bytes."""
+
+    def __init__(self, send: Callable[[Any], int], *, high_water: int = MIB,
+                 **options: Any) -> None:
+        super().__init__(**options)
+        # Reentrant, as a signal handler may write as well.
+        self._lock = threading.RLock()
+        # Weak, so that one that is dropped is closed at once, and before what
+        # it owns.
+        end: Any = weakref.WeakMethod(self._end_sending)
+        self._outgoing = Outgoing(send, lambda: end()(), high_water)
+        tell_forks(self)
+
+    @abstractmethod
+    def _end_sending(self) -> None:
+        """Let the other side read the end."""
+
+    @abstractmethod
+    def _release(self) -> None:
+        """Close the descriptors."""
+
+    @property
+    def kept(self) -> int:
+        """See `IChannel`."""
+        return self._outgoing.size
+
+    def _require_open(self) -> None:
+        if self.closed:
+            raise EndpointClosedException(f'{self!r} is closed')
+
+    def _require_sink(self) -> None:
+        self._require_open()
+        if self._outgoing.ending:
+            raise EndpointClosedException(f'{self!r}: write_eof() was called')
+        if self.sink_fd < 0:
+            raise NotImplementedError(f'{self!r} has nothing to write to')
+
+    def _gone(self, error: ConnectionError) -> EndpointClosedException:
+        """What is raised when the other side reads no more."""
+        return EndpointClosedException(
+            f'{self!r}: {error}; {self._outgoing.forget()} bytes could not be '
+            'sent')
+
+    def _read(self) -> bytes:
+        with self._lock:
+            if self.closed:
+                raise EndpointClosedException(f'{self!r} is closed')
+            try:
+                data = self._receive(_READ_SIZE)
+            except BlockingIOError:
+                return b''
+            except OSError as error:
+                self.get_fd()  # raises if there is nothing to read from
+                raise EndpointClosedException(f'{self!r}: {error}') from error
+        if not data:
+            raise EndpointClosedException(f'{self!r}: the other side closed')
+        return data
+
+    def write(self, *data: Any) -> None:
+        """See `IChannel`."""
+        outgoing = self._outgoing
+        with self._lock:
+            if self.sink_fd < 0 or outgoing.ending:
+                self._require_sink()
+            try:
+                if outgoing.size > outgoing.high_water and outgoing.is_full():
+                    raise WriteBufferFull(
+                        f'{self!r} keeps {self.kept} bytes, more than '
+                        f'{outgoing.high_water}, that the other side does not '
+                        'read; wait with flush() or a poller, then write '
+                        'again')
+                outgoing.add(
+                    data[0] if len(data) == 1 and type(data[0]) is bytes
+                    else self._encoded(data))
+            except ConnectionError as error:
+                raise self._gone(error) from error
+        if outgoing.size:
+            self._tell_sending()
+
+    def write_eof(self) -> None:
+        """See `IChannel`."""
+        with self._lock:
+            self._require_open()
+            if not self._outgoing.ending:
+                self._require_sink()
+            try:
+                self._outgoing.end()
+            except ConnectionError as error:
+                raise self._gone(error) from error
+        self._tell_sending()
+
+    def _tell_sending(self) -> None:
+        if self._outgoing.size:
+            for watcher in self._watchers:
+                watcher.source_sending(self)
+
+    def send_kept(self) -> bool:
+        """See `Channel`."""
+        with self._lock:
+            return not self.closed and self._send_kept()
+
+    def _send_kept(self) -> bool:
+        try:
+            self._outgoing.send()
+        except OSError as error:
+            log.warning('%s', self._gone(error)
+                        if isinstance(error, ConnectionError)
+                        else f'{self!r}: {error}')
+            return False
+        return self._outgoing.size > 0
+
+    def flush(self, timeout: float | None = None) -> None:
+        """See `IChannel`."""
+        deadline = Deadline(timeout)
+        while True:
+            with self._lock:
+                self._require_open()
+                try:
+                    self._outgoing.send()
+                except ConnectionError as error:
+                    raise self._gone(error) from error
+                if not self._outgoing.size:
+                    return
+                fd = self.sink_fd
+            if not wait_for(fd, select.POLLOUT, deadline):
+                raise DeadlineExceeded(
+                    f'{self!r}: {self.kept} bytes were not read by the other '
+                    f'side in {deadline.seconds} s; they are kept')
+
+    def close(self) -> None:
+        """See `IChannel`."""
+        with self._lock:
+            if self.closed:
+                return
+            if self._outgoing.size:
+                self._send_kept()
+            lost = self._outgoing.forget()
+            self.closed = True
+            try:
+                self._release()
+            finally:
+                self._tell_ready()
+                if lost:
+                    log.warning('%r was closed with %d bytes unsent', self,
+                                lost)
+
+    def after_fork(self) -> None:
+        """In a child: what is kept is the parent's to send."""
+        self._lock = threading.RLock()
+        self._outgoing.forget()
+
+
+@zope.interface.implementer(IPipeChannel)
+class PipeChannel(_DescriptorChannel):
+    """See `IPipeChannel`."""
+
+    def __init__(self, faucet: int | None = None, sink: int | None = None,
+                 **options: Any) -> None:
+        self._faucet = -1 if faucet is None else faucet
+        self._receive = functools.partial(os.read, self._faucet)
+        self.sink_fd = -1 if sink is None else sink
+        super().__init__(functools.partial(write_piece, self.sink_fd),
+                         **options)
+        # Others may have the same open file, a terminal say, so that this is
+        # undone at the end.
+        self._blocking = [fd for fd in self._descriptors()
+                          if os.get_blocking(fd)]
+        for fd in self._blocking:
+            os.set_blocking(fd, False)
+        self.closed = False
+
+    def _descriptors(self) -> list[int]:
+        return [fd for fd in dict.fromkeys((self._faucet, self.sink_fd))
+                if fd >= 0]
+
+    def get_fd(self) -> int:
+        """See `IChannel`."""
+        self._require_open()
+        if self._faucet < 0:
+            raise NotImplementedError(f'{self!r} has nothing to read from')
+        return self._faucet
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether it is open and has something to read from."""
+        return self._faucet >= 0
+
+    def _end_sending(self) -> None:
+        if self.sink_fd != self._faucet:
+            sink, self.sink_fd = self.sink_fd, -1
+            if sink in self._blocking and self._shares(sink):
+                self._blocking.remove(sink)  # or else reading would block
+            self._close(sink)
+        elif stat.S_ISSOCK(os.fstat(self.sink_fd).st_mode):
+            with socket.socket(fileno=os.dup(self.sink_fd)) as sock:
+                _shut_down(sock)
+
+    def _shares(self, sink: int) -> bool:
+        """Whether both are the same terminal or socket."""
+        return (self._faucet >= 0 and os.path.sameopenfile(sink, self._faucet)
+                and not stat.S_ISFIFO(os.fstat(sink).st_mode))
+
+    def _release(self) -> None:
+        with contextlib.ExitStack() as stack:
+            for fd in self._descriptors():
+                stack.callback(self._close, fd)
+            self._faucet = self.sink_fd = -1
+
+    def after_fork(self) -> None:
+        """See `_DescriptorChannel`."""
+        super().after_fork()
+        self._blocking = []  # the mode is that of the parent's files, too
+
+    def _close(self, fd: int) -> None:
+        try:
+            self._tell_closing(fd)
+            if fd in self._blocking:
+                os.set_blocking(fd, True)
+        finally:
+            os.close(fd)
+
+    def __repr__(self) -> str:
+        return _described(self, f'{self._faucet}, {self.sink_fd}')
+
+
+@zope.interface.implementer(ISocketChannel)
+class SocketChannel(_DescriptorChannel):
+    """See `ISocketChannel`."""
+
+    def __init__(self, sock: socket.socket, **options: Any) -> None:
+        if sock.type != socket.SOCK_STREAM:
+            raise ValueError(f'a channel needs a stream socket, not {sock!r}')
+
+        def send(piece: Any) -> int:
+            try:
+                return sock.send(piece, socket.MSG_NOSIGNAL)
+            except OSError as error:
+                if error.errno in _UNREACHABLE:
+                    raise ConnectionError(*error.args) from error
+                raise
+        super().__init__(send, **options)
+        sock.setblocking(False)
+        self._socket = sock
+        self._receive = sock.recv
+        self.sink_fd = sock.fileno()
+        self.closed = False
+
+    def get_fd(self) -> int:
+        """See `IChannel`."""
+        self._require_open()
+        return self._socket.fileno()
+
+    def _end_sending(self) -> None:
+        _shut_down(self._socket)
+
+    def _release(self) -> None:
+        fd, self.sink_fd = self.sink_fd, -1
+        self._tell_closing(fd)
+        self._socket.close()
+
+    def __repr__(self) -> str:
+        return _described(self, str(self._socket.fileno()))
+
+
+def _described(channel: _DescriptorChannel, descriptors: str) -> str:
+    state = 'closed' if channel.closed else descriptors
+    name = f' of {channel.name}' if channel.name else ''
+    return f'<{type(channel).__name__}{name}: {state}>'
+
+
+def _shut_down(sock: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # the other side has closed it
+        sock.shutdown(socket.SHUT_WR)

@@ -1,0 +1,98 @@
+"""Read up to a pattern, in the manner of expect."""
+
+import re
+import select
+from collections.abc import Callable
+from typing import Any
+
+from gocept.runner.errors import DeadlineExceeded, EndpointClosedException
+from gocept.runner.waits.deadline import Deadline, wait_for_any
+
+_TAIL = 2000  # of what was seen, in an error
+
+
+def read_until(channel: Any, pattern: Any, deadline: Deadline) -> Any:
+    """See `IChannel.read_until`."""
+    search = _searching(pattern, str if channel.is_text else bytes)
+    seen = channel.take_all()
+    if isinstance(seen, bytes):
+        seen = bytearray(seen)  # which grows at the cost of the new pieces
+    end = 0
+    try:
+        late = False
+        while (found := search(seen)) is None:
+            if late:
+                raise _too_late(channel, pattern, deadline, seen)
+            late = deadline.passed  # even if there is always more
+            seen += _receive(channel, pattern, deadline, seen)
+        begin, end, match = found
+        return _plain(seen[:begin]), match
+    finally:
+        channel.put_back(_plain(seen[end:]))
+
+
+def _receive(channel: Any, pattern: Any, deadline: Deadline,
+             seen: Any) -> Any:
+    while True:
+        try:
+            data = channel.receive()
+        except EndpointClosedException as error:
+            tail = _plain(seen[-_TAIL:])
+            raise EndpointClosedException(
+                f'{channel!r} ended before {pattern!r}; seen last: {tail!r}',
+                tail) from error
+        if data:
+            return data
+        if not _wait(channel, deadline):
+            raise _too_late(channel, pattern, deadline, seen)
+
+
+def _wait(channel: Any, deadline: Deadline) -> bool:
+    """Wait for more; the other side may first need what is kept."""
+    try:
+        fd = channel.get_fd()
+    except NotImplementedError:
+        return False  # nobody can tell when there will be more
+    masks = {fd: select.POLLIN}
+    for layer in channel.layers():
+        if getattr(layer, 'kept', 0) and getattr(layer, 'sink_fd', -1) >= 0:
+            masks[layer.sink_fd] = masks.get(layer.sink_fd, 0) | select.POLLOUT
+    return wait_for_any(masks, deadline)
+
+
+def _too_late(channel: Any, pattern: Any, deadline: Deadline,
+              seen: Any) -> DeadlineExceeded:
+    tail = _plain(seen[-_TAIL:])
+    return DeadlineExceeded(
+        f'{channel!r}: no {pattern!r} in {deadline.seconds} s; seen last: '
+        f'{tail!r}', tail)
+
+
+def _plain(seen: Any) -> Any:
+    return seen if isinstance(seen, str) else bytes(seen)
+
+
+def _searching(pattern: Any, kind: type) -> Callable[[Any], Any]:
+    """A function that finds (begin, end, match) in what is seen, or None.
+
+    It is called with more and more of the same.
+    """
+    compiled = isinstance(pattern, re.Pattern)
+    if not isinstance(pattern.pattern if compiled else pattern, kind):
+        raise TypeError(f'the pattern of this channel is {kind.__name__}, '
+                        f'not {pattern!r}')
+    if compiled:
+        def search(seen: Any) -> Any:
+            match = pattern.search(_plain(seen))
+            return match and (*match.span(), match)
+        return search
+    if not pattern:
+        raise ValueError('there is no pattern to read up to')
+    start = 0
+
+    def find(seen: Any) -> Any:
+        nonlocal start
+        begin = seen.find(pattern, start)
+        start = max(0, len(seen) - len(pattern) + 1)
+        return None if begin < 0 else (begin, begin + len(pattern), pattern)
+    return find

@@ -1,0 +1,127 @@
+"""The subcommands ``gocept-runner run`` and ``gocept-runner list``."""
+
+import argparse
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import zope.component
+
+from gocept.runner import errors
+from gocept.runner.boot import collector
+from gocept.runner.cli import worker as command
+from gocept.runner.interfaces import ISupervisor
+
+RUN_EXAMPLES = '''\
+examples:
+  gocept-runner run nightly --config zope.conf
+  gocept-runner run import --config zope.conf --once --dry-run -- orders.csv
+
+'''
+
+LIST_EXAMPLES = '''\
+examples:
+  gocept-runner list
+  gocept-runner list --config /etc/my-application/zope.conf
+
+statuses:
+   0  success
+   2  bad usage
+  78  bad configuration: zope.conf or ZCML
+'''
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run a worker that ZCML declares, as its command line says."""
+    parser = _parser('run', 'NAME [options] [-- ARGUMENT ...]',
+                     'Run a worker that ZCML declares.',
+                     RUN_EXAMPLES + command.STATUSES)
+    parser.add_argument('name', metavar='NAME', help='the worker')
+    command.add_config_option(parser)
+    command.add_options(parser)
+    argv, args = command.split(argv)
+    options = parser.parse_args(argv)
+    return command.guarded(parser.prog, lambda: command.run(
+        lambda: _find(options.name, args), options, args))
+
+
+def _parser(name: str, usage: str, description: str,
+            epilog: str) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(
+        prog=f'gocept-runner {name}', usage=f'%(prog)s {usage}',
+        description=description, epilog=epilog, allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def _find(name: str, args: Sequence[str]) -> command.Program:
+    supervisor = zope.component.queryUtility(ISupervisor)
+    workers = {} if supervisor is None else supervisor.workers
+    if name not in workers:
+        raise command.ExpectedError(
+            f'no worker {name!r} is declared, but '
+            + (', '.join(sorted(workers)) or 'none at all'),
+            errors.BAD_USAGE)
+    _, decorator, worker = workers[name]
+    try:
+        decorator.check_arguments(worker, args)
+    except TypeError as error:
+        raise command.ExpectedError(
+            f'arguments of the worker (after --): {error}',
+            errors.BAD_USAGE) from error
+    return decorator, worker
+
+
+def list_(argv: Sequence[str]) -> int:
+    """Show, as a table, what ZCML declares."""
+    parser = _parser('list', '[options]',
+                     'Show the apps, executors and workers that ZCML '
+                     'declares. Nothing is started or opened.', LIST_EXAMPLES)
+    command.add_config_option(parser)
+    options = parser.parse_args(argv)
+    return command.guarded(parser.prog, lambda: _list(options))
+
+
+def _list(options: argparse.Namespace) -> int:
+    conf = command.load(options.config)
+    with contextlib.ExitStack() as boot:
+        with collector.paused():
+            command.configure(conf, boot, logs=False)
+        rows = list(_rows())
+    if not rows:
+        print(f'Nothing is declared in {conf.site_definition}.')
+        return errors.SUCCESS
+    for line in _table([('KIND', 'NAME', 'START', 'REQUIRES', 'WHAT'),
+                        *rows]):
+        print(line)
+    return errors.SUCCESS
+
+
+def _rows() -> Iterator[tuple[str, str, str, str, str]]:
+    supervisor = zope.component.queryUtility(ISupervisor)
+    if supervisor is None:
+        return
+    for _, child in sorted(supervisor.children.items()):
+        yield (child.kind, child.name, 'eager' if child.eager else 'lazy',
+               ' '.join(child.required_names) or '-', child.description)
+    for _, each in sorted(supervisor.workers.items()):
+        yield 'worker', each.name, '-', '-', _description(each)
+
+
+def _description(worker: Any) -> str:
+    decorator, function = worker.decorator, worker.worker
+    if not hasattr(function, '__qualname__'):
+        function = type(function)  # an object that can be called
+    parts = [f'{function.__module__}:{function.__qualname__}']
+    parts.append('once' if decorator.once else f'every {decorator.ticks} s')
+    if isinstance(decorator.principal, str):
+        parts.append(f'as {decorator.principal}')
+    elif decorator.principal is not None:
+        parts.append('with a principal')  # which is asked for when it runs
+    return ', '.join(parts)
+
+
+def _table(rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    rows = list(rows)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield '  '.join(map(str.ljust, row, widths)).rstrip()

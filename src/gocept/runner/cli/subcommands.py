@@ -1,0 +1,53 @@
+"""``gocept-runner``: one command, with subcommands that are imported lazily.
+"""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+SUBCOMMANDS = {
+    'run': ('gocept.runner.cli.declared', 'run', 'run a worker'),
+    'list': ('gocept.runner.cli.declared', 'list_', 'show what is declared'),
+}
+"""For each its module, its function, and what it does."""
+
+EXAMPLES = '''\
+examples:
+  gocept-runner list --config zope.conf
+  gocept-runner run nightly --config zope.conf
+
+gocept-runner COMMAND --help shows more.
+'''
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a subcommand; returns the status, or exits with one."""
+    argv = sys.argv[1:] if argv is None else argv
+    parser = argparse.ArgumentParser(
+        prog='gocept-runner', usage='%(prog)s COMMAND [options]',
+        description='Work with what the ZCML of a zope.conf declares.\n\n'
+        'commands:\n' + '\n'.join(
+            f'  {name:<6}{text}' for name, (_, _, text)
+            in SUBCOMMANDS.items()),
+        epilog=EXAMPLES, allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('command', nargs='?', help=argparse.SUPPRESS)
+    # What follows the command is its own business.
+    options = parser.parse_args(argv[:1])
+    if options.command is None:
+        parser.error('a COMMAND is needed: ' + ', '.join(SUBCOMMANDS))
+    if options.command not in SUBCOMMANDS:
+        parser.error(f'there is no command {options.command!r}, but '
+                     + ', '.join(SUBCOMMANDS))
+    module, function, _ = SUBCOMMANDS[options.command]
+    try:
+        status: int = getattr(import_module(module), function)(argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever reads has seen enough. Nothing is left to be flushed at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    return status

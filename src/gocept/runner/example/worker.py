@@ -1,0 +1,307 @@
+"""A worker to copy: it keeps a full-text index of files up to date.
+
+The worker is `index_tree`. ``example.zcml`` declares it, and the child that
+makes text of other formats, `gocept.runner.example.converter`. Start it with one or
+more directories; it runs until a signal ends it::
+
+    gocept-runner run index --config zope.conf -- DIRECTORY
+
+A tick compares the disk and the database, and indexes a batch of what differs.
+So it does not matter whether the tick before was committed, aborted or killed;
+the work that is left is found anew. What the child is asked for is remembered
+only to ask no more than once. When it has an answer it wakes the worker.
+
+`gocept.runner.example.demo` shows it with the source of Python's standard library.
+"""
+
+import collections
+import contextlib
+import itertools
+import json
+import logging
+import os
+import stat
+from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import persistent
+import transaction
+from BTrees.IOBTree import IOBTree
+from BTrees.OOBTree import OOBTree
+from zope.component import getUtility
+from zope.component.hooks import getSite
+from zope.container.contained import Contained
+from zope.index.text.textindex import TextIndex
+from zope.interface import Interface, implementer
+from zope.security.management import getInteraction
+
+import gocept.runner
+from gocept.runner.errors import EndpointClosedException
+from gocept.runner.interfaces import IPoller, IRunner
+
+log = logging.getLogger('gocept.runner.example')
+
+TEXT = '.py'
+CONVERTED = '.rst'
+LEFT_OUT = {'__pycache__', 'dist-packages', 'idle_test', 'site-packages',
+            'test', 'tests'}
+
+# An interruption loses one batch at most. Smaller ones take longer in all, as
+# every commit writes what the index says of common words once more.
+BATCH = 20
+
+# How many files the converter is asked for at a time, and how often for one.
+ASKED = 20
+TRIES = 5
+
+# When a file changed, in ns, and its size.
+Stamp = tuple[int, int]
+
+
+class Catalog(persistent.Persistent, Contained):  # type: ignore[misc]
+    """A full-text index of files, with the stamp each had when indexed."""
+
+    __module__ = 'gocept.runner.example'  # as databases know it
+
+    def __init__(self) -> None:
+        self._text = TextIndex()  # ranks by Okapi BM25
+        self._entries = OOBTree()  # path -> (docid, stamp)
+        self._paths = IOBTree()  # docid -> path
+
+    def stamps(self) -> dict[str, Stamp]:
+        """The files in the index, by path."""
+        return {path: stamp for path, (_, stamp) in self._entries.items()}
+
+    def put(self, path: str, stamp: Stamp, text: str) -> None:
+        """Index a file, in place of what is known of it."""
+        if path in self._entries:
+            docid, _ = self._entries[path]
+        else:
+            docid = self._paths.maxKey() + 1 if self._paths else 1
+        self._entries[path] = (docid, stamp)
+        self._paths[docid] = path
+        self._text.index_doc(docid, text)
+
+    def remove(self, path: str) -> None:
+        """Forget a file."""
+        docid, _ = self._entries.pop(path)
+        del self._paths[docid]
+        self._text.unindex_doc(docid)
+
+    def search(self, query: str) -> list[tuple[float, str]]:
+        """Scores and paths, best first.
+
+        Raises ParseError for a query that makes no sense.
+        """
+        scores = self._text.apply(query) or {}
+        return sorted(((score, self._paths[docid])
+                       for docid, score in scores.items()),
+                      key=lambda hit: (-hit[0], hit[1]))
+
+
+class Changes(NamedTuple):
+    """Numbers of files: in a batch, left after it, and found on the disk.
+
+    Some of those that are left are waiting for the converter.
+    """
+
+    new: int
+    changed: int
+    gone: int
+    left: int
+    found: int
+    waiting: int = 0
+
+    def __str__(self) -> str:
+        return (f'Indexed {self.new + self.changed} files ({self.new} new, '
+                f'{self.changed} changed), removed {self.gone}; '
+                f'{self.left} to go')
+
+
+class IConverter(Interface):  # type: ignore[misc]
+    """Makes text of files, while the worker does other work."""
+
+
+@implementer(IConverter)
+class Converter:
+    """Asks the child that ZCML declares as "converter".
+
+    A request is a line with a path and a stamp, and the answer repeats both.
+    Texts are kept as long as the catalog lacks them: a tick may be aborted.
+    """
+
+    def __init__(self) -> None:
+        self._channel: Any = None
+        self._asked: dict[str, Stamp] = {}
+        self._texts: dict[str, tuple[Stamp, str]] = {}
+        self._losses: collections.Counter[str] = collections.Counter()
+
+    def fetch(self, wanted: Collection[str]) -> None:
+        """Take what has come, and forget all but the `wanted` paths."""
+        if self._channel is not None and self._channel.closed:
+            # That of a loop which ran before in this process.
+            self._asked.clear()
+            self._channel = None
+        for line, channel in getUtility(IPoller).poll(0):
+            if channel is self._channel:
+                if line.endswith('\n'):
+                    self._take(line)
+                elif not line:  # the end; else a piece of an answer before it
+                    self._lose()
+        for path in self._texts.keys() - wanted:
+            del self._texts[path]
+
+    def _take(self, line: str) -> None:
+        answer = json.loads(line)
+        path, stamp = answer['path'], tuple(answer['stamp'])
+        if self._asked.get(path) == stamp:
+            del self._asked[path]
+        if answer['error']:
+            log.warning('Cannot convert %r: %s', path, answer['error'])
+        self._texts[path] = (stamp, answer['text'])
+
+    def _lose(self) -> None:
+        """The child has ended: what it was asked for is to be asked again.
+
+        It works in the order of the requests, so the first one that it has not
+        answered may be what it cannot bear.
+        """
+        log.warning('The converter has ended')
+        for path, stamp in itertools.islice(self._asked.items(), 1):
+            self._losses[path] += 1
+            if self._losses[path] >= TRIES:
+                del self._losses[path]
+                log.error('The converter does not survive %r', path)
+                self._texts[path] = (stamp, '')
+        # Its output may end a moment before it does.
+        getUtility(IRunner).terminate('converter')
+        self._asked.clear()
+        self._channel = None
+
+    def text(self, path: str, stamp: Stamp) -> str | None:
+        """The text of a file, or None if it is yet to come."""
+        known, text = self._texts.get(path, (None, ''))
+        if known == stamp:
+            return text
+        if self._asked.get(path) != stamp and len(self._asked) < ASKED:
+            self._ask(path, stamp)
+        return None
+
+    def _ask(self, path: str, stamp: Stamp) -> None:
+        if self._channel is None:
+            runner = getUtility(IRunner)
+            runner.ensure_running('converter')
+            self._channel = runner.get_channel('converter')
+            getUtility(IPoller).register(self._channel)
+        # It has ended, and the poller is about to tell.
+        with contextlib.suppress(EndpointClosedException):
+            self._channel.write(
+                json.dumps({'path': path, 'stamp': stamp}) + '\n')
+            self._asked[path] = stamp
+
+
+def scan(directory: str) -> dict[str, Stamp]:
+    """The files below `directory`; OSError if that itself cannot be listed."""
+    directory = os.path.abspath(directory)
+    paths = []
+
+    def cannot_list(error: OSError) -> None:
+        if error.filename == directory:
+            raise error  # or else all that was in it would count as gone
+        paths.append(error.filename)
+
+    for folder, names, files in os.walk(directory, onerror=cannot_list):
+        names[:] = set(names) - LEFT_OUT
+        paths += [os.path.join(folder, name) for name in files
+                  if name.endswith((TEXT, CONVERTED))]
+    found = {}
+    for path in paths:
+        with contextlib.suppress(OSError):  # gone already, or a broken link
+            status = os.stat(path)
+            # Reading from other kinds, such as a named pipe, may block.
+            if stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode):
+                # Not the mtime, which can be set, and which chmod leaves.
+                found[path] = (status.st_ctime_ns, status.st_size)
+    return found
+
+
+def read(path: str) -> str:
+    """The text of a file, as far as it is any.
+
+    What cannot be read, be it a directory, is indexed without text. So it is
+    reported once, and read again when its stamp has changed.
+    """
+    try:
+        return Path(path).read_text(encoding='utf-8', errors='replace')
+    except OSError as error:
+        log.warning('Cannot read %r: %s', path, error.strerror)
+        return ''
+
+
+def update(catalog: Catalog, directories: Iterable[str],
+           converter: Converter) -> Changes:
+    """Bring one batch of the catalog in line with the files on the disk."""
+    found: dict[str, Stamp] = {}
+    for directory in directories:
+        found |= scan(directory)
+    known = catalog.stamps()
+    different = sorted(path for path in found.keys() | known.keys()
+                       if found.get(path) != known.get(path))
+    converter.fetch(different)
+    batch: dict[str, str] = {}
+    waiting = 0
+    for path in different:
+        # It is asked for all it can take, so that it works while we do.
+        converted = path in found and path.endswith(CONVERTED)
+        text = converter.text(path, found[path]) if converted else None
+        if converted and text is None:
+            waiting += 1
+        elif len(batch) < BATCH:
+            batch[path] = (text if text is not None
+                           else read(path) if path in found else '')
+    for path, text in batch.items():
+        if path in found:
+            catalog.put(path, found[path], text)
+        else:
+            catalog.remove(path)
+    new = len(batch.keys() - known.keys())
+    gone = len(batch.keys() - found.keys())
+    return Changes(new, len(batch) - new - gone, gone,
+                   left=len(different) - len(batch), found=len(found),
+                   waiting=waiting)
+
+
+def tick(directories: Iterable[str]) -> Changes:
+    """Update the catalog of the site, and say so in log and database."""
+    site = getSite()
+    if 'catalog' not in site:
+        site['catalog'] = Catalog()
+    changes = update(site['catalog'], directories, getUtility(IConverter))
+    if changes.new or changes.changed or changes.gone:
+        principal = getInteraction().participations[0].principal
+        log.info('%s (as %s)', changes, principal.id)
+        # The database keeps both; fstail, a script of ZODB, shows them.
+        transaction.get().setUser(principal.id)
+        transaction.get().note(str(changes))
+    return changes
+
+
+@gocept.runner.appmain(ticks=10, principal='zope.mgr')
+def index_tree(*directory: str) -> int | None:
+    """Keep a full-text index of the files below each DIRECTORY up to date."""
+    changes = tick(directory)
+    return 0 if changes.left > changes.waiting else None
+
+
+@gocept.runner.appmain(principal='zope.mgr')
+def fill(directories: Iterable[str],
+         report: Callable[[Changes], object]) -> object:
+    """Like `index_tree`, but end when the index is complete."""
+    changes = tick(directories)
+    # Not before the commit, as a tick may be aborted and tried again.
+    transaction.get().addAfterCommitHook(
+        lambda committed: committed and report(changes))
+    if not changes.left:
+        return gocept.runner.Exit
+    return 0 if changes.left > changes.waiting else None

@@ -1,0 +1,183 @@
+"""What a child is waited for, and the looks at it.
+
+A `Condition` says what, and may be shared. `check()` makes a `Check` of it,
+which belongs to one start of one child.
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import zope.interface
+
+from gocept.runner.interfaces import ICondition
+from gocept.runner.poller import Poller
+from gocept.runner.waits.closing import Closing
+from gocept.runner.waits.deadline import Deadline
+
+if TYPE_CHECKING:
+    from gocept.runner.executor.capture import Capture
+    from gocept.runner.process import Process
+
+
+class Check(Closing):
+    """Looks whether a condition holds; never blocks.
+
+    Made before the child is started. An event that may change the answer wakes
+    the poller; without any, it is asked now and then.
+    """
+
+    awaited = 'readiness'
+    """What a message says that is waited for."""
+
+    seen = ''
+    """What the last look has found."""
+
+    said_by_child = False
+    """Whether only the child itself can bring it about, so that the end of
+    the child, and of what it could still say, ends the wait."""
+
+    variables: Mapping[str, str] = {}
+    """What is added to the environment of the child."""
+
+    pass_fds: Sequence[int] = ()
+    """The descriptors that the child gets."""
+
+    def begin(self, process: 'Process', captures: 'Sequence[Capture]',
+              poller: Poller, deadline: Deadline) -> None:
+        """The child has been started."""
+        self.process = process
+        self.poller = poller
+        self.deadline = deadline
+
+    def holds(self) -> bool:
+        """Whether it does."""
+        raise NotImplementedError
+
+    @property
+    def hopeless(self) -> str:
+        """Why it never will, whatever the child does; or ''."""
+        return ''
+
+    def place(self, capture: 'Capture') -> tuple[int, bool]:
+        """Where to read on, and whether to leave out the rest of the line."""
+        return 0, False
+
+    def close(self) -> None:
+        """Let go of what it has."""
+
+
+@zope.interface.implementer(ICondition)
+class Condition:
+    """See `ICondition`."""
+
+    def check(self) -> Check:
+        """See `ICondition`."""
+        raise NotImplementedError
+
+    def holds_already(self, poller: Poller, deadline: Deadline) -> str:
+        """See `ICondition`."""
+        return ''
+
+    def replaced(self, text: str) -> str:
+        """See `ICondition`."""
+        return text
+
+    def servers(self) -> Iterator[int]:
+        """See `ICondition`."""
+        return iter(())
+
+
+class all_of(Condition):
+    """All of several, each of which is to hold once."""
+
+    def __init__(self, *conditions: Condition) -> None:
+        if not conditions:
+            raise ValueError('all_of() needs a condition')
+        for each in conditions:
+            if not isinstance(each, Condition):
+                raise TypeError(f'{each!r} is no condition, as tcp(...) is')
+        if sum(each.replaced('{port}') != '{port}' for each in conditions) > 1:
+            raise ValueError('there is one {port} in a command: have just one '
+                             'condition choose it')
+        self.conditions = conditions
+
+    def check(self) -> Check:
+        """See `ICondition`."""
+        with contextlib.ExitStack() as undo:
+            checks = [undo.enter_context(each.check())
+                      for each in self.conditions]
+            if sum('NOTIFY_FD' in each.variables for each in checks) > 1:
+                raise ValueError('a child has one notification: have just '
+                                 'one notified() in all_of()')
+            undo.pop_all()
+        return _All(checks)
+
+    def holds_already(self, poller: Poller, deadline: Deadline) -> str:
+        """See `ICondition`."""
+        for each in self.conditions:
+            if who := each.holds_already(poller, deadline):
+                return who
+        return ''
+
+    def replaced(self, text: str) -> str:
+        """See `ICondition`."""
+        for each in self.conditions:
+            text = each.replaced(text)
+        return text
+
+    def servers(self) -> Iterator[int]:
+        """See `ICondition`."""
+        for each in self.conditions:
+            yield from each.servers()
+
+
+class _All(Check):
+
+    def __init__(self, checks: list[Check]) -> None:
+        self._checks = checks
+        self._pending = list(checks)
+        self.variables = {name: value for each in checks
+                          for name, value in each.variables.items()}
+        self.pass_fds = [fd for each in checks for fd in each.pass_fds]
+
+    def begin(self, process: 'Process', captures: 'Sequence[Capture]',
+              poller: Poller, deadline: Deadline) -> None:
+        """See `Check`."""
+        for each in self._checks:
+            each.begin(process, captures, poller, deadline)
+
+    def holds(self) -> bool:
+        """See `Check`."""
+        self._pending = [each for each in self._pending if not each.holds()]
+        return not self._pending
+
+    @property
+    def awaited(self) -> str:  # type: ignore[override]
+        """See `Check`."""
+        return ' and '.join(each.awaited for each in self._pending)
+
+    @property
+    def seen(self) -> str:  # type: ignore[override]
+        """See `Check`."""
+        return '; '.join(each.seen for each in self._pending if each.seen)
+
+    @property
+    def said_by_child(self) -> bool:  # type: ignore[override]
+        """See `Check`."""
+        return all(each.said_by_child for each in self._pending)
+
+    @property
+    def hopeless(self) -> str:
+        """See `Check`."""
+        return next(filter(None, (
+            each.hopeless for each in self._pending)), '')
+
+    def place(self, capture: 'Capture') -> tuple[int, bool]:
+        """See `Check`."""
+        return max(each.place(capture) for each in self._checks)
+
+    def close(self) -> None:
+        """See `Check`."""
+        for each in self._checks:
+            each.close()

@@ -1,0 +1,193 @@
+"""The condition that a URL is answered."""
+
+import contextlib
+import re
+import socket
+import ssl
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from http.client import HTTPConnection, HTTPException, HTTPResponse
+from typing import TYPE_CHECKING, Any
+from urllib.parse import SplitResult, urlencode, urlsplit
+
+from gocept.runner.executor.conditions.base import Check, Condition
+from gocept.runner.executor.conditions.network import TCPCheck, tcp
+from gocept.runner.executor.conditions.threads import Aside
+from gocept.runner.poller import Poller
+from gocept.runner.waits.deadline import Deadline
+
+if TYPE_CHECKING:
+    from gocept.runner.executor.capture import Capture
+    from gocept.runner.process import Process
+
+
+class http(Condition):
+    """That a request is answered as it should be."""
+
+    def __init__(self, url: str, status: str | int = r'^2\d\d$',
+                 method: str = 'HEAD',
+                 payload: Mapping[str, str] | None = None,
+                 headers: Mapping[str, str] | None = None,
+                 request_timeout: float | None = None, *,
+                 ssl_context: ssl.SSLContext | None = None,
+                 expect: Callable[[HTTPResponse], Any]
+                 | None = None) -> None:
+        self.url = urlsplit(url)
+        if self.url.scheme not in ('http', 'https') or not self.url.hostname:
+            raise ValueError(f'{url!r} is no URL as http://HOST:PORT/PATH')
+        if request_timeout is not None and not request_timeout >= 0:
+            raise ValueError(f'request_timeout must be a number of seconds '
+                             f'>= 0, not {request_timeout!r}')
+        self.status = str(status)
+        self.status_re = re.compile(self.status)
+        self.method = method
+        self.payload = payload
+        self.headers = headers
+        self.request_timeout = request_timeout
+        self.expect = expect
+        self.ssl_context = ssl_context
+        if self.url.scheme == 'https' and ssl_context is None:
+            self.ssl_context = ssl.create_default_context()
+        port = self.url.port
+        if port is None:
+            port = 443 if self.url.scheme == 'https' else 80
+        self.tcp = tcp(self.url.hostname, port)
+        if port == 0:
+            self.url = _with_port(self.url, self.tcp.port)
+
+    @property
+    def _target(self) -> str:
+        # By hand, as urlunsplit() of some Pythons changes a path as //x.
+        query = f'?{self.url.query}' if self.url.query else ''
+        return (self.url.path or '/') + query
+
+    @property
+    def _body(self) -> str | None:
+        return urlencode(self.payload) if self.payload else None
+
+    @property
+    def _fields(self) -> dict[str, str]:
+        headers = dict(self.headers or {})
+        if self.payload and 'content-type' not in map(str.lower, headers):
+            headers['Content-Type'] = 'application/x-www-form-urlencoded'
+        return headers
+
+    def replaced(self, text: str) -> str:
+        """See `ICondition`."""
+        return self.tcp.replaced(text)
+
+    def holds_already(self, poller: Poller, deadline: Deadline) -> str:
+        """See `ICondition`."""
+        return self.tcp.holds_already(poller, deadline)
+
+    def servers(self) -> Iterator[int]:
+        """See `ICondition`."""
+        return self.tcp.servers()
+
+    def check(self) -> Check:
+        """See `ICondition`."""
+        return _HTTPCheck(self, self.tcp.check())
+
+    def ask(self, sock: socket.socket) -> tuple[bool, str]:
+        """Send the request; whether the answer is right, and what it is."""
+        connection = HTTPConnection(self.tcp.host, self.tcp.port)
+        connection.sock = sock
+        with contextlib.closing(connection):
+            if self.ssl_context is not None and self.url.scheme == 'https':
+                connection.sock = self.ssl_context.wrap_socket(
+                    sock, server_hostname=self.tcp.host)
+            connection.request(self.method, self._target, self._body,
+                               self._fields)
+            with connection.getresponse() as response:
+                status = str(response.status)
+                right = bool(status == self.status
+                             or self.status_re.match(status))
+                if right and self.expect is not None:
+                    return bool(self.expect(response)), (
+                        f'the answer with {status} is not as expected')
+                return right, f'answered with {status} {response.reason}'
+
+
+def _with_port(url: SplitResult, port: int) -> SplitResult:
+    return url._replace(netloc=f'{url.netloc.rpartition(":")[0]}:{port}')
+
+
+def _without_user(url: SplitResult) -> str:
+    """As it may be shown: it may have a password."""
+    return url._replace(netloc=url.netloc.rpartition('@')[2]).geturl()
+
+
+class _HTTPCheck(Check):
+
+    def __init__(self, condition: http, connecting: TCPCheck) -> None:
+        self._condition = condition
+        self._tcp = connecting
+        self._sock: socket.socket | None = None
+        self._asking: Aside[tuple[bool, str]] | None = None
+        self._limit = Deadline(0)
+        self._answer = ''
+        self.awaited = (f'an answer with status {condition.status} to '
+                        f'{condition.method} {_without_user(condition.url)}')
+
+    def begin(self, process: 'Process', captures: 'Sequence[Capture]',
+              poller: Poller, deadline: Deadline) -> None:
+        """See `Check`."""
+        super().begin(process, captures, poller, deadline)
+        self._tcp.begin(process, captures, poller, deadline)
+
+    def holds(self) -> bool:
+        """See `Check`."""
+        if self._asking is None:
+            self._begin_asking()
+            return False
+        if not self._asking.done:
+            if self._limit.passed:
+                self._answer = self.seen = self._too_late
+                self._abandon()
+            return False
+        asking, self._asking = self._asking, None
+        try:
+            right, self._answer = asking.result()
+        except TimeoutError:
+            self._answer = self._too_late
+            right = False
+        except (OSError, HTTPException) as error:
+            self._answer = f'{type(error).__name__}: {error}'
+            right = False
+        finally:
+            self._abandon()
+        self.seen = self._answer
+        return right
+
+    @property
+    def _too_late(self) -> str:
+        return f'connected, but no answer in {self._limit.seconds:.2f} s'
+
+    def _begin_asking(self) -> None:
+        sock = self._tcp.connect()
+        seen = self._tcp.seen
+        if sock is not None:
+            seen += ', but no answer yet'
+        # The deadline may pass here: what is wrong was said before.
+        self.seen = f'{self._answer}; then {seen}' if self._answer else seen
+        if sock is None:
+            return
+        left = max(self.deadline.left(), 0.001)
+        self._limit = Deadline(
+            min(self._condition.request_timeout or left, left))
+        sock.settimeout(self._limit.seconds)
+        # Of our own, as the other one is the thread's.
+        self._sock = sock.dup()
+        self._asking = Aside(lambda: self._condition.ask(sock), self.poller)
+
+    def _abandon(self) -> None:
+        self._asking = None
+        sock, self._sock = self._sock, None
+        if sock is not None:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)  # so the thread ends
+            sock.close()
+
+    def close(self) -> None:
+        """See `Check`."""
+        self._abandon()
+        self._tcp.close()

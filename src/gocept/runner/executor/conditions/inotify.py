@@ -1,0 +1,63 @@
+"""What changes in a directory, as an event; see inotify(7)."""
+
+import ctypes
+import os
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from gocept.runner.waits.source import Source
+
+_IN_MODIFY, _IN_CLOSE_WRITE, _IN_MOVED_TO, _IN_CREATE = 0x2, 0x8, 0x80, 0x100
+
+_BUFFER = 2 ** 12
+
+
+class Directory(Source):
+    """Ready when a file in it is made, moved there or written to.
+
+    OSError where that cannot be told.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._fd = -1
+        libc = ctypes.CDLL(None, use_errno=True)
+        if not hasattr(libc, 'inotify_init1'):
+            raise OSError('this system has no inotify')
+        self._fd = _checked(libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK))
+        try:
+            _checked(libc.inotify_add_watch(
+                self._fd, os.fsencode(path), _IN_MODIFY | _IN_CLOSE_WRITE
+                | _IN_MOVED_TO | _IN_CREATE))
+        except BaseException:
+            self.close()
+            raise
+
+    def fileno(self) -> int:
+        """See `Source`."""
+        return self._fd
+
+    def collect(self) -> tuple[Sequence[Any], bool]:
+        """See `Source`."""
+        if self._fd < 0:
+            return (), True
+        try:
+            return (os.read(self._fd, _BUFFER),), False
+        except BlockingIOError:
+            return (), False
+
+    def close(self) -> None:
+        """Watch it no more."""
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            self._tell_closing(fd)
+            # The system waits for all processors then, for some 15 ms.
+            threading.Thread(target=os.close, args=(fd,), daemon=True,
+                             name='gocept.runner.inotify').start()
+
+
+def _checked(result: int) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return result

@@ -1,0 +1,115 @@
+"""Who listens on TCP ports and Unix sockets; and a port that is free."""
+
+import contextlib
+import errno
+import os
+import re
+import socket
+import struct
+from collections.abc import Collection, Iterable, Iterator
+from typing import Any
+
+from gocept.runner.process import procfs
+
+# In /proc/net/tcp and /proc/net/unix; see proc(5).
+_LISTENING = b'0A'
+_ACCEPTING = 0x10000
+
+_CREDENTIALS = struct.Struct('3i')  # see SO_PEERCRED in unix(7)
+
+
+def reserve(host: str, port: int = 0) -> socket.socket:
+    """Bind a port, without listening, so that nobody else is given it.
+
+    A server that sets SO_REUSEADDR may still bind it, and listen.
+    """
+    addresses = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    while True:
+        family, _, _, _, address = addresses.pop(0)
+        try:
+            return _bound(family, address)
+        except OSError as error:
+            # As that of a name that is ::1 too, on a system without IPv6.
+            if not addresses or error.errno not in (
+                    errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                raise
+
+
+def _bound(family: int, address: Any) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def holder(inodes: Collection[str], where: str) -> str:
+    """Who listens there, as far as the system tells; or ''."""
+    if not inodes:
+        return ''
+    for pid in among(procfs.pids(), inodes):
+        return f'process {pid} ({_name(pid)}) listens on {where}'
+    return f'a process of somebody else listens on {where}'
+
+
+def among(pids: Iterable[int], inodes: Collection[str]) -> Iterator[int]:
+    """Those of the processes that have one of the sockets."""
+    for pid in pids:
+        if not _sockets(pid).isdisjoint(inodes):
+            yield pid
+
+
+def on_port(port: int) -> list[str]:
+    """The inodes of the sockets that listen on a TCP port."""
+    rows = [line.split() for name in ('tcp', 'tcp6')
+            for line in _table(name).splitlines()[1:]]
+    return [row[9].decode() for row in rows if row[3] == _LISTENING
+            and int(row[1].rpartition(b':')[2], 16) == port]
+
+
+def peer(sock: socket.socket) -> int:
+    """The process that listens where a Unix socket is connected; or 0."""
+    if not hasattr(socket, 'SO_PEERCRED'):
+        return 0
+    pid, _, _ = _CREDENTIALS.unpack(sock.getsockopt(
+        socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    return int(pid)
+
+
+def on_path(path: str | bytes) -> list[str]:
+    """The inodes of the Unix sockets that listen on a path, or a name."""
+    name = os.fsencode(path).replace(b'\0', b'@')
+    # Paths may have spaces and newlines, also those of other programs.
+    rows = re.findall(rb'^\w+: \w+ \w+ (\w+) \w+ \w+ +(\d+) %b$'
+                      % re.escape(name), _table('unix'), re.MULTILINE)
+    return [inode.decode() for flags, inode in rows
+            if int(flags, 16) & _ACCEPTING]
+
+
+def _table(name: str) -> bytes:
+    """What a file in /proc/net says."""
+    with contextlib.suppress(OSError), open(f'/proc/net/{name}', 'rb') as file:
+        return file.read()
+    return b''
+
+
+def _sockets(pid: int) -> set[str]:
+    found = set()
+    with contextlib.suppress(OSError):
+        for name in os.listdir(f'/proc/{pid}/fd'):
+            with contextlib.suppress(OSError):
+                target = os.readlink(f'/proc/{pid}/fd/{name}')
+                if target.startswith('socket:['):
+                    found.add(target[8:-1])
+    return found
+
+
+def _name(pid: int) -> str:
+    with contextlib.suppress(OSError), open(
+            f'/proc/{pid}/comm', errors='replace') as file:
+        return file.read().strip()
+    return 'ended meanwhile'

@@ -1,0 +1,291 @@
+"""Conditions that are seen from outside: TCP ports and Unix sockets."""
+
+import contextlib
+import os
+import select
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from gocept.runner.executor.conditions import listeners
+from gocept.runner.executor.conditions.base import Check, Condition
+from gocept.runner.executor.conditions.threads import Aside, within
+from gocept.runner.poller import Poller
+from gocept.runner.process import descendants, unixsocket
+from gocept.runner.waits.deadline import Deadline, wait_for
+
+if TYPE_CHECKING:
+    from gocept.runner.executor.capture import Capture
+    from gocept.runner.process import Process
+
+_LONGEST_CONNECT = 1.0
+"""Seconds after which to try again, as a full backlog drops connections."""
+
+Address = tuple[int, Any]
+
+
+def resolve(host: str, port: int) -> list[Address]:
+    """The addresses of a name; OSError."""
+    return [(family, address) for family, _, _, _, address
+            in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+
+
+class Connector:
+    """Connects to one of several addresses, without waiting."""
+
+    def __init__(self, addresses: Sequence[Address]) -> None:
+        self._addresses = addresses
+        self._pending: dict[Address, tuple[socket.socket, float]] = {}
+        self.seen = ''
+
+    @property
+    def pending(self) -> bool:
+        """Whether somebody has not answered yet."""
+        return bool(self._pending)
+
+    def attempt(self) -> socket.socket | None:
+        """A connected socket, or None and the reason in `seen`."""
+        reasons = []
+        for address in self._addresses:
+            try:
+                connected = self._look(address)
+            except OSError as error:
+                reasons.append(f'{_shown(address)}: {error.strerror or error}')
+            else:
+                if connected is not None:
+                    self.seen = f'connected to {_shown(address)}'
+                    return connected
+                reasons.append(f'{_shown(address)}: no answer')
+        self.seen = ', '.join(dict.fromkeys(reasons))
+        return None
+
+    def _look(self, address: Address) -> socket.socket | None:
+        if address not in self._pending:
+            self._begin(address)
+        sock, begun = self._pending[address]
+        if wait_for(sock.fileno(), select.POLLOUT, Deadline(0)):
+            del self._pending[address]
+            error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if not error and not _is_itself(sock):
+                return sock
+            sock.close()
+            raise OSError(error, os.strerror(error) if error else
+                          'nobody listens')
+        if time.monotonic() - begun > _LONGEST_CONNECT:
+            del self._pending[address]
+            sock.close()
+        return None
+
+    def _begin(self, address: Address) -> None:
+        sock = socket.socket(address[0], socket.SOCK_STREAM)
+        try:
+            sock.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                sock.connect(address[1])
+        except BaseException:
+            sock.close()
+            raise
+        self._pending[address] = sock, time.monotonic()
+
+    def close(self) -> None:
+        """Close what is not connected yet."""
+        for sock, _ in self._pending.values():
+            sock.close()
+        self._pending.clear()
+
+
+def _is_itself(sock: socket.socket) -> bool:
+    """Whether the system has connected a socket with itself.
+
+    It does so if it chooses the port to be connected for the near end too.
+    """
+    return bool(sock.getsockname() == sock.getpeername())
+
+
+def _shown(address: Address) -> str:
+    host, port = address[1][:2]
+    return f'[{host}]:{port}' if ':' in host else f'{host}:{port}'
+
+
+class tcp(Condition):
+    """That connections to a port are accepted.
+
+    With port 0 a free one is chosen, and held until the child listens; it
+    replaces ``{port}`` in the command.
+    """
+
+    def __init__(self, host: str, port: int) -> None:
+        if not isinstance(port, int) or not 0 <= port < 2 ** 16:
+            raise ValueError(f'a port is a number up to 65535, not {port!r}')
+        self.host = host
+        self._addresses: list[Address] | None = None  # for the next check
+        self._chosen = port == 0
+        self._reserved: socket.socket | None = None
+        if self._chosen:
+            self._reserved = listeners.reserve(host)
+            port = self._reserved.getsockname()[1]
+        self.port = port
+
+    def replaced(self, text: str) -> str:
+        """See `ICondition`."""
+        return text.replace('{port}', str(self.port)) if self._chosen else text
+
+    def check(self) -> 'TCPCheck':
+        """See `ICondition`."""
+        if self._chosen and self._reserved is None:
+            # Should another one have it by now, it is seen before the start.
+            with contextlib.suppress(OSError):
+                self._reserved = listeners.reserve(self.host, self.port)
+        addresses, self._addresses = self._addresses, None
+        return TCPCheck(self, addresses)
+
+    def release(self) -> None:
+        """Hold the port no more."""
+        if self._reserved is not None:
+            self._reserved.close()
+            self._reserved = None
+
+    def __del__(self) -> None:
+        if getattr(self, '_reserved', None) is not None:
+            self.release()
+
+    def holds_already(self, poller: Poller, deadline: Deadline) -> str:
+        """See `ICondition`."""
+        try:
+            addresses = within(lambda: resolve(self.host, self.port), poller,
+                               deadline)
+        except OSError:
+            return ''  # the check will tell, when it is too late
+        self._addresses = addresses
+        connector = Connector(addresses)
+        try:
+            sock = connector.attempt()
+            if sock is not None:
+                sock.close()
+            # No answer from here means that the backlog is full.
+            elif not connector.pending or not listeners.on_port(self.port):
+                return ''
+        finally:
+            connector.close()
+        return (listeners.holder(listeners.on_port(self.port), f'port {self.port}')
+                or f'something listens on {self.host} port {self.port}')
+
+    def servers(self) -> Iterator[int]:
+        """See `ICondition`."""
+        return listeners.among(
+            descendants.strangers(), listeners.on_port(self.port))
+
+
+class TCPCheck(Check):
+    """Connects now and then; for HTTP as well."""
+
+    def __init__(self, condition: tcp,
+                 addresses: Sequence[Address] | None) -> None:
+        self._condition = condition
+        self._connector = Connector(addresses) if addresses else None
+        self._resolving: Aside[list[Address]] | None = None
+        self.awaited = (f'connections to {condition.host} port '
+                        f'{condition.port}')
+
+    def begin(self, process: 'Process', captures: 'Sequence[Capture]',
+              poller: Poller, deadline: Deadline) -> None:
+        """See `Check`."""
+        super().begin(process, captures, poller, deadline)
+        if self._connector is None:
+            self._resolve()
+
+    def _resolve(self) -> None:
+        self._resolving = Aside(
+            lambda: resolve(self._condition.host, self._condition.port),
+            self.poller)
+
+    def holds(self) -> bool:
+        """See `Check`."""
+        sock = self.connect()
+        if sock is None:
+            return False
+        sock.close()
+        return True
+
+    def connect(self) -> socket.socket | None:
+        """A connected socket, when there is one."""
+        if self._connector is None and not self._take_addresses():
+            return None
+        assert self._connector is not None
+        sock = self._connector.attempt()
+        self.seen = self._connector.seen
+        if sock is not None:
+            self._condition.release()
+        return sock
+
+    def _take_addresses(self) -> bool:
+        assert self._resolving is not None
+        if not self._resolving.done:
+            self.seen = f'the name {self._condition.host!r} is looked up'
+            return False
+        try:
+            self._connector = Connector(self._resolving.result())
+        except OSError as error:
+            self.seen = f'{self._condition.host!r}: {error}'
+            self._resolve()
+            return False
+        return True
+
+    def close(self) -> None:
+        """See `Check`."""
+        if self._connector is not None:
+            self._connector.close()
+
+
+class unix(Condition):
+    """That connections to a Unix socket are accepted."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.fspath(path)
+        if not self.path:
+            raise ValueError('the path of a Unix socket is needed')
+
+    def check(self) -> Check:
+        """See `ICondition`."""
+        return _UnixCheck(self.path)
+
+    def holds_already(self, poller: Poller, deadline: Deadline) -> str:
+        """See `ICondition`."""
+        pid = 0
+        try:
+            pid = self._listener()
+        except BlockingIOError:  # its backlog is full
+            pass
+        except OSError:
+            return ''
+        return (listeners.holder(listeners.on_path(self.path), self.path)
+                or f'process {pid or "unknown"} listens on {self.path}')
+
+    def _listener(self) -> int:
+        """Who has begun to listen there; OSError."""
+        with unixsocket.connect(self.path) as sock:
+            return listeners.peer(sock)
+
+    def servers(self) -> Iterator[int]:
+        """See `ICondition`."""
+        with contextlib.suppress(OSError):
+            yield self._listener()  # which may know it by a relative path
+        yield from listeners.among(
+            descendants.strangers(), listeners.on_path(self.path))
+
+
+class _UnixCheck(Check):
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self.awaited = f'connections to the Unix socket {path}'
+
+    def holds(self) -> bool:
+        """See `Check`."""
+        try:
+            unixsocket.connect(self._path).close()
+        except OSError as error:
+            self.seen = error.strerror or str(error)
+            return False
+        return True

@@ -1,0 +1,74 @@
+"""Clients of a listening socket."""
+
+import errno
+import logging
+import socket
+from collections.abc import Sequence
+from typing import Any
+
+from gocept.runner.channel import SocketChannel
+from gocept.runner.waits.source import Source
+
+log = logging.getLogger('gocept.runner.poller')
+
+_CLIENTS = 64  # accepted in a row, so that others have their turn
+
+_NOT_LISTENING = (errno.EBADF, errno.EINVAL, errno.ENOTSOCK)
+
+
+class Server(Source):
+    """Accepts clients; each is a pair of an address and a channel."""
+
+    is_stream = True
+    accepts = True
+
+    SHORTEST_PAUSE = 0.05
+    LONGEST_PAUSE = 1.0
+
+    def __init__(self, sock: socket.socket, buffering: str | None) -> None:
+        if sock.type != socket.SOCK_STREAM:
+            raise ValueError(f'a server needs a stream socket, not {sock!r}')
+        sock.setblocking(False)
+        self.socket = sock
+        self.pause = 0.0
+        """How many seconds to wait before clients are accepted again."""
+        self._buffering = buffering
+
+    def fileno(self) -> int:
+        """See `Source`."""
+        return self.socket.fileno()
+
+    def collect(self) -> tuple[Sequence[Any], bool]:
+        """See `Source`."""
+        clients: list[Any] = []
+        for _ in range(_CLIENTS):
+            try:
+                client, address = self.socket.accept()
+            except BlockingIOError:
+                break
+            except ConnectionAbortedError:
+                continue
+            except OSError as error:
+                if error.errno in _NOT_LISTENING:
+                    log.error('%r accepts no more clients: %s',
+                              self.socket, error)
+                    return clients, True
+                self._back_off(error)
+                return clients, False
+            self.pause = 0.0
+            try:
+                channel = SocketChannel(client, buffering=self._buffering)
+            except BaseException:
+                client.close()
+                raise
+            clients.append((address, channel))
+        return clients, False
+
+    def _back_off(self, error: OSError) -> None:
+        # The client stays in the queue of the system, and so the socket stays
+        # readable: to try again at once would only cost time.
+        if not self.pause:
+            log.warning('%r cannot accept a client now, trying again: %s',
+                        self.socket, error)
+        self.pause = min(max(self.SHORTEST_PAUSE, 2 * self.pause),
+                         self.LONGEST_PAUSE)

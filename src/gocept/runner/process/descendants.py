@@ -1,0 +1,257 @@
+"""The children of a child, and theirs, wherever they have gone.
+
+A descendant is found in one of three ways: as a child of a process that is
+known, in the process group of the child, or by the mark in its environment.
+It is held by a pidfd and made sure of afterwards, so that no other process is
+ever taken for it.
+"""
+
+import contextlib
+import ctypes
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from gocept.runner.process import procfs
+from gocept.runner.process.launch import MARKER
+from gocept.runner.process.pidfd import Handle, Unwatched, hold
+
+_LOOKS = 100  # where others start processes all the time
+
+
+def hold_if(pid: int, is_it: Callable[[], bool]) -> Handle | None:
+    """Hold a process, if it still is the one it should be then."""
+    handle: Handle
+    try:
+        try:
+            handle = hold(pid)
+        except ProcessLookupError:
+            raise
+        except OSError:  # no descriptors are left
+            handle = Unwatched(pid)
+    except OSError:
+        return None
+    if is_it():
+        return handle
+    handle.close()
+    return None
+
+
+def tree(pid: int, alive: Callable[[], bool]) -> Iterator[Handle]:
+    """The children of a process that is held, without theirs."""
+    for child in procfs.children(pid):
+        handle = hold_if(child, lambda: _parent(child) == pid and alive())  # noqa: B023
+        if handle is not None:
+            yield handle
+
+
+def group(pgid: int, until: int) -> Iterator[Handle]:
+    """Members of a process group that were started up to then.
+
+    `until` is in clock ticks: the number may be in use again later.
+    """
+    def belongs(pid: int) -> bool:
+        now = procfs.stat(pid)
+        return (now is not None and now.group == pgid and now.start <= until
+                and now.state not in 'ZX')
+
+    try:
+        os.killpg(pgid, 0)
+    except ProcessLookupError:  # as it mostly is
+        return
+    except PermissionError:
+        pass
+    for pid in procfs.pids():
+        if belongs(pid):
+            handle = hold_if(pid, lambda: belongs(pid))  # noqa: B023
+            if handle is not None:
+                yield handle
+
+
+started: set[int] = set()
+"""The children of ours that are a `Process`, and so nobody's orphans."""
+
+
+class Adopted:
+    """Finds whom some processes that adopt have left to us.
+
+    A descendant of theirs that has lost its parent is a child of ours that is
+    no `Process` and not older than they are, or descends from such a one. It
+    is known by its mark, or by its session or group. Others may be those of
+    another library's children, which are none of our business. Each is looked
+    at once.
+    """
+
+    def __init__(self, processes: Iterable[Any]) -> None:
+        adopting = [each for each in processes if each.adopt]
+        self._by_mark = {each.mark: each for each in adopting if each.mark}
+        self._by_group = {
+            each.pid: each for each in adopting if each.leads_group}
+        self._since = min(
+            (each.started_at for each in adopting), default=math.inf)
+        self._older: set[int] = set()
+        self._seen: set[int] = set()
+        self.unsure = False
+        """Whether one was just becoming another program: look again."""
+
+    def look(self) -> Iterator[tuple[Any, Handle]]:
+        """Those that were not there before, each with whose it is."""
+        self.unsure = False
+        pids = [pid for pid in strangers() if pid not in self._older]
+        while pids:
+            pid = pids.pop()
+            if pid not in self._seen:
+                yield from self._take(pid)
+                self.unsure = self.unsure or self._is_unsure(pid)
+            if pid not in self._older:
+                pids += procfs.children(pid)
+
+    def _take(self, pid: int) -> Iterator[tuple[Any, Handle]]:
+        process = self._whose(pid)
+        if process is not None:
+            handle = hold_if(pid, lambda: self._whose(pid) is process)
+            if handle is not None:
+                yield process, handle
+            else:  # for lack of descriptors, say
+                self._seen.discard(pid)
+
+    def _is_unsure(self, pid: int) -> bool:
+        return (pid not in self._seen and pid not in self._older
+                and procfs.stat(pid) is not None)
+
+    def _whose(self, pid: int) -> Any:
+        """The process that it descends from, or None."""
+        now = procfs.stat(pid)
+        if now is None:
+            return None
+        if now.start < self._since:
+            self._older.add(pid)
+            return None
+        words = procfs.variable(pid, MARKER)
+        if words is None:
+            return None  # it is becoming another program
+        self._seen.add(pid)
+        for word in words.split():
+            if word in self._by_mark:
+                return self._by_mark[word]
+        if now.parent == os.getpid():
+            for leader in now.group, now.session:
+                process = self._by_group.get(leader)
+                if process is not None and not (
+                        0 < process.ended_at < now.start):
+                    return process
+        return None
+
+
+def strangers() -> Iterator[int]:
+    """Children of ours that are no `Process`: adopted, or another library's.
+    """
+    for pid in procfs.children(os.getpid()):
+        if pid not in started:
+            yield pid
+
+
+def stranger(pid: int) -> Handle | None:
+    """One of these, held."""
+    return hold_if(pid, lambda: (
+        pid not in started and _parent(pid) == os.getpid()))
+
+
+def marks(pid: int) -> list[str]:
+    """The marks that a process carries."""
+    return (procfs.variable(pid, MARKER) or '').split()
+
+
+def marked(is_ours: Callable[[str], bool]) -> Iterator[tuple[str, Handle]]:
+    """Processes with a mark that is ours; one look at all.
+
+    What was started meanwhile is looked at as well, as it may be the child of
+    one that has ended meanwhile; and again what was becoming another program.
+    """
+    seen = {os.getpid()}
+    for _ in range(_LOOKS):
+        new = [pid for pid in procfs.pids() if pid not in seen]
+        if not new:
+            return
+        seen.update(new)
+        for pid in new:
+            words = procfs.variable(pid, MARKER)
+            if words is None:
+                seen.remove(pid)
+                continue
+            for mark in filter(is_ours, words.split()):
+                handle = hold_if(pid, lambda: mark in marks(pid))  # noqa: B023
+                if handle is not None:
+                    yield mark, handle
+                else:
+                    seen.discard(pid)
+
+
+def reap(handle: Handle) -> None:
+    """Leave no zombie, if it was adopted by us."""
+    # A `Process` that is found by its own mark has to get its status.
+    if handle.pid not in started:
+        with contextlib.suppress(ChildProcessError):
+            handle.reap()
+
+
+_PR_SET_CHILD_SUBREAPER = 36
+
+_adopting: set[int] = set()
+
+
+def adopt_orphans() -> None:
+    """Become the parent of all descendants whose own parent ends.
+
+    Where the system has nothing like it, they are found by their marks only.
+    See PR_SET_CHILD_SUBREAPER in prctl(2).
+    """
+    if os.getpid() not in _adopting and sys.platform == 'linux':
+        if ctypes.CDLL(None, use_errno=True).prctl(
+                _PR_SET_CHILD_SUBREAPER, 1):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+        _adopting.add(os.getpid())
+
+
+def adopting() -> bool:
+    """Whether this process is the parent of its orphaned descendants."""
+    return os.getpid() in _adopting
+
+
+def of(process: Any) -> Iterator[Handle]:
+    """All descendants of a process that there are now, each once."""
+    found = list(tree(process.pid, lambda: process.poll() is None))
+    for parent in found:  # it grows
+        found += tree(parent.pid, lambda: not parent.has_ended())  # noqa: B023
+    yield from found
+    known = {process.pid, *(handle.pid for handle in found)}
+    others = (Adopted([process]).look() if process.adopt and adopting()
+              else marked(lambda mark: mark == process.mark))
+    for _, handle in others:
+        if handle.pid in known:
+            handle.close()
+        else:
+            yield handle
+
+
+def reap_orphans() -> None:
+    """Reap the dead among the adopted; when nobody else will any more."""
+    if adopting():
+        for pid in procfs.children(os.getpid()):
+            with contextlib.suppress(ChildProcessError):
+                os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)
+
+
+def clock() -> int:
+    """The time that processes are said to have started at, now."""
+    return int(time.clock_gettime(time.CLOCK_BOOTTIME)
+               * os.sysconf('SC_CLK_TCK'))
+
+
+def _parent(pid: int) -> int:
+    now = procfs.stat(pid)
+    return now.parent if now is not None else 0

@@ -1,0 +1,344 @@
+"""Everything about a child up to the moment when it runs.
+
+What `subprocess.Popen` can do it does. The rest is done by
+`gocept.runner.process.exechelper`, since code of ours between the fork and the
+program (``preexec_fn``) may deadlock where there are threads.
+"""
+
+import contextlib
+import fcntl
+import functools
+import grp
+import inspect
+import itertools
+import json
+import os
+import pathlib
+import pwd
+import resource
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from gocept.runner.process import exechelper, forker, procfs
+
+MARKER = 'GOCEPT_RUNNER_CHILD'
+"""The environment variable that descendants are recognised by.
+
+A runner that is a child of another adds its own word.
+"""
+
+# What a service manager says to its service and to nobody else.
+_NEVER_INHERITED = ('NOTIFY_SOCKET', 'WATCHDOG_', 'LISTEN_')
+
+_STREAMS = ('pipe', 'null', 'inherit', 'merge')
+
+_UNCHANGED = 2 ** 32 - 1  # what the system takes for -1, instead of a user
+
+# What Popen would do with streams, which are channels here, and between the
+# fork and the program.
+_REFUSED = ('args', 'bufsize', 'encoding', 'errors', 'preexec_fn', 'text',
+            'universal_newlines')
+
+Stream = str | int | os.PathLike[str] | Any
+
+
+class Started(NamedTuple):
+    """A child, and our ends of its pipes (-1 where there is none)."""
+
+    pid: int
+    stdin: int
+    stdout: int
+    stderr: int
+
+
+class Launch:
+    """How a program is started, checked; see `IProcess` for the keywords."""
+
+    def __init__(
+            self, command: str | Sequence[str | os.PathLike[str]], *,
+            shell: bool = False,
+            cwd: str | os.PathLike[str] | None = None,
+            env: Mapping[str, str] | None = None,
+            extra_env: Mapping[str, str | None] | None = None,
+            user: str | int | None = None,
+            group: str | int | None = None,
+            extra_groups: Sequence[str | int] | None = None,
+            rlimits: Mapping[str, Any] | None = None,
+            setpgrp: bool = False,
+            setsid: bool = False,
+            stdin: Stream = 'inherit',
+            stdout: Stream = 'inherit',
+            stderr: Stream = 'inherit',
+            die_with_parent: bool | int = False,
+            detached: bool = False,
+            popen_kwargs: Mapping[str, Any] | None = None,
+            **popen: Any) -> None:
+        self.args = _arguments(command, shell)
+        self.detached = detached
+        self.leads_group = (
+            setpgrp or setsid or detached or popen.get('process_group') == 0
+            or bool(popen.get('start_new_session')))
+        self._cwd = cwd
+        self._env = env
+        self._extra_env = dict(extra_env or {})
+        self._identity = _identity(user, group, extra_groups)
+        self._rlimits = {name: _limits(name, value)
+                         for name, value in (rlimits or {}).items()}
+        self._streams = {
+            'stdin': _checked_stream('stdin', stdin),
+            'stdout': _checked_stream('stdout', stdout),
+            'stderr': _checked_stream('stderr', stderr)}
+        self._death_signal = (
+            signal.SIGKILL if die_with_parent is True
+            else signal.Signals(die_with_parent) if die_with_parent else 0)
+        if detached and self._death_signal:
+            raise ValueError('a detached process outlives its parent: '
+                             'leave out die_with_parent')
+        for name in popen:
+            if name in _REFUSED or name not in _popen_keywords():
+                raise TypeError(f'{name!r} is no keyword of a process')
+        self._popen = popen | dict(popen_kwargs or {})
+        if setsid or detached:
+            self._popen['start_new_session'] = True
+        elif setpgrp:
+            self._popen['process_group'] = 0
+
+    def start(self, mark: str) -> Started:
+        """Start it, marked; raises what Popen does, mostly an OSError."""
+        ours = dict.fromkeys(self._streams, -1)
+        with contextlib.ExitStack() as theirs, contextlib.ExitStack() as undo:
+            streams = {}
+            for name, stream in self._streams.items():
+                streams[name], ours[name] = _open(name, stream, theirs, undo)
+                if ours[name] >= 0 and self._popen.get('pipesize', -1) > 0:
+                    fcntl.fcntl(ours[name], fcntl.F_SETPIPE_SZ,
+                                self._popen['pipesize'])
+            environment = self._environment(mark)
+            if self._rlimits or self._death_signal:
+                pid = self._start_helped(streams, environment)
+            else:
+                user, group, groups = self._identity
+                pid = _popen(
+                    self.args, streams, environment, self._cwd, self._popen | {
+                        'user': user, 'group': group, 'extra_groups': groups})
+            undo.pop_all()
+        return Started(pid, **ours)
+
+    def _start_helped(self, streams: Mapping[str, Any],
+                      environment: dict[str, str]) -> int:
+        popen = dict(self._popen)
+        user, group, groups = self._identity
+        executable = os.fsdecode(popen.pop('executable', None) or self.args[0])
+        restored = (('SIGPIPE', 'SIGXFSZ')
+                    if popen.get('restore_signals', True) else ())
+        with contextlib.ExitStack() as close:
+            read, low = os.pipe()
+            reader = close.enter_context(open(read, 'rb'))
+            with open(low, 'wb'), open(
+                    # Not a number that a stream of the child gets.
+                    fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, 3), 'wb') as high:
+                write = high.fileno()
+                options = {
+                    'report': write,
+                    'rlimits': self._rlimits,
+                    'user': user, 'group': group, 'groups': groups,
+                    'death_signal': self._death_signal,
+                    'parent': os.getpid(),
+                    'restored_signals': [
+                        getattr(signal, name) for name in restored
+                        if hasattr(signal, name)],
+                    # Python sets this one in itself for some locales.
+                    'locale': environment.get('LC_CTYPE'),
+                }
+                if popen.get('close_fds', True):
+                    popen['pass_fds'] = (*popen.get('pass_fds', ()), write)
+                else:
+                    os.set_inheritable(write, True)
+                pid = forker.call(lambda: _popen(
+                    [sys.executable, '-I', '-S', '-X', 'utf8',
+                     exechelper.__file__, json.dumps(options), executable,
+                     *self.args],
+                    streams, environment, self._cwd, popen))
+            try:
+                report = reader.read()
+            except BaseException:  # nobody would know of it
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+                raise
+        if report:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
+            raise _error(json.loads(report), executable)
+        return pid
+
+    def _environment(self, mark: str) -> dict[str, str]:
+        inherited = os.environ if self._env is None else self._env
+        environment = {name: value for name, value in inherited.items()
+                       if not name.startswith(_NEVER_INHERITED)}
+        if self.detached:
+            environment.pop(MARKER, None)
+            if _is_python(self.args[0]):
+                environment['PYTHONPATH'] = os.pathsep.join(
+                    os.path.abspath(path) for path in sys.path)
+        else:
+            environment[MARKER] = ' '.join(
+                [*os.environ.get(MARKER, '').split(), mark])
+        for name, value in self._extra_env.items():
+            if value is None:
+                environment.pop(name, None)
+            else:
+                environment[name] = value
+        return environment
+
+
+_numbers = itertools.count(1)
+
+
+def new_mark() -> str:
+    """A word that no other child of any runner has."""
+    return f'{our_mark()}{next(_numbers)}'
+
+
+def our_mark() -> str:
+    """What all words of this process begin with."""
+    return _mark_of(os.getpid())
+
+
+@functools.lru_cache(1)  # so that a fork has its own
+def _mark_of(pid: int) -> str:
+    us = procfs.stat(pid)
+    return f'{pid}.{us.start if us else 0}.'
+
+
+def _arguments(command: Any, shell: bool) -> list[str]:
+    if shell:
+        if not isinstance(command, str) or not command.strip():
+            raise ValueError(
+                f'a command for the shell is a string, not {command!r}')
+        return ['/bin/sh', '-c', command]
+    if not isinstance(command, str | Sequence):
+        raise TypeError('a command is a string or a list of arguments, not '
+                        f'{command!r}')
+    args = (shlex.split(command) if isinstance(command, str)
+            else [os.fsdecode(each) for each in command])
+    if not args or not args[0]:
+        raise ValueError(f'there is no program in the command {command!r}')
+    return args
+
+
+def _identity(user: str | int | None, group: str | int | None,
+              extra_groups: Sequence[str | int] | None,
+              ) -> tuple[int | None, int | None, list[int] | None]:
+    """What is to be changed of user, group and groups; None for nothing."""
+    groups = (None if extra_groups is None
+              else [_number(each, 'group') for each in extra_groups])
+    gid = None if group is None else _number(group, 'group')
+    uid = None if user is None else _number(user, 'user')
+    if uid == os.getuid() == os.geteuid():
+        uid = None  # so that it works without privileges
+    if uid is not None:
+        with contextlib.suppress(KeyError):
+            entry = pwd.getpwuid(uid)
+            if gid is None:
+                gid = entry.pw_gid
+            if groups is None:
+                groups = os.getgrouplist(entry.pw_name, gid)
+        if gid is None:
+            raise LookupError(f'nothing says which group the user {uid} is '
+                              'of: name one')
+        if groups is None:
+            groups = []  # not ours
+    if gid == os.getgid() == os.getegid():
+        gid = None
+    return uid, gid, groups
+
+
+def _number(name: str | int, kind: str) -> int:
+    if isinstance(name, int):
+        if not 0 <= name < _UNCHANGED:
+            raise ValueError(f'a {kind} has a number from 0 on, not {name}')
+        return name
+    try:
+        return (pwd.getpwnam(name).pw_uid if kind == 'user'
+                else grp.getgrnam(name).gr_gid)
+    except KeyError:
+        raise LookupError(f'there is no {kind} {name!r}') from None
+
+
+def _limits(name: str, value: Any) -> tuple[int, int]:
+    if not hasattr(resource, f'RLIMIT_{name.upper()}') or name != name.lower():
+        names = sorted(each.removeprefix('RLIMIT_').lower()
+                       for each in dir(resource) if each.startswith('RLIMIT_'))
+        raise ValueError(f'there is no resource limit {name!r}, but '
+                         + ', '.join(names))
+    match value:
+        case int():
+            return value, value
+        case [int(soft), int(hard)]:
+            return soft, hard
+    raise ValueError(f'the resource limit {name!r} needs a number or a pair '
+                     f'of them, not {value!r}')
+
+
+def _checked_stream(name: str, stream: Any) -> Any:
+    if isinstance(stream, str) and os.sep in stream:
+        return pathlib.Path(stream)
+    wrong = stream is None or (isinstance(stream, int) and stream < 0)
+    if isinstance(stream, str):
+        wrong = (stream not in _STREAMS
+                 or (stream == 'merge' and name != 'stderr'))
+    if wrong:
+        raise ValueError(
+            f"{name} must be 'pipe', 'null', 'inherit'"
+            + (", 'merge'" if name == 'stderr' else '')
+            + f', a path, a file or a descriptor, not {stream!r}')
+    return stream
+
+
+def _open(name: str, stream: Any, theirs: contextlib.ExitStack,
+          undo: contextlib.ExitStack) -> tuple[Any, int]:
+    """What Popen gets, and our end."""
+    if stream == 'pipe':
+        read, write = os.pipe()
+        child, ours = (read, write) if name == 'stdin' else (write, read)
+        theirs.callback(os.close, child)
+        undo.callback(os.close, ours)
+        return child, ours
+    if isinstance(stream, os.PathLike):
+        return theirs.enter_context(
+            open(stream, 'rb' if name == 'stdin' else 'ab')), -1
+    if isinstance(stream, str):
+        return {'null': subprocess.DEVNULL, 'inherit': None,
+                'merge': subprocess.STDOUT}[stream], -1
+    return stream, -1
+
+
+@functools.cache
+def _popen_keywords() -> frozenset[str]:
+    return frozenset(inspect.signature(subprocess.Popen).parameters)
+
+
+def _popen(args: Sequence[str], streams: Mapping[str, Any],
+           environment: dict[str, str], cwd: Any,
+           popen: Mapping[str, Any]) -> int:
+    process = subprocess.Popen(
+        args, env=environment, cwd=cwd, **streams, **popen)
+    # From here on it is ours to reap.
+    process.returncode = 0
+    return process.pid
+
+
+def _is_python(program: str) -> bool:
+    return (program == sys.executable
+            or os.path.basename(program).startswith('python'))
+
+
+def _error(report: Mapping[str, Any], executable: str) -> Exception:
+    if report['errno'] is None:
+        return ValueError(f"{report['step']}: {report['text']}")
+    return OSError(report['errno'], os.strerror(report['errno']),
+                   report['step'] or executable)

@@ -1,0 +1,122 @@
+"""What a child says that nobody has asked for."""
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from gocept.runner.channel import PipeChannel
+from gocept.runner.channel.lines import Lines
+from gocept.runner.errors import EndpointClosedException
+from gocept.runner.poller import Poller
+from gocept.runner.waits.forks import tell_forks
+from gocept.runner.waits.source import Source
+
+_TAIL = 2 ** 14
+
+_LONGEST_LINE = 2 ** 12
+
+_MOST_READS = 64  # of what is left, as somebody else may write on
+
+
+class Output(Source):
+    """Reads a channel, logs the lines, and keeps the tail for messages.
+
+    So nothing is lost, and the child never waits for a reader. It may be
+    registered with several pollers; they are given nothing.
+    """
+
+    def __init__(self, name: str, channel: PipeChannel | None,
+                 log: logging.Logger) -> None:
+        self._name = name
+        self._channel = channel
+        self._log = log
+        # Around reading and logging, so that the order is kept.
+        self._lock = threading.RLock()
+        self._lines = Lines(_LONGEST_LINE)
+        self._pieces: deque[bytes] = deque()
+        self._size = 0
+        tell_forks(self)
+
+    def after_fork(self) -> None:
+        """In a forked child: another thread may have had the lock."""
+        self._lock = threading.RLock()
+
+    @property
+    def tail(self) -> bytes:
+        """What was said last, 16 KiB at most."""
+        with self._lock:
+            return b''.join(self._pieces)[-_TAIL:]
+
+    def reads(self, channel: PipeChannel) -> bool:
+        """Whether it is this one that it reads."""
+        return channel is self._channel
+
+    def drain(self, poller: Poller) -> None:
+        """Have `poller` read it from now on."""
+        if self._channel is not None:
+            poller.register(self)
+
+    def read_rest(self) -> None:
+        """Read what there is, and log also what is no line yet."""
+        with self._lock:
+            reads = 0
+            while self._read() and reads < _MOST_READS:
+                reads += 1
+            self._log_lines([self._lines.take_rest()])
+
+    def fileno(self) -> int:
+        """See `Source`."""
+        return -1 if self._channel is None else self._channel.fileno()
+
+    def layers(self) -> Iterator[Source]:
+        """See `Source`."""
+        yield self
+        if self._channel is not None:
+            yield from self._channel.layers()
+
+    @property
+    def buffered(self) -> bool:
+        """See `Source`."""
+        return self._channel is None or self._channel.closed
+
+    def collect(self) -> tuple[Sequence[Any], bool]:
+        """See `Source`."""
+        with self._lock:
+            return (), self._read() is None
+
+    def _read(self) -> bytes | None:
+        """One piece, b'' for nothing, None for the end."""
+        data = None
+        if self._channel is not None:
+            try:
+                # Past its buffering and encoding.
+                data = self._channel._read()
+            except EndpointClosedException:
+                self._log_lines([self._lines.take_rest()])
+        if data:
+            self._keep(data)
+            self._log_lines(self._lines.feed(data))
+        return data
+
+    def _keep(self, data: bytes) -> None:
+        self._pieces.append(data)
+        self._size += len(data)
+        while self._size - len(self._pieces[0]) >= _TAIL:
+            self._size -= len(self._pieces.popleft())
+
+    def _log_lines(self, lines: list[bytes]) -> None:
+        for line in lines:
+            text = line.decode('utf-8', 'backslashreplace').rstrip('\n')
+            if text:
+                self._log.info('%s: %s', self._name, text)
+
+    def __str__(self) -> str:
+        if self._channel is None:
+            return 'was not kept, as you said where it goes'
+        tail = self.tail
+        if not tail:
+            return 'is empty'
+        text = tail.decode('utf-8', 'backslashreplace').rstrip()
+        return f'ends with:\n{text}'

@@ -1,0 +1,210 @@
+"""A process that cannot be taken for another, and whose end is an event.
+
+The number of a process is used again when it has ended and was reaped. A pidfd
+stays with the process, and is readable once it has ended; see pidfd_open(2).
+"""
+
+import contextlib
+import os
+import select
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from gocept.runner.process import procfs
+from gocept.runner.waits.deadline import Deadline, wait_for
+from gocept.runner.waits.source import Source
+
+
+class Handle(Source):
+    """A process; ProcessLookupError if there is none.
+
+    A poller tells its end once.
+    """
+
+    _fd = -1
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+
+    def fileno(self) -> int:
+        """What is readable when it has ended; -1 when closed or unknown."""
+        return self._fd
+
+    def has_ended(self) -> bool:
+        """Whether it has, reaped or not."""
+        raise NotImplementedError
+
+    def signal(self, signum: int) -> None:
+        """Send a signal; nothing if it has ended."""
+        raise NotImplementedError
+
+    def reap(self) -> int | None:
+        """The status of a child that has ended, as Popen has it, once.
+
+        None if it has not; ChildProcessError if it is not our child or was
+        reaped already.
+        """
+        raise NotImplementedError
+
+    def collect(self) -> tuple[Sequence[Any], bool]:
+        """See `Source`."""
+        ended = self.has_ended()
+        return ((True,) if ended else ()), ended
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            self._tell_closing(fd)
+            os.close(fd)
+        self._tell_ready()
+
+    def __del__(self) -> None:
+        # What is detached may be forgotten. When the interpreter exits, a
+        # thread that is no more may have the locks of what would be told.
+        if not sys.is_finalizing():
+            self.close()
+
+
+class Pidfd(Handle):
+    """See `Handle`."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(pid)
+        self._fd = os.pidfd_open(pid)
+
+    def has_ended(self) -> bool:
+        """See `Handle`."""
+        return self._fd < 0 or wait_for(self._fd, select.POLLIN, Deadline(0))
+
+    def signal(self, signum: int) -> None:
+        """See `Handle`."""
+        if self._fd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._fd, signum)
+
+    def reap(self) -> int | None:
+        """See `Handle`."""
+        if self._fd < 0:
+            raise ChildProcessError(f'{self.pid} is not held any more')
+        return _status(os.waitid(
+            os.P_PIDFD, self._fd, os.WEXITED | os.WNOHANG))
+
+
+class PidAndStart(Handle):
+    """The same where there are no pidfds: by number and start time.
+
+    The end of a child is an event here too: a thread waits for it. Of others
+    only `has_ended` tells.
+    """
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(pid)
+        self._stat = procfs.stat(pid)
+        self._reaped = False
+        os.kill(pid, 0)
+        self._is_child = self._stat is None or self._stat.parent == os.getpid()
+        self._watch()
+
+    def _watch(self) -> None:
+        if self._is_child:
+            self._fd, end = os.pipe()
+            try:
+                threading.Thread(
+                    target=_tell_end, args=(self.pid, end),
+                    name=f'end of {self.pid}', daemon=True).start()
+            except BaseException:
+                os.close(end)
+                raise
+
+    def has_ended(self) -> bool:
+        """See `Handle`."""
+        if self._fd >= 0:
+            return wait_for(self._fd, select.POLLIN, Deadline(0))
+        now = procfs.stat(self.pid)
+        if self._reaped or now is None or self._stat is None:
+            return self._reaped or not _exists(self.pid)
+        return now.start != self._stat.start or now.state in 'ZX'
+
+    def signal(self, signum: int) -> None:
+        """See `Handle`."""
+        if not self.has_ended():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signum)
+
+    def reap(self) -> int | None:
+        """See `Handle`."""
+        if self._reaped or not self._is_child:
+            raise ChildProcessError(f'{self.pid} is not a child of ours')
+        status = _status(os.waitid(
+            os.P_PID, self.pid, os.WEXITED | os.WNOHANG))
+        self._reaped = status is not None
+        return status
+
+
+class Unwatched(PidAndStart):
+    """The same for a process whose end is no event.
+
+    It takes no descriptor, so it is what remains when none are left.
+    """
+
+    def _watch(self) -> None:
+        pass
+
+
+class Gone(Handle):
+    """A child that has ended and was reaped by somebody else."""
+
+    def has_ended(self) -> bool:
+        """See `Handle`."""
+        return True
+
+    def signal(self, signum: int) -> None:
+        """See `Handle`."""
+
+    def reap(self) -> int | None:
+        """See `Handle`."""
+        raise ChildProcessError(f'{self.pid} was reaped by somebody else')
+
+
+def _tell_end(pid: int, fd: int) -> None:
+    try:
+        with contextlib.suppress(ChildProcessError):
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        # To close it would not do: a forked copy of us may have it too.
+        with contextlib.suppress(BrokenPipeError):
+            os.write(fd, b'.')
+    finally:
+        os.close(fd)
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _status(result: os.waitid_result | None) -> int | None:
+    if result is None:
+        return None
+    return (result.si_status if result.si_code == os.CLD_EXITED
+            else -result.si_status)
+
+
+def _has_pidfds() -> bool:
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except (AttributeError, OSError):  # other systems, Linux before 5.3
+        return False
+    return True
+
+
+hold: type[Pidfd] | type[PidAndStart] = (
+    Pidfd if _has_pidfds() else PidAndStart)

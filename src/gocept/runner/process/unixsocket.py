@@ -1,0 +1,114 @@
+"""Unix sockets that a child is to listen on."""
+
+import contextlib
+import errno
+import os
+import socket
+import stat
+from collections.abc import Iterator
+
+from gocept.runner.errors import DeadlineExceeded, StartError
+from gocept.runner.poller import Poller
+from gocept.runner.process.child import Process
+from gocept.runner.process.output import Output
+from gocept.runner.waits.deadline import Deadline
+
+_LONGEST_PATH = 107  # bytes in a socket address; see unix(7)
+
+_FIRST_PROBE, _LAST_PROBE = 0.002, 0.1  # seconds between two of them
+
+
+def make_way(path: str) -> None:
+    """Remove what a server that died has left in place of its socket.
+
+    StartError if somebody listens there, or something else is there.
+    """
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return
+    if stat.S_ISREG(found.st_mode) and not found.st_size:
+        _remove(path)
+        return
+    if not stat.S_ISSOCK(found.st_mode):
+        raise StartError(f'{path} is in the way: it is no socket')
+    try:
+        connect(path).close()
+    except ConnectionRefusedError:  # nobody listens any more
+        _remove(path)
+        return
+    except FileNotFoundError:
+        return
+    except BlockingIOError:  # somebody is busy
+        pass
+    except OSError as error:
+        raise StartError(f'{path} is in the way: {error}') from error
+    raise StartError(f'another process listens on {path} already')
+
+
+def _remove(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def connect(path: str) -> socket.socket:
+    """Connect without waiting.
+
+    FileNotFoundError or ConnectionRefusedError if nobody listens,
+    BlockingIOError if too many want to.
+    """
+    sock = socket.socket(socket.AF_UNIX)
+    try:
+        sock.setblocking(False)
+        with _address(path) as address:
+            sock.connect(address)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def connect_when_listening(path: str, process: Process, output: Output,
+                           timeout: float, poller: Poller) -> socket.socket:
+    """Wait until `process` listens, and connect.
+
+    StartError if it ends before, DeadlineExceeded after `timeout` seconds.
+    """
+    deadline = Deadline(timeout)
+    pause = _FIRST_PROBE
+    poller.register(process)
+    while True:
+        # First, as what it has left behind may listen in its place.
+        status = process.poll()
+        if status is not None:
+            output.read_rest()
+            raise StartError(
+                f'{process.name!r} ended with {status} before it listened '
+                f'on {path}; its output {output}', status, output.tail)
+        try:
+            return connect(path)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ECONNREFUSED,
+                                   errno.EAGAIN):
+                raise StartError(
+                    f'{process.name!r}: cannot connect to {path}: {error}; '
+                    f'its output {output}', None, output.tail) from error
+        if deadline.passed:
+            raise DeadlineExceeded(
+                f'{process.name!r} has not listened on {path} after '
+                f'{timeout} s; its output {output}', output.tail)
+        poller.poll(min(pause, deadline.left()))
+        pause = min(2 * pause, _LAST_PROBE)
+
+
+@contextlib.contextmanager
+def _address(path: str) -> Iterator[str]:
+    if len(os.fsencode(path)) <= _LONGEST_PATH or not hasattr(os, 'O_PATH'):
+        yield path
+        return
+    directory, name = os.path.split(path)
+    fd = os.open(directory, os.O_PATH | os.O_DIRECTORY)
+    try:
+        yield f'/proc/self/fd/{fd}/{name}'
+    finally:
+        os.close(fd)

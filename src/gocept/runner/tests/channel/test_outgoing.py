@@ -1,0 +1,158 @@
+import errno
+import unittest
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gocept.runner.channel.outgoing import Outgoing
+
+quick = settings(deadline=None, derandomize=True, max_examples=100)
+
+
+class Descriptor:
+    """Takes as many bytes as it is told to, or fails."""
+
+    def __init__(self, *answers):
+        self.answers = [*answers]
+        self.received = b''
+        self.ends = 0
+        self.meanwhile = None
+        self.outgoing = Outgoing(self.send, self.end, high_water=10)
+
+    def send(self, piece):
+        answer = self.answers.pop(0) if self.answers else len(piece)
+        if isinstance(answer, OSError):
+            raise answer
+        if not answer and piece:
+            raise BlockingIOError
+        self.received += bytes(piece[:answer])
+        if self.meanwhile is not None:
+            # As the handler of a signal that came during the call.
+            meanwhile, self.meanwhile = self.meanwhile, None
+            meanwhile()
+        return min(answer, len(piece))
+
+    def end(self):
+        self.ends += 1
+
+
+class OutgoingTests(unittest.TestCase):
+
+    @quick
+    @given(st.lists(st.binary(max_size=5), max_size=10),
+           st.lists(st.integers(0, 5), max_size=30))
+    def test_all_is_sent_in_order(self, pieces, answers):
+        descriptor = Descriptor(*answers)
+        outgoing = descriptor.outgoing
+        added = b''
+        for piece in pieces:
+            outgoing.add(piece)
+            added += piece
+            self.assertEqual(len(added) - len(descriptor.received),
+                             outgoing.size)
+            self.assertTrue(added.startswith(descriptor.received))
+        outgoing.end()
+        while outgoing.size:
+            self.assertEqual(0, descriptor.ends)
+            outgoing.send()
+        self.assertEqual(added, descriptor.received)
+        self.assertEqual(1, descriptor.ends)
+
+    @quick
+    @given(st.lists(st.binary(max_size=5), max_size=10),
+           st.lists(st.integers(0, 5)
+                    | st.just(OSError(errno.ENOSPC, 'full')), max_size=30))
+    def test_an_error_loses_nothing(self, pieces, answers):
+        descriptor = Descriptor(*answers)
+        for piece in pieces:
+            try:
+                descriptor.outgoing.add(piece)
+            except OSError as error:
+                self.assertEqual(errno.ENOSPC, error.errno)
+        descriptor.answers = []
+        descriptor.outgoing.send()
+        self.assertEqual(b''.join(pieces), descriptor.received)
+        self.assertEqual(0, descriptor.outgoing.size)
+
+    def test_a_handler_of_a_signal_adds_meanwhile(self):
+        for taken in (1, 2, 3):
+            with self.subTest(taken=taken):
+                descriptor = Descriptor(taken)
+                outgoing = descriptor.outgoing
+                descriptor.meanwhile = lambda: outgoing.add(b'XYZ')
+                outgoing.add(b'abc')
+                outgoing.send()
+                self.assertEqual(b'abcXYZ', descriptor.received)
+                self.assertEqual(0, outgoing.size)
+
+    def test_a_handler_of_a_signal_adds_while_kept_bytes_are_sent(self):
+        for taken in (1, 2, 3):
+            with self.subTest(taken=taken):
+                descriptor = Descriptor(0, 0)
+                outgoing = descriptor.outgoing
+                outgoing.add(b'abc')
+                outgoing.add(b'def')
+                descriptor.meanwhile = lambda: outgoing.add(b'XYZ')
+                descriptor.answers = [taken]
+                outgoing.send()
+                outgoing.send()
+                self.assertEqual(b'abcdefXYZ', descriptor.received)
+                self.assertEqual(0, outgoing.size)
+
+    def test_a_handler_of_a_signal_forgets_meanwhile(self):
+        descriptor = Descriptor(0, 0)
+        outgoing = descriptor.outgoing
+        outgoing.add(b'abc')
+        outgoing.add(b'def')
+        descriptor.meanwhile = outgoing.forget
+        outgoing.send()
+        self.assertEqual(0, outgoing.size)
+        outgoing.send()
+        self.assertEqual(b'abc', descriptor.received)
+
+    def test_full(self):
+        descriptor = Descriptor(0, 0, 0, 0, 0)
+        outgoing = descriptor.outgoing
+        outgoing.add(b'a' * 10)
+        self.assertFalse(outgoing.is_full())
+        outgoing.add(b'b')
+        self.assertTrue(outgoing.is_full())
+        descriptor.answers = [1]
+        self.assertFalse(outgoing.is_full())
+
+    def test_full_while_nothing_can_be_sent(self):
+        descriptor = Descriptor(0, OSError(errno.ENOSPC, 'full'),
+                                BrokenPipeError())
+        descriptor.outgoing.add(b'a' * 11)
+        self.assertTrue(descriptor.outgoing.is_full())
+        with self.assertRaises(BrokenPipeError):
+            descriptor.outgoing.is_full()
+
+    def test_the_end_comes_once(self):
+        descriptor = Descriptor()
+        for _ in range(2):
+            descriptor.outgoing.end()
+            descriptor.outgoing.send()
+        self.assertEqual(1, descriptor.ends)
+
+    def test_forgotten(self):
+        descriptor = Descriptor(0)
+        descriptor.outgoing.add(b'abc')
+        self.assertEqual(3, descriptor.outgoing.forget())
+        self.assertEqual(0, descriptor.outgoing.forget())
+        descriptor.outgoing.add(b'd')
+        self.assertEqual(b'd', descriptor.received)
+
+    def test_the_rest_of_a_large_piece_is_not_copied(self):
+        descriptor = Descriptor()
+        sizes = []
+
+        def send(piece):
+            sizes.append(type(piece))
+            return min(1000, len(piece))
+        outgoing = Outgoing(send, descriptor.end, 0)
+        outgoing.add(bytes(100_000))
+        while outgoing.size:
+            outgoing.send()
+        self.assertEqual({bytes, memoryview}, {*sizes})
+        self.assertEqual([memoryview] * 99, sizes[1:])

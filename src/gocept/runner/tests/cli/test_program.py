@@ -1,0 +1,1328 @@
+"""Programs as processes: signals, faults, lost storages, the command line.
+
+The scripts of the programs import their helpers from here.
+"""
+
+import concurrent.futures
+import contextlib
+import io
+import os
+import pathlib
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import unittest
+from unittest import mock
+
+import persistent.list
+import transaction
+import zc.lockfile
+import ZEO.Exceptions
+import ZODB
+import ZODB.FileStorage
+import zope.component.hooks
+import zope.configuration.exceptions
+from zope.site.folder import rootFolder
+from zope.site.site import LocalSiteManager
+
+import gocept.runner.transaction
+from gocept.runner import errors, runner
+from gocept.runner.boot import environment
+from gocept.runner.poller import poller
+from gocept.runner.signals import shutdown
+from gocept.runner.tests import support
+from gocept.runner.tests.support import DEADLINE, SIGNALS
+from gocept.runner.tests.victims import until
+
+LOG_TO_STDOUT = '''
+    <eventlog>
+      level debug
+      <logfile>
+        path STDOUT
+        format %(levelname)s %(name)s %(message)s
+      </logfile>
+    </eventlog>
+    '''
+
+PREAMBLE = '''\
+import os, signal, sys
+import transaction
+import gocept.runner
+from gocept.runner.tests.cli.test_program import (
+    Joined,
+    acknowledge,
+    count,
+    say,
+    wait,
+)
+from zope.component.hooks import getSite
+
+'''
+
+
+# Helpers of the scripts
+
+def say(text):
+    """Write a line to standard output; from signal handlers as well."""
+    os.write(1, f'{text}\n'.encode())
+
+
+def wait():
+    """Wait until the test calls `ProgramTestCase.let_go`."""
+    with open('go', 'rb', buffering=0) as fifo:
+        fifo.read(1)
+
+
+class Joined:
+    """A data manager of the current transaction that acts in one step."""
+
+    def __init__(self, step, action, key='~after the storages'):
+        setattr(self, step, lambda txn: action())
+        self.sortKey = lambda: key
+        transaction.get().join(self)
+
+    def _nothing(self, txn):
+        pass
+
+    abort = tpc_begin = commit = tpc_vote = tpc_finish = tpc_abort = _nothing
+
+
+def count():
+    """Count up, in two objects of one transaction; returns the number."""
+    site = zope.component.hooks.getSite()
+    if not hasattr(site, 'numbers'):
+        site.count, site.numbers = 0, persistent.list.PersistentList()
+    site.count += 1
+    site.numbers.append(site.count)
+    return site.count
+
+
+def acknowledge(number, path='acknowledged'):
+    """Write the number to a file when the transaction is committed."""
+    def write(committed):
+        if committed:
+            # At once, so that not even SIGKILL keeps half of it back.
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            os.write(fd, b'%d\n' % number)
+            os.close(fd)
+    transaction.get().addAfterCommitHook(write)
+
+
+# Helpers of the tests
+
+def caught_by(pid):
+    """The signals for which a process has a handler; see proc(5)."""
+    status = pathlib.Path(f'/proc/{pid}/status').read_text()
+    mask = int(re.search(r'SigCgt:\s*(\w+)', status)[1], 16)
+    return {signum for signum in signal.Signals if mask >> (signum - 1) & 1}
+
+
+@contextlib.contextmanager
+def stored(path):
+    """The root folder in a file that no process has open."""
+    # For writing, as this truncates what a killed process has left behind.
+    database = ZODB.DB(ZODB.FileStorage.FileStorage(str(path)))
+    manager = transaction.TransactionManager()
+    connection = database.open(manager)
+    try:
+        yield connection.root()[environment.APPLICATION]
+    finally:
+        manager.abort()
+        connection.close()
+        database.close()
+
+
+class ZEOServer:
+    """A ZEO server in a process of its own, which can be lost."""
+
+    def __init__(self, directory):
+        self.socket = directory / 'zeo.sock'
+        self.storage = directory / 'Data.fs'
+        self._log = directory / 'zeo.log'
+        self._process = None
+        self.start()
+
+    def start(self):
+        with self._log.open('ab') as log:
+            self._process = subprocess.Popen(
+                [sys.executable, '-m', 'ZEO.runzeo',
+                 '-a', str(self.socket), '-f', str(self.storage)],
+                env=support.child_environment(), stdin=subprocess.DEVNULL,
+                stdout=log, stderr=log, process_group=0)
+        until(self._accepts)
+
+    def _accepts(self):
+        if self._process.poll() is not None:
+            raise AssertionError(self._log.read_text())
+        with socket.socket(socket.AF_UNIX) as client:
+            return not client.connect_ex(str(self.socket))
+
+    def kill(self):
+        """Lose it, without a chance to say good-bye."""
+        self._process.kill()
+        self._process.wait()
+
+    def zope_conf(self, more=LOG_TO_STDOUT):
+        return textwrap.dedent(f'''
+            %import ZEO
+            <zodb>
+              <clientstorage>
+                server {self.socket}
+                wait-timeout 1
+              </clientstorage>
+            </zodb>
+            ''') + textwrap.dedent(more)
+
+
+class ProgramTestCase(support.TestCase):
+    """Starts programs, and makes them wait where a test wants it."""
+
+    def setUp(self):
+        super().setUp()
+        os.mkfifo(self.dir / 'go')
+        # Open for reading as well, so that no write waits for a reader.
+        self._go = os.open(self.dir / 'go', os.O_RDWR)
+        self.addCleanup(os.close, self._go)
+
+    def let_go(self):
+        """End a `wait` of the program; or else the next one."""
+        os.write(self._go, b'.')
+
+    def start(self, body, *args, conf=LOG_TO_STDOUT, environment=None):
+        """Start a program, with a zope.conf; it ends after the deadline."""
+        if conf is not None:
+            self.zope_conf(conf)
+        program = self.program(PREAMBLE + textwrap.dedent(body), *args,
+                               environment=environment)
+        watchdog = threading.Timer(DEADLINE, program.process.kill)
+        watchdog.start()
+        self.addCleanup(watchdog.join)
+        self.addCleanup(watchdog.cancel)
+        return program
+
+    def assertEnded(self, status, program):
+        got = program.end()
+        self.assertEqual(status, got, program.output)
+        if status >= 0:
+            self.assertNotIn('Traceback', program.output)
+
+    def assertTerminated(self, program, signum):
+        self.assertEnded(0, program)
+        self.assertIn('INFO gocept.runner.runner '
+                      f'Received signal {signum:d}, terminating.\n',
+                      program.output)
+
+    def stored(self, name):
+        """An attribute of the root folder, as a later program finds it."""
+        with stored(self.dir / 'Data.fs') as site:
+            return getattr(site, name, None)
+
+    def assertConsistent(self, path=None):
+        """Each transaction is stored as a whole; returns their number."""
+        with stored(path or self.dir / 'Data.fs') as site:
+            numbers = list(getattr(site, 'numbers', ()))
+            self.assertEqual(list(range(1, len(numbers) + 1)), numbers)
+            self.assertEqual(getattr(site, 'count', 0), len(numbers))
+        return len(numbers)
+
+    def acknowledged(self, path='acknowledged'):
+        """The numbers that workers know to be committed."""
+        try:
+            lines = (self.dir / path).read_text().splitlines()
+        except FileNotFoundError:
+            return []
+        return list(map(int, lines))
+
+
+class EachSignal:
+
+    signum: signal.Signals
+
+    def test_in_a_sleep(self):
+        program = self.start('''
+            @gocept.runner.appmain(ticks=3600)
+            def worker():
+                count()
+            worker(None, 'zope.conf')
+            ''')
+        program.wait_for('Sleeping 3600 seconds')
+        program.send(self.signum)
+        self.assertTerminated(program, self.signum)
+        self.assertEqual(1, self.assertConsistent())
+
+    def test_in_a_tick(self):
+        program = self.start('''
+            @gocept.runner.appmain(ticks=3600)
+            def worker():
+                count()
+                say('in the tick')
+                wait()
+                say('still there')
+            worker(None, 'zope.conf')
+            ''')
+        program.wait_for('in the tick')
+        program.send(self.signum)
+        self.let_go()
+        self.assertTerminated(program, self.signum)
+        self.assertEqual(1, program.output.count('still there'))
+        self.assertEqual(1, self.assertConsistent())
+
+    def test_in_a_commit(self):
+        program = self.start('''
+            @gocept.runner.appmain(ticks=3600)
+            def worker():
+                count()
+                Joined('tpc_vote', vote)
+            def vote():
+                say('voting')
+                wait()
+            worker(None, 'zope.conf')
+            ''')
+        program.wait_for('voting')
+        program.send(self.signum)
+        self.let_go()
+        self.assertTerminated(program, self.signum)
+        self.assertEqual(1, self.assertConsistent())
+
+    def test_between_two_attempts(self):
+        program = self.start('''
+            from ZODB.POSException import ConflictError
+            import gocept.runner.transaction
+            gocept.runner.transaction.FIRST_PAUSE = 3600
+            gocept.runner.transaction.LONGEST_PAUSE = 3600
+            @gocept.runner.appmain(ticks=3600, attempts=1000000)
+            def worker():
+                count()
+                raise ConflictError
+            worker(None, 'zope.conf')
+            ''')
+        program.wait_for('Conflict error in attempt 1 of 1000000')
+        program.send(self.signum)
+        self.assertTerminated(program, self.signum)
+        self.assertEqual(0, self.assertConsistent())
+
+    def test_the_second_one_ends_a_tick(self):
+        program = self.start('''
+            @gocept.runner.appmain(ticks=3600)
+            def worker():
+                count()
+                say('in the tick')
+                wait()
+            worker(None, 'zope.conf')
+            ''')
+        program.wait_for('in the tick')
+        program.send(self.signum)
+        until(lambda: not caught_by(program.process.pid) & {*SIGNALS})
+        # Another one than the first, as Python code runs.
+        second = {signal.SIGTERM: signal.SIGINT, signal.SIGHUP: signal.SIGTERM,
+                  signal.SIGINT: signal.SIGHUP}[self.signum]
+        program.send(second)
+        self.assertEnded(-second, program)
+        self.assertEqual(0, self.assertConsistent())
+
+    @unittest.skipUnless(sys.platform == 'linux', 'needs sigaction(2)')
+    def test_the_second_one_ends_c_code(self):
+        program = self.start('''
+            import itertools
+            @gocept.runner.appmain(ticks=3600)
+            def worker():
+                count()
+                say('in the tick')
+                None in itertools.repeat(0)  # for ever, and looks at nothing
+            worker(None, 'zope.conf')
+            ''')
+        program.wait_for('in the tick')
+        program.send(self.signum)
+        until(lambda: self.signum not in caught_by(program.process.pid))
+        program.send(self.signum)
+        self.assertEnded(-self.signum, program)
+        self.assertEqual(0, self.assertConsistent())
+
+
+class SIGTERMTests(EachSignal, ProgramTestCase):
+
+    level = 2
+    signum = signal.SIGTERM
+
+
+class SIGHUPTests(EachSignal, ProgramTestCase):
+
+    level = 2
+    signum = signal.SIGHUP
+
+
+class SIGINTTests(EachSignal, ProgramTestCase):
+
+    level = 2
+    signum = signal.SIGINT
+
+
+class SIGUSR2Tests(ProgramTestCase):
+
+    LOG_TO_FILE = '''
+        <eventlog>
+          level debug
+          <logfile>
+            path worker.log
+          </logfile>
+        </eventlog>
+        '''
+
+    def log(self, name='worker.log'):
+        path = self.dir / name
+        return path.read_text() if path.exists() else ''
+
+    def test_reopens_the_log_in_a_sleep(self):
+        program = self.start('''
+            @gocept.runner.appmain(ticks=3600)
+            def worker():
+                count()
+            worker(None, 'zope.conf')
+            ''', conf=self.LOG_TO_FILE)
+        until(lambda: 'Sleeping 3600 seconds' in self.log())
+        for name in ('worker.log.1', 'worker.log.2'):
+            (self.dir / 'worker.log').rename(self.dir / name)
+            program.send(signal.SIGUSR2)
+            until(lambda: 'Reopened the log files' in self.log())
+        program.send(signal.SIGTERM)
+        self.assertEnded(0, program)
+        self.assertIn('Received signal 15', self.log())
+        self.assertNotIn('Received signal', self.log('worker.log.1'))
+        self.assertNotIn('Received signal', self.log('worker.log.2'))
+        self.assertEqual(1, self.assertConsistent())
+
+    def test_does_not_cut_into_a_tick(self):
+        program = self.start('''
+            @gocept.runner.appmain(ticks=3600)
+            def worker():
+                count()
+                say('in the tick')
+                wait()
+                say('still there')
+            worker(None, 'zope.conf')
+            ''', conf=self.LOG_TO_FILE)
+        program.wait_for('in the tick')
+        (self.dir / 'worker.log').rename(self.dir / 'worker.log.1')
+        program.send(signal.SIGUSR2)
+        self.let_go()
+        until(lambda: 'Reopened the log files' in self.log())
+        program.send(signal.SIGTERM)
+        self.assertEnded(0, program)
+        self.assertIn('still there', program.output)
+        self.assertEqual(1, self.assertConsistent())
+
+
+class RandomInstantTests(ProgramTestCase):
+
+    level = 2
+
+    def test_a_signal_at_any_time(self):
+        randomly = random.Random(3)
+        started = time.monotonic()
+        self.assertEqual((0, ''), self.run_program(None, 0))
+        longest = 1.1 * (time.monotonic() - started)
+        for run in range(12):
+            signum = randomly.choice(SIGNALS)
+            delay = randomly.uniform(0, longest)
+            with self.subTest(run=run, signum=signum, delay=delay):
+                status, output = self.run_program(signum, delay)
+                self.assertIn(status, {
+                    errors.SUCCESS, -signum,
+                    *{errors.INTERRUPTED} & {128 + signum}})
+                if 'Received signal' in output:
+                    self.assertEqual(errors.SUCCESS, status)
+                # Where no loop runs, SIGINT does what it does in Python.
+                if signum != signal.SIGINT or 'Received signal' in output:
+                    self.assertNotIn('Traceback', output)
+
+    def run_program(self, signum, delay):
+        (self.dir / 'acknowledged').unlink(missing_ok=True)
+        for path in self.dir.glob('Data.fs*'):
+            path.unlink()
+        program = self.start('''
+            @gocept.runner.appmain(ticks=0)
+            def worker():
+                number = count()
+                acknowledge(number)
+                if number == 100:
+                    return gocept.runner.Exit
+            sys.argv[1:] = []
+            sys.exit(worker())
+            ''', conf='''
+            <eventlog>
+              <logfile>
+                path STDOUT
+              </logfile>
+            </eventlog>
+            ''' if signum else '<eventlog>\n</eventlog>')
+        if signum is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                program.process.wait(delay)
+            program.send(signum)
+        status = program.end()
+        if (self.dir / 'Data.fs').exists() and self.has_root_folder():
+            self.assertIn(self.assertConsistent() - len(self.acknowledged()),
+                          (0, 1))
+        else:
+            self.assertEqual([], self.acknowledged())
+        return status, program.output
+
+    def has_root_folder(self):
+        try:
+            self.assertConsistent()
+        except KeyError:
+            return False
+        return True
+
+
+class EachInstantTests(support.TestCase):
+    """A signal before each instruction of the loop (or line of its helpers).
+    """
+
+    level = 2
+
+    def setUp(self):
+        super().setUp()
+        self.database = ZODB.DB(None)
+        self.addCleanup(self.database.close)
+        with self.database.transaction() as connection:
+            site = rootFolder()
+            site.setSiteManager(LocalSiteManager(site))
+            connection.root()[environment.APPLICATION] = site
+        for signum in SIGNALS:
+            self.addCleanup(signal.signal, signum, signal.getsignal(signum))
+        self.addCleanup(
+            signal.signal, signal.SIGALRM, signal.getsignal(signal.SIGALRM))
+        self.addCleanup(signal.setitimer, signal.ITIMER_REAL, 0)
+        self.events = {
+            runner.__file__: 'opcode', shutdown.__file__: 'opcode',
+            environment.__file__: 'line', poller.__file__: 'line',
+            gocept.runner.transaction.__file__: 'line',
+            contextlib.__file__: 'line'}
+
+    def handle_outside(self, signum, frame):
+        self.received.append('outside')
+        self.loop.stop()
+
+    def handle_inside(self, signum, frame):
+        self.received.append('inside')
+        runner.MainLoop.stopMainLoop(self.loop, signum, frame)
+
+    def look(self):
+        if self.received == ['inside']:
+            self.not_default |= caught_by('self') & {*SIGNALS}
+            self.not_default |= {
+                signum for signum in SIGNALS
+                if signal.getsignal(signum) != signal.SIG_DFL}
+
+    def work(self):
+        self.look()
+        self.ticks += 1
+        self.ticks_after_signal += bool(self.received)
+        count()
+        self.look()
+        return 0.000001 if self.ticks == 1 else self.last_pause
+
+    def run_loop(self, instant=-1, signum=signal.SIGTERM):
+        """Send the signal at that instant, or none."""
+        self.received = []
+        self.not_default = set()
+        self.ticks = self.ticks_after_signal = 0
+        self.where = 'nothing'
+        self.instants = 0
+
+        def trace(frame, event, arg):
+            filename = frame.f_code.co_filename
+            wanted = self.events.get(filename)
+            if wanted is None:
+                return None
+            frame.f_trace_opcodes = wanted == 'opcode'
+            if event == wanted:
+                if self.instants == instant:
+                    self.where = (f'{os.path.basename(filename)}, '
+                                  f'line {frame.f_lineno}')
+                    os.kill(os.getpid(), signum)
+                self.instants += 1
+            return trace
+
+        for number in SIGNALS:
+            signal.signal(number, self.handle_outside)
+        connection = self.database.open()
+        self.loop = runner.MainLoop(
+            connection.root()[environment.APPLICATION], 0, self.work,
+            self.look)
+        self.loop.stopMainLoop = self.handle_inside
+        outer = sys.gettrace()
+        try:
+            sys.settrace(trace)
+            try:
+                self.loop()
+            finally:
+                sys.settrace(outer)
+        finally:
+            transaction.abort()
+            connection.close()
+
+    def run_with_each_instant(self, total):
+        def give_up(signum, frame):
+            raise AssertionError(
+                f'the loop sleeps, {self.instants} instants after its start, '
+                f'although {self.where} was sent a signal')
+        signal.signal(signal.SIGALRM, give_up)
+        self.run_loop(0)
+        before = support.process_state()
+        problems = []
+        for instant in range(total):
+            signum = SIGNALS[instant % len(SIGNALS)]
+            signal.setitimer(signal.ITIMER_REAL, DEADLINE)
+            self.run_loop(instant, signum)
+            after = support.process_state()
+            found = [f'not put back: {key}' for key in before
+                     if before[key] != after[key]]
+            if self.not_default:
+                found.append(f'not default in the loop: {self.not_default!r}')
+            if len(self.received) != 1:
+                found.append(f'received: {self.received!r}')
+            # A tick may have begun before the worker is called.
+            if self.ticks_after_signal > 1:
+                found.append(f'{self.ticks_after_signal} more ticks')
+            if self.loop.failed:
+                found.append('failed')
+            problems += [f'{signum.name} at {self.where}: {problem}'
+                         for problem in found]
+        if problems:
+            self.fail('\n'.join(sorted(set(problems))))
+        with self.database.transaction() as connection:
+            site = connection.root()[environment.APPLICATION]
+            self.assertEqual(list(range(1, site.count + 1)),
+                             list(site.numbers))
+
+    def test_a_loop_that_sleeps_in_the_end(self):
+        self.last_pause = 3600
+
+        def end_sleep(signum, frame):
+            totals.append(self.instants)
+            os.kill(os.getpid(), signal.SIGTERM)
+        totals = []
+        signal.signal(signal.SIGALRM, end_sleep)
+        for _ in range(2):  # the first one imports
+            signal.setitimer(signal.ITIMER_REAL, 0.5)
+            self.run_loop()
+        self.assertGreater(totals[-1], 500)
+        self.run_with_each_instant(totals[-1])
+
+    def test_a_loop_that_ends(self):
+        self.last_pause = runner.Exit
+        for _ in range(2):
+            self.run_loop()
+        self.assertGreater(self.instants, 500)
+        self.run_with_each_instant(self.instants)
+
+    def test_a_loop_beside_a_thread(self):
+        # A storage may have one, and the system gives it a signal that the
+        # main thread blocks.
+        self.last_pause = runner.Exit
+        with concurrent.futures.ThreadPoolExecutor(1) as executor:
+            end = threading.Event()
+            executor.submit(end.wait)
+            try:
+                for _ in range(2):
+                    self.run_loop()
+                self.run_with_each_instant(self.instants)
+            finally:
+                end.set()
+
+
+class FailingCommitTests(ProgramTestCase):
+
+    def run_ticks(self, *ticks):
+        """Run a loop in which each of these functions works for one tick."""
+        remaining = iter(ticks)
+
+        @runner.appmain(ticks=0)
+        def worker():
+            for work in remaining:
+                count()
+                return work()
+            return runner.Exit
+        worker(None, self.zope_conf())
+
+    def run_failing_ticks(self, *ticks):
+        """The same; returns what the loop has to log."""
+        with self.assertLogs('gocept.runner', 'WARNING') as logs:
+            self.run_ticks(*ticks)
+        return logs.output
+
+    def test_a_step_of_the_commit(self):
+        for step in ('tpc_begin', 'commit', 'tpc_vote', 'tpc_finish'):
+            for key in ('!before the storages', '~after the storages'):
+                with self.subTest(step=step, key=key):
+                    # What the storages have finished cannot be undone.
+                    finished = (step, key[0]) == ('tpc_finish', '~')
+                    self.check_step(step, key, 4 if finished else 2)
+
+    def test_a_step_of_the_abort(self):
+        for key in ('!before the storages', '~after the storages'):
+            with self.subTest(key=key):
+                self.check_step('abort', key, 2, self.raise_error)
+                self.check_step('tpc_abort', key, 2, lambda: Joined(
+                    'tpc_vote', self.raise_error, key + '!'))
+
+    def check_step(self, step, key, stored, more=lambda: None):
+        def fail():
+            Joined(step, self.raise_error, key)
+            more()
+        for path in self.dir.glob('Data.fs*'):
+            path.unlink()
+        with self.assertLogs('txn', 'DEBUG'):
+            output = self.run_failing_ticks(work, fail, fail, work)
+        self.assertEqual(stored, self.assertConsistent(), output)
+        self.assertEqual(
+            2, sum('Error in worker' in line for line in output), output)
+
+    def raise_error(self):
+        raise RuntimeError('injected')
+
+    def test_an_object_that_cannot_be_pickled(self):
+        def fail():
+            zope.component.hooks.getSite().lock = threading.Lock()
+        output = self.run_failing_ticks(work, fail, work)
+        self.assertEqual(2, self.assertConsistent())
+        self.assertIsNone(self.stored('lock'))
+        self.assertIn('cannot pickle', output[0])
+
+    def test_a_hook_before_the_commit(self):
+        def fail():
+            transaction.get().addBeforeCommitHook(self.raise_error)
+        self.run_failing_ticks(work, fail, work)
+        self.assertEqual(2, self.assertConsistent())
+
+    def test_a_hook_after_the_commit(self):
+        def fail():
+            transaction.get().addAfterCommitHook(
+                lambda committed: self.raise_error())
+        with (self.assertLogs('txn', 'ERROR'),
+              self.assertNoLogs('gocept.runner', 'WARNING')):
+            self.run_ticks(work, fail, work)
+        self.assertEqual(3, self.assertConsistent())
+
+    def test_a_quota(self):
+        self.write('zope.conf', f'''
+            <zodb>
+              <filestorage>
+                path {self.dir}/Data.fs
+                quota 100KB
+              </filestorage>
+            </zodb>
+            <eventlog>
+            </eventlog>
+            ''')
+        ballast = ['x' * 200_000, '']
+
+        @runner.appmain(ticks=0)
+        def worker():
+            if not ballast:
+                return runner.Exit
+            zope.component.hooks.getSite().ballast = ballast.pop(0)
+            count()
+            return 0
+        with self.assertLogs('gocept.runner', 'ERROR') as logs:
+            worker(None, str(self.dir / 'zope.conf'))
+        self.assertIn('FileStorageQuotaError', logs.output[0])
+        self.assertEqual(1, self.assertConsistent())
+
+    def test_a_full_disk(self):
+        program = self.start('''
+            import resource
+            unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+            failures = 0
+            def look(committed):
+                global failures
+                failures += not committed
+                if failures == 3:
+                    resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+            @gocept.runner.appmain(ticks=0)
+            def worker():
+                number = count()
+                acknowledge(number)
+                if number == 5:
+                    # As on a full disk, a part of it can still be written.
+                    size = os.stat('Data.fs').st_size
+                    if not failures:
+                        resource.setrlimit(
+                            resource.RLIMIT_FSIZE, (size + 100, unlimited[1]))
+                    transaction.get().addAfterCommitHook(look)
+                    getSite().ballast = 'x' * 1000
+                if number == 9:
+                    return gocept.runner.Exit
+            worker(None, 'zope.conf')
+            ''')
+        self.assertEqual(0, program.end(), program.output)
+        self.assertEqual(3, program.output.count('Error in worker'))
+        self.assertEqual(3, program.output.count(
+            'ERROR gocept.runner.runner Error in worker: OSError(27, '))
+        self.assertEqual(list(range(1, 10)), self.acknowledged())
+        self.assertEqual(9, self.assertConsistent())
+
+
+def work():
+    """Nothing more for this tick."""
+
+
+class LeftBehindTests(support.TestCase):
+
+    def setUp(self):
+        super().setUp()
+        self.conf = self.zope_conf()
+
+    def assertNothingLeft(self, run, times=20):
+        run()  # what is set up once for a process
+        threads = threading.enumerate()
+        with self.assertPutBack():
+            for _ in range(times):
+                run()
+        self.assertEqual(threads, threading.enumerate())
+
+    def assertNothingLeftBy(self, error, appname=None, conf=None,
+                            principal=None, times=20):
+        program = runner.appmain(0, principal)(lambda: runner.Exit)
+
+        def run():
+            with self.assertRaises(error):
+                program(appname, conf or self.conf)
+        self.assertNothingLeft(run, times)
+
+    def test_exit(self):
+        program = runner.appmain(principal='zope.mgr')(lambda: runner.Exit)
+        self.assertNothingLeft(lambda: program(None, self.conf))
+
+    def test_system_exit(self):
+        @runner.appmain()
+        def program():
+            raise SystemExit(3)
+        self.assertNothingLeft(lambda: program(None, self.conf))
+
+    def test_a_failure(self):
+        @runner.once()
+        def program():
+            raise RuntimeError
+
+        def run():
+            with self.assertLogs('gocept.runner', 'ERROR'):
+                self.assertEqual(1, program(None, self.conf))
+        self.assertNothingLeft(run)
+
+    def test_a_signal(self):
+        @runner.appmain(ticks=3600)
+        def program():
+            signal.raise_signal(signal.SIGTERM)
+        self.assertNothingLeft(lambda: program(None, self.conf))
+
+    def test_an_unknown_principal(self):
+        self.assertNothingLeftBy(LookupError, principal='nobody')
+
+    def test_an_unknown_site(self):
+        self.assertNothingLeftBy(KeyError, appname='nothing')
+
+    def test_wrong_zcml(self):
+        self.write('wrong.zcml', '<configure><wrong /></configure>')
+        conf = self.zope_conf(f'''
+            site-definition {self.dir}/wrong.zcml
+            <eventlog>
+              <logfile>
+                path {self.dir}/worker.log
+              </logfile>
+            </eventlog>
+            ''', name='wrong.conf')
+        self.assertNothingLeftBy(
+            zope.configuration.exceptions.ConfigurationError, conf=conf)
+
+    def test_a_locked_database(self):
+        conf = self.zope_conf(f'''
+            <zodb second>
+              <filestorage>
+                path {self.dir}/Second.fs
+              </filestorage>
+            </zodb>
+            ''', name='two.conf')
+        for name in ('Data.fs', 'Second.fs'):
+            with self.subTest(name=name), contextlib.closing(
+                    ZODB.FileStorage.FileStorage(str(self.dir / name))):
+                self.assertNothingLeftBy(zc.lockfile.LockError, conf=conf)
+
+    def test_a_server_that_is_not_there(self):
+        conf = str(self.write('zeo.conf', f'''
+            %import ZEO
+            <zodb>
+              <filestorage>
+                path {self.dir}/Data.fs
+              </filestorage>
+            </zodb>
+            <zodb second>
+              <clientstorage>
+                server {self.dir}/nobody.sock
+                wait-timeout 1
+              </clientstorage>
+            </zodb>
+            <eventlog>
+            </eventlog>
+            '''))
+        with self.assertLogs('ZEO'):
+            self.assertNothingLeftBy(
+                ZEO.Exceptions.ClientDisconnected, conf=conf, times=1)
+
+
+class OtherClientTests(ProgramTestCase):
+
+    def test_a_tick_sees_what_another_one_has_committed(self):
+        seen = []
+
+        @runner.appmain(ticks=0)
+        def worker():
+            site = zope.component.hooks.getSite()
+            seen.append(getattr(site, 'news', None))
+            if len(seen) == 3:
+                return runner.Exit
+            with site._p_jar.db().transaction() as connection:
+                other = connection.root()[environment.APPLICATION]
+                other.news = len(seen)
+            # Not in the middle of a tick.
+            self.assertEqual(seen[-1], getattr(site, 'news', None))
+            return 0
+        with self.assertNoLogs('gocept.runner', 'WARNING'):
+            worker(None, self.zope_conf())
+        self.assertEqual([None, 1, 2], seen)
+
+
+class ZEOTests(ProgramTestCase):
+
+    level = 2
+
+    def setUp(self):
+        super().setUp()
+        self.server = ZEOServer(self.dir)
+        self.addCleanup(self.server.kill)
+
+    def start(self, body, *args):
+        self.write('zope.conf', self.server.zope_conf())
+        return super().start(body, *args, conf=None)
+
+    def test_a_server_that_is_lost_for_a_while(self):
+        program = self.start('''
+            @gocept.runner.appmain(ticks=0, attempts=1)
+            def worker():
+                number = count()
+                acknowledge(number)
+                say(f'number {number}')
+            worker(None, 'zope.conf')
+            ''')
+        losses = 2
+        for _ in range(losses):
+            number = len(self.acknowledged())
+            program.wait_for(f'number {number + 5}')
+            self.server.kill()
+            program.wait_for('ERROR gocept.runner.runner Error in worker: '
+                             'ClientDisconnected')
+            self.server.start()
+        program.wait_for(f'number {len(self.acknowledged()) + 5}')
+        program.send(signal.SIGTERM)
+        self.assertEqual(0, program.end(), program.output)
+        self.assertIn('Received signal 15', program.output)
+        self.server.kill()
+        acknowledged = self.acknowledged()
+        self.assertEqual(sorted(set(acknowledged)), acknowledged)
+        # A commit of which the server could not tell any more.
+        self.assertIn(self.assertConsistent() - len(acknowledged),
+                      range(losses + 1))
+
+    def test_two_workers_with_one_object(self):
+        body = '''
+            done = 0
+            attempts = 0
+            @gocept.runner.appmain(ticks=0, attempts=1000)
+            def worker(path, ticks):
+                global attempts, done
+                attempts += 1
+                if done == int(ticks):
+                    say(f'{attempts} attempts')
+                    return gocept.runner.Exit
+                number = count()
+                if attempts == 1:
+                    say('counted')
+                    wait()
+                acknowledge(number, path)
+                transaction.get().addAfterCommitHook(note)
+            def note(committed):
+                global done
+                done += committed
+            worker(None, 'zope.conf', *sys.argv[1:])
+            '''
+        # Lest both of them make the root folder, or the objects.
+        first = self.start(body, 'first', '1')
+        first.wait_for('counted')
+        self.let_go()
+        self.assertEnded(0, first)
+        ticks = 50
+        programs = [self.start(body, name, str(ticks))
+                    for name in ('second', 'third')]
+        for program in programs:
+            program.wait_for('counted')
+        for _ in programs:
+            self.let_go()
+        attempts = 0
+        for program in programs:
+            self.assertEqual(0, program.end(), program.output)
+            self.assertNotIn('ERROR', program.output)
+            attempts += int(re.search(r'(\d+) attempts', program.output)[1])
+        self.server.kill()
+        self.assertEqual(1 + 2 * ticks, self.assertConsistent())
+        self.assertEqual(
+            list(range(1, 2 + 2 * ticks)),
+            sorted(number for name in ('first', 'second', 'third')
+                   for number in self.acknowledged(name)))
+        # Each has one attempt to see that it is done; one at least was
+        # made in vain.
+        self.assertGreater(attempts, 2 * ticks + 2)
+
+    def test_a_signal_while_the_server_is_lost(self):
+        program = self.start('''
+            @gocept.runner.appmain(ticks=3600)
+            def worker():
+                say('in the tick')
+                wait()
+                count()
+            worker(None, 'zope.conf')
+            ''')
+        program.wait_for('in the tick')
+        self.server.kill()
+        self.let_go()
+        program.wait_for('Transient error in attempt 1 of 3')
+        program.send(signal.SIGTERM)
+        self.assertTerminated(program, signal.SIGTERM)
+
+
+class RelStorageTests(ProgramTestCase):
+
+    level = 2
+
+    def test_a_program_and_a_later_one(self):
+        (self.dir / 'data').mkdir()
+        self.write('zope.conf', f'''
+            %import relstorage
+            <zodb>
+              <relstorage>
+                <sqlite3>
+                  data-dir {self.dir}/data
+                </sqlite3>
+              </relstorage>
+            </zodb>
+            <eventlog>
+              level warning
+              <logfile>
+                path STDOUT
+              </logfile>
+            </eventlog>
+            ''')
+        for expected in ('[1, 2, 3]', '[1, 2, 3, 4, 5, 6]'):
+            program = self.start('''
+                @gocept.runner.appmain(ticks=0)
+                def worker():
+                    if count() % 3 == 0:
+                        say(list(getSite().numbers))
+                        return gocept.runner.Exit
+                worker(None, 'zope.conf')
+                ''', conf=None)
+            self.assertEnded(0, program)
+            self.assertIn(expected, program.output)
+
+
+class CommandLineTests(ProgramTestCase):
+
+    level = 2
+
+    QUIET = '<eventlog>\n</eventlog>\n'
+
+    WORKER = '''
+        @gocept.runner.appmain(ticks=3600)
+        def worker():
+            """Count to one."""
+            count()
+            return gocept.runner.Exit
+        sys.exit(worker())
+        '''
+
+    FAILING = '''
+        @gocept.runner.appmain(ticks=3600)
+        def worker(kind='RuntimeError', *args):
+            count()
+            raise eval(kind)(*map(eval, args))
+        sys.exit(worker())
+        '''
+
+    def run_program(self, *args, body=WORKER, conf=QUIET, environment=None):
+        program = self.start(body, *args, conf=conf, environment=environment)
+        program.end()
+        return program
+
+    def assertMistake(self, status, program, *expected):
+        """It ended with one line that says what is wrong."""
+        self.assertEqual(status, program.process.returncode, program.output)
+        self.assertEqual(1, program.output.count('\n'), program.output)
+        self.assertTrue(program.output.startswith('program.py: error: '),
+                        program.output)
+        for text in expected:
+            self.assertIn(text, program.output)
+
+    def test_success(self):
+        program = self.run_program()
+        self.assertEqual((0, ''), (program.process.returncode,
+                                   program.output))
+        self.assertEqual(1, self.assertConsistent())
+
+    def test_once_failed(self):
+        program = self.run_program('--once', body=self.FAILING)
+        self.assertEqual(1, program.process.returncode, program.output)
+        self.assertEqual(0, self.assertConsistent())
+
+    def test_once_succeeded(self):
+        program = self.run_program('--once', body='''
+            @gocept.runner.appmain(ticks=3600)
+            def worker():
+                count()
+            sys.exit(worker())
+            ''')
+        self.assertEqual(0, program.process.returncode, program.output)
+        self.assertEqual(1, self.assertConsistent())
+
+    def test_once_by_its_decorator(self):
+        program = self.run_program(body='''
+            @gocept.runner.once()
+            def worker():
+                raise RuntimeError
+            sys.exit(worker())
+            ''')
+        self.assertEqual(1, program.process.returncode, program.output)
+
+    def test_ticks(self):
+        program = self.run_program('--ticks', '0', body='''
+            @gocept.runner.appmain(ticks=3600)
+            def worker():
+                if count() == 3:
+                    return gocept.runner.Exit
+            sys.exit(worker())
+            ''')
+        self.assertEqual(0, program.process.returncode, program.output)
+        self.assertEqual(3, self.assertConsistent())
+
+    def test_bad_usage(self):
+        cases = [
+            (['--nonsense'], 'unrecognized arguments: --nonsense'),
+            (['argument'], 'unrecognized arguments: argument'),
+            (['--ticks', '-1'], '--ticks'),
+            (['--ticks', 'nan'], '--ticks'),
+            (['--ticks', 'soon'], '--ticks'),
+            (['--', 'one', 'two'], 'too many positional arguments'),
+        ]
+        program = runner.appmain()(lambda: runner.Exit)
+        self.zope_conf(self.QUIET)
+        for args, expected in cases:
+            with (self.subTest(args=args), contextlib.chdir(self.dir),
+                  mock.patch('sys.argv', ['program.py', *args]),
+                  contextlib.redirect_stderr(io.StringIO()) as stderr):
+                with self.assertRaises(SystemExit) as raised:
+                    program()
+                self.assertEqual(2, raised.exception.code)
+                self.assertIn(expected, stderr.getvalue().splitlines()[-1])
+        self.assertFalse((self.dir / 'Data.fs').exists())
+
+    def test_arguments_of_the_worker(self):
+        body = '''
+            @gocept.runner.once()
+            def worker(first, second='b'):
+                say(f'got {first} {second}')
+            sys.exit(worker())
+            '''
+        program = self.run_program('--', '--once', '--', body=body)
+        self.assertEqual(0, program.process.returncode, program.output)
+        self.assertEqual('got --once --\n', program.output)
+        program = self.run_program(body=body)
+        self.assertEqual(2, program.process.returncode, program.output)
+        self.assertIn("'first'", program.output)
+        self.assertIn('-- FIRST [SECOND]', program.output)
+
+    def test_an_unknown_site(self):
+        self.assertMistake(66, self.run_program('--site', 'nothing'),
+                           "'nothing'")
+
+    def test_an_object_that_is_no_site(self):
+        program = self.run_program('--once', body='''
+            from zope.container.btree import BTreeContainer
+            @gocept.runner.appmain()
+            def worker():
+                getSite()['folder'] = BTreeContainer()
+            sys.exit(worker())
+            ''')
+        self.assertEqual(0, program.process.returncode, program.output)
+        self.assertMistake(66, self.run_program('--site', 'folder'),
+                           "'folder'", 'BTreeContainer')
+
+    def test_an_unknown_principal(self):
+        program = self.run_program(body='''
+            @gocept.runner.appmain(principal='somebody')
+            def worker():
+                pass
+            sys.exit(worker())
+            ''')
+        self.assertMistake(67, program, 'somebody')
+
+    def test_a_principal_that_zope_conf_does_not_name(self):
+        program = self.run_program(body='''
+            @gocept.runner.appmain(
+                principal=gocept.runner.from_config('worker', 'principal'))
+            def worker():
+                pass
+            sys.exit(worker())
+            ''')
+        self.assertMistake(78, program, 'No such section worker')
+
+    def test_a_locked_database(self):
+        with contextlib.closing(
+                ZODB.FileStorage.FileStorage(str(self.dir / 'Data.fs'))):
+            program = self.run_program()
+        self.assertMistake(69, program, 'Data.fs', 'another process')
+
+    def test_a_server_that_is_not_there(self):
+        self.write('zope.conf', f'''
+            %import ZEO
+            <zodb>
+              <clientstorage>
+                server {self.dir}/nobody.sock
+                wait-timeout 1
+              </clientstorage>
+            </zodb>
+            ''' + self.QUIET)
+        self.assertMistake(69, self.run_program(conf=None))
+
+    def test_a_database_that_is_none(self):
+        self.write('Data.fs', 'not a FileStorage ' * 10)
+        self.assertMistake(69, self.run_program())
+
+    def test_a_missing_zope_conf(self):
+        self.assertMistake(78, self.run_program(conf=None), './zope.conf')
+        program = self.run_program('--config', 'other.conf')
+        self.assertMistake(78, program, 'other.conf')
+
+    def test_zope_conf_from_the_environment(self):
+        self.zope_conf(self.QUIET, name='other.conf')
+        program = self.run_program(
+            conf=None, environment={'ZOPE_CONF': 'other.conf'})
+        self.assertEqual(0, program.process.returncode, program.output)
+        self.assertEqual(1, self.assertConsistent())
+
+    def test_mistakes_in_zope_conf(self):
+        cases = [
+            ('unknown-key yes', 'unknown-key'),
+            ('<zodb broken>', 'zope.conf'),
+            ('%import no.such.package', 'no.such.package'),
+            ('devmode maybe', 'maybe'),
+            ('site-definition missing.zcml', 'missing.zcml'),
+            ('<eventlog>\n<logfile>\npath missing/worker.log\n'
+             '</logfile>\n</eventlog>', 'missing/worker.log'),
+        ]
+        for more, expected in cases:
+            with self.subTest(more=more):
+                self.assertMistake(
+                    78, self.run_program(conf=more), expected)
+        self.assertFalse((self.dir / 'Data.fs').exists())
+
+    def test_file_and_line_of_an_unknown_key(self):
+        program = self.run_program(conf='unknown-key yes')
+        self.assertMistake(78, program, 'zope.conf', 'line 6')
+
+    def test_wrong_zcml(self):
+        for zcml, expected in (
+                ('<configure><nonsense /></configure>', 'nonsense'),
+                ('<configure', 'site.zcml'),
+                ('<configure xmlns="http://namespaces.zope.org/zope">'
+                 '<include package="no_such_package" /></configure>',
+                 'no_such_package'),
+        ):
+            with self.subTest(zcml=zcml):
+                self.write('site.zcml', zcml)
+                self.assertMistake(78, self.run_program(
+                    conf='site-definition site.zcml\n' + self.QUIET),
+                    expected)
+
+    def test_system_exit(self):
+        cases = [
+            (['5'], 5, ''),
+            (['0'], 0, ''),
+            ([], 0, ''),
+            (["'message'"], 1, 'message\n'),
+        ]
+        for args, status, output in cases:
+            with self.subTest(args=args):
+                program = self.run_program(
+                    '--', 'SystemExit', *args, body=self.FAILING)
+                self.assertEqual((status, output), (
+                    program.process.returncode, program.output))
+        self.assertEqual(0, self.assertConsistent())
+
+    def test_keyboard_interrupt(self):
+        program = self.run_program(
+            '--', 'KeyboardInterrupt', body=self.FAILING)
+        self.assertEqual((130, ''), (
+            program.process.returncode, program.output))
+        self.assertEqual(0, self.assertConsistent())
+
+    def test_dry_run(self):
+        self.assertEqual(0, self.run_program().process.returncode)
+        program = self.run_program('--dry-run', conf=LOG_TO_STDOUT)
+        self.assertEqual(0, program.process.returncode, program.output)
+        self.assertIn(
+            'Dry run: would commit 1 persistent.list.PersistentList, '
+            '1 zope.site.folder.Folder\n', program.output)
+        self.assertEqual(1, self.assertConsistent())
+
+    def test_debug(self):
+        program = self.run_program('--debug', body=self.FAILING)
+        self.assertEqual(1, program.process.returncode, program.output)
+        self.assertIn('(Pdb)', program.output)
+        self.assertIn('raise eval(kind)', program.output)
+        self.assertEqual(0, self.assertConsistent())
+
+    def test_verbose(self):
+        program = self.run_program('--verbose')
+        self.assertEqual(0, program.process.returncode, program.output)
+        self.assertIn('DEBUG gocept.runner', program.output)
+
+    def test_the_log_without_an_eventlog(self):
+        program = self.run_program('--once', conf='', body=self.FAILING)
+        self.assertEqual(1, program.process.returncode, program.output)
+        self.assertIn('ERROR gocept.runner.runner Error in worker: '
+                      'RuntimeError()', program.output)
+
+    def test_help(self):
+        program = self.run_program('--help', conf=None)
+        self.assertEqual(0, program.process.returncode, program.output)
+        for expected in ('Count to one.', '--dry-run', '69  the database'):
+            self.assertIn(expected, program.output)
+
+    def test_a_signal(self):
+        program = self.start('''
+            @gocept.runner.appmain(ticks=3600)
+            def worker():
+                count()
+                say('in the tick')
+            sys.exit(worker())
+            ''')
+        program.wait_for('in the tick')
+        program.send(signal.SIGINT)
+        self.assertTerminated(program, signal.SIGINT)
+        self.assertEqual(1, self.assertConsistent())

@@ -1,0 +1,128 @@
+"""The command ``gocept-runner``, and how it finds its subcommands."""
+
+import contextlib
+import inspect
+import io
+import json
+import subprocess
+import sys
+import unittest
+from importlib import import_module
+from unittest import mock
+
+from gocept.runner import cli
+from gocept.runner.cli import declared, subcommands
+from gocept.runner.tests.support import DEADLINE, child_environment
+
+
+class MainTests(unittest.TestCase):
+
+    def run_main(self, *argv: str) -> tuple[int, str, str]:
+        """The status, and what was written to standard output and error."""
+        with (contextlib.redirect_stdout(io.StringIO()) as stdout,
+              contextlib.redirect_stderr(io.StringIO()) as stderr):
+            try:
+                status = cli.main(argv)
+            except SystemExit as error:
+                status = error.code  # type: ignore[assignment]
+        return status, stdout.getvalue(), stderr.getvalue()
+
+    def test_the_subcommands(self) -> None:
+        self.assertEqual({'run', 'list'}, {*subcommands.SUBCOMMANDS})
+        for module, function, text in subcommands.SUBCOMMANDS.values():
+            it = getattr(import_module(module), function)
+            self.assertEqual(['argv'], [*inspect.signature(it).parameters])
+            self.assertTrue(text)
+
+    def test_a_subcommand_gets_what_follows_and_gives_the_status(self) -> None:
+        with mock.patch.object(declared, 'run', return_value=7) as run:
+            self.assertEqual(
+                (7, '', ''),
+                self.run_main('run', 'name', '--help', '--', '--config', 'x'))
+        run.assert_called_once_with(('name', '--help', '--', '--config', 'x'))
+
+    def test_the_arguments_of_the_program(self) -> None:
+        with mock.patch.object(declared, 'list_', return_value=0) as list_:
+            with mock.patch('sys.argv', ['gocept-runner', 'list', 'more']):
+                self.assertEqual(0, cli.main())
+        list_.assert_called_once_with(['more'])
+
+    def test_nobody_reads_any_more(self) -> None:
+        program = subprocess.Popen(
+            [sys.executable, '-c', 'import sys; '
+             'from gocept.runner import cli; from gocept.runner.cli import declared; sys.stdin.read(); '
+             'declared.list_ = print; sys.exit(cli.main(["list"]))'],
+            env=child_environment(), stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        assert program.stdout is not None
+        program.stdout.close()
+        _, errors = program.communicate(timeout=DEADLINE)
+        self.assertEqual((141, b''), (program.returncode, errors))
+
+    def test_help(self) -> None:
+        for option in ('--help', '-h'):
+            status, output, errors = self.run_main(option)
+            self.assertEqual((0, ''), (status, errors))
+            self.assertTrue(output.startswith(
+                'usage: gocept-runner COMMAND [options]\n'), output)
+            for name, (_, _, text) in subcommands.SUBCOMMANDS.items():
+                self.assertRegex(output, rf'(?m)^  {name} +{text}$')
+
+    def test_help_of_the_subcommands(self) -> None:
+        for name in subcommands.SUBCOMMANDS:
+            status, output, errors = self.run_main(name, '--help')
+            self.assertEqual((0, ''), (status, errors))
+            self.assertTrue(output.startswith(f'usage: gocept-runner {name} '),
+                            output)
+            for expected in ('--config FILE', 'examples:', 'statuses:',
+                             '78  bad configuration'):
+                self.assertIn(expected, output)
+
+    def test_mistakes(self) -> None:
+        for argv, expected in (
+                ([], 'error: a COMMAND is needed: run, list'),
+                (['start'], "error: there is no command 'start', but run, "
+                 'list'),
+                (['ru'], "error: there is no command 'ru'"),
+                (['--config', 'zope.conf'],
+                 'error: unrecognized arguments: --config'),
+                (['--conf'], 'error: unrecognized arguments: --conf')):
+            with self.subTest(argv):
+                status, output, errors = self.run_main(*argv)
+                self.assertEqual((2, ''), (status, output))
+                self.assertIn('gocept-runner: ' + expected,
+                              errors.splitlines()[-1])
+
+
+class LazyImportTests(unittest.TestCase):
+    """What is not needed is not waited for."""
+
+    def imported(self, *argv: str) -> set[str]:
+        """The modules that a call imports."""
+        program = '\n'.join([
+            'import contextlib, io, json, sys',
+            'from gocept.runner import cli',
+            'with contextlib.redirect_stdout(io.StringIO()):',
+            '    try:',
+            '        cli.main(sys.argv[1:])',
+            '    except SystemExit:',
+            '        pass',
+            'print(json.dumps([*sys.modules]))'])
+        process = subprocess.run(
+            [sys.executable, '-c', program, *argv], check=True,
+            env=child_environment(), stdout=subprocess.PIPE, text=True,
+            timeout=DEADLINE)
+        return {*json.loads(process.stdout)}
+
+    def test_help(self) -> None:
+        modules = self.imported('--help')
+        self.assertIn('gocept.runner.cli', modules)
+        self.assertEqual([], sorted(
+            name for name in modules
+            if name.partition('.')[0] in ('ZConfig', 'ZODB', 'transaction',
+                                          'zope')))
+        self.assertNotIn('gocept.runner.cli.declared', modules)
+
+    def test_that_the_modules_are_imported_at_all(self) -> None:
+        modules = self.imported('list', '--help')
+        self.assertLessEqual({'gocept.runner.cli.declared', 'ZODB'}, modules)

@@ -1,0 +1,769 @@
+"""The worker of the example, and its converter."""
+
+import contextlib
+import errno
+import json
+import os
+import pathlib
+import shlex
+import signal
+import subprocess
+import sys
+import unittest.mock
+
+import zope.component
+from ZODB.FileStorage import FileStorage
+
+from gocept.runner import errors, runner
+from gocept.runner.boot import environment
+from gocept.runner.channel import PipeChannel
+from gocept.runner.example import converter, worker
+from gocept.runner.interfaces import IPoller, IRunner
+from gocept.runner.poller import Poller
+from gocept.runner.signals import shutdown
+from gocept.runner.tests import support
+
+# The child has the environment of the worker, which in a test is this process.
+CONVERTER = ['env', 'PYTHONPATH=' + os.pathsep.join(filter(None, sys.path)),
+             sys.executable, '-m', 'gocept.runner.example.converter']
+
+
+class TestCase(support.TestCase):
+    """A tree of files, and a zope.conf for a catalog of it."""
+
+    def setUp(self):
+        super().setUp()
+        self.tree = self.dir / 'tree'
+        self.tree.mkdir()
+        self.conf = self.zope_conf()
+
+    def zope_conf(self, more='<eventlog>\n</eventlog>', name='zope.conf'):
+        """As in the base class, with the site of the example."""
+        return super().zope_conf(f'''
+site-definition {pathlib.Path(worker.__file__).with_name('example.zcml')}
+<product-config example>
+  converter {shlex.join([*CONVERTER])}
+</product-config>
+{more}''', name)
+
+    def write_files(self, **texts):
+        for name, text in texts.items():
+            (self.tree / f'{name}.py').write_text(text)
+
+    def batch(self, size):
+        """Let the batches have `size` files."""
+        self.enterContext(unittest.mock.patch.object(worker, 'BATCH', size))
+
+    def on_read(self, action):
+        """Let the first reading of a file call `action` with its path."""
+        read = worker.read
+
+        def acting(path):
+            patch.stop()
+            action(path)
+            return read(path)
+        patch = unittest.mock.patch.object(worker, 'read', acting)
+        patch.start()
+        self.addCleanup(unittest.mock.patch.stopall)
+
+    def fill(self):
+        """Run the worker until its end; returns what it reported.
+
+        That is without the number of files that are waited for.
+        """
+        reports = []
+        worker.fill(None, self.conf, [str(self.tree)], reports.append)
+        return [changes[:5] for changes in reports]
+
+    def names(self, hits):
+        return [os.path.relpath(path, self.tree) for _, path in hits]
+
+    def search(self, query):
+        """The names of the files that the database finds."""
+        with runner.init(None, self.conf) as site:
+            return self.names(site['catalog'].search(query))
+
+    def contents(self):
+        """What the database knows: for each file its words."""
+        with runner.init(None, self.conf) as site:
+            return words(site['catalog'])
+
+
+def words(catalog):
+    """For each file its words, the way the text index has them."""
+    text = catalog._text
+    result = {}
+    for path, (docid, _) in catalog._entries.items():
+        assert catalog._paths[docid] == path
+        result[os.path.basename(path)] = [
+            text.lexicon.get_word(wid) for wid in text.index.get_words(docid)]
+    assert text.documentCount() == len(catalog._paths) == len(result)
+    return result
+
+
+class FakeConverter:
+    """Has the texts that a test gives it."""
+
+    def __init__(self):
+        self.texts = {}
+        self.wanted = []
+        self.asked = []
+
+    def fetch(self, wanted):
+        self.wanted = [os.path.basename(path) for path in wanted]
+
+    def text(self, path, stamp):
+        self.asked.append(os.path.basename(path))
+        return self.texts.get(os.path.basename(path))
+
+
+class UpdateTest(TestCase):
+    """What a batch does, with a catalog in memory."""
+
+    def setUp(self):
+        super().setUp()
+        self.catalog = worker.Catalog()
+        self.converter = FakeConverter()
+
+    def update(self):
+        return worker.update(
+            self.catalog, [str(self.tree)], self.converter)[:5]
+
+    def found(self, query):
+        return self.names(self.catalog.search(query))
+
+    def test_finds_what_is_new_changed_and_gone(self):
+        self.write_files(a='alpha', b='beta', c='gamma')
+        self.assertEqual((3, 0, 0, 0, 3), self.update())
+        self.write_files(b='other', d='delta')
+        (self.tree / 'a.py').unlink()
+        self.assertEqual((1, 1, 1, 0, 3), self.update())
+        self.assertEqual((0, 0, 0, 0, 3), self.update())
+        self.assertEqual(
+            {'b.py': ['other'], 'c.py': ['gamma'], 'd.py': ['delta']},
+            words(self.catalog))
+        self.assertEqual([], self.found('alpha or beta'))
+
+    def test_a_batch_is_limited(self):
+        self.batch(2)
+        self.write_files(a='alpha', b='beta', c='gamma')
+        self.assertEqual((2, 0, 0, 1, 3), self.update())
+        self.assertEqual(['a.py', 'b.py'], sorted(words(self.catalog)))
+        (self.tree / 'a.py').unlink()
+        (self.tree / 'b.py').unlink()
+        self.assertEqual((0, 0, 2, 1, 1), self.update())
+        self.assertEqual((1, 0, 0, 0, 1), self.update())
+
+    def test_says_what_it_did(self):
+        self.assertEqual(
+            'Indexed 45 files (30 new, 15 changed), removed 5; 1203 to go',
+            str(worker.Changes(30, 15, 5, left=1203, found=1500)))
+
+    def test_the_best_file_comes_first(self):
+        self.write_files(a='rare ' + 'common ' * 9, b='rare ' * 5,
+                         c='rare common', d='else')
+        self.update()
+        self.assertEqual(['b.py', 'c.py', 'a.py'], self.found('rare'))
+        scores = [score for score, _ in self.catalog.search('rare')]
+        self.assertEqual(sorted(scores, reverse=True), scores)
+        self.assertEqual(['c.py', 'a.py'], self.found('rare common'))
+
+    def test_an_empty_catalog_finds_nothing(self):
+        self.assertEqual((0, 0, 0, 0, 0), self.update())
+        self.assertEqual([], self.found('alpha'))
+        self.write_files(a='alpha', b='')
+        self.update()
+        for path in self.tree.iterdir():
+            path.unlink()
+        self.update()
+        self.assertEqual([], self.found('alpha'))
+
+    def test_leaves_out_other_files_and_tests(self):
+        for name in ('a.py', 'b.txt', 'sub/c.py', 'test/d.py',
+                     'sub/tests/e.py', '__pycache__/f.py',
+                     'site-packages/g.py', 'testing/h.py'):
+            path = self.tree / name
+            path.parent.mkdir(exist_ok=True, parents=True)
+            path.write_text('word')
+        self.update()
+        self.assertEqual(['a.py', 'sub/c.py', 'testing/h.py'],
+                         self.found('word'))
+
+    def test_waits_for_the_converter(self):
+        self.write_files(a='alpha', d='delta')
+        for name in 'bc':
+            (self.tree / f'{name}.rst').write_text('markup')
+        self.converter.texts['c.rst'] = 'gamma'
+        changes = worker.update(
+            self.catalog, [str(self.tree)], self.converter)
+        self.assertEqual((3, 0, 0, 1, 4, 1), changes)
+        self.assertEqual(['a.py', 'b.rst', 'c.rst', 'd.py'],
+                         self.converter.wanted)
+        self.assertEqual(['b.rst', 'c.rst'], self.converter.asked)
+        self.converter.texts['b.rst'] = 'beta'
+        self.assertEqual((1, 0, 0, 0, 4), self.update())
+        self.assertEqual(['b.rst'], self.converter.wanted)
+        self.assertEqual((0, 0, 0, 0, 4), self.update())
+        self.assertEqual([], self.converter.wanted)
+        self.assertEqual(
+            {'a.py': ['alpha'], 'b.rst': ['beta'], 'c.rst': ['gamma'],
+             'd.py': ['delta']}, words(self.catalog))
+
+    def test_a_batch_is_filled_while_others_wait(self):
+        self.batch(2)
+        self.write_files(x='alpha', y='beta', z='gamma')
+        (self.tree / 'a.rst').write_text('markup')
+        changes = worker.update(
+            self.catalog, [str(self.tree)], self.converter)
+        self.assertEqual((2, 0, 0, 2, 4, 1), changes)
+        (self.tree / 'a.rst').unlink()
+        self.assertEqual((1, 0, 0, 0, 3), self.update())
+
+    def test_indexes_several_directories(self):
+        self.write_files(a='alpha')
+        other = self.dir / 'other'
+        other.mkdir()
+        (other / 'b.py').write_text('beta')
+        changes = worker.update(
+            self.catalog, [str(self.tree), str(other)], self.converter)
+        self.assertEqual(2, changes.new)
+        self.assertEqual((0, 0, 1, 0, 1), self.update())
+
+    def test_leaves_out_what_would_block(self):
+        os.mkfifo(self.tree / 'fifo.py')
+        (self.tree / 'zero.py').symlink_to('/dev/zero')
+        (self.tree / 'broken.py').symlink_to('nowhere')
+        (self.tree / 'loop.py').symlink_to('.')
+        self.assertEqual({}, worker.scan(str(self.tree)))
+
+    def test_indexes_what_is_text_in_other_files(self):
+        (self.tree / 'binary.py').write_bytes(
+            bytes(range(256)) + b' alpha \0\0 beta ' + bytes(range(256)))
+        (self.tree / 'latin1.py').write_bytes('caf\xe9 gamma'.encode('latin1'))
+        (self.tree / 'utf16.py').write_text('delta', encoding='utf-16')
+        self.assertEqual(3, self.update()[0])
+        self.assertEqual(['binary.py'], self.found('alpha beta'))
+        self.assertEqual(['latin1.py'], self.found('gamma'))
+
+    def test_another_text_of_the_same_size_and_mtime_is_noticed(self):
+        self.write_files(a='alpha')
+        self.update()
+        path = self.tree / 'a.py'
+        before = path.stat()
+        # The clock of the file system may be a coarse one.
+        while path.stat().st_ctime_ns == before.st_ctime_ns:
+            path.write_text('gamma')
+            os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        self.assertEqual(before.st_mtime_ns, path.stat().st_mtime_ns)
+        self.assertEqual(1, self.update()[1])
+        self.assertEqual(['a.py'], self.found('gamma'))
+
+    def test_a_file_may_vanish_before_it_is_read(self):
+        self.write_files(a='alpha', b='beta')
+        self.on_read(os.unlink)
+        with self.assertLogs(worker.log) as logged:
+            self.assertEqual(2, self.update()[0])
+        self.assertIn('a.py', logged.output[0])
+        self.assertEqual(['b.py'], self.found('beta'))
+        self.assertEqual((0, 0, 1, 0, 1), self.update())
+
+    def test_an_unreadable_file_is_reported_once(self):
+        self.write_files(a='alpha', b='beta', c='gamma')
+        path = self.tree / 'b.py'
+        path.chmod(0)
+        with self.unprivileged(), self.assertLogs(worker.log) as logged:
+            self.assertEqual((3, 0, 0, 0, 3), self.update())
+        [line] = logged.output
+        self.assertIn(f"Cannot read '{path}': Permission denied", line)
+        self.assertEqual(['a.py', 'c.py'], self.found('alpha or gamma'))
+        with self.unprivileged(), self.assertNoLogs(worker.log):
+            self.assertEqual((0, 0, 0, 0, 3), self.update())
+        self.make_readable(path, 0o644)
+        with self.unprivileged():
+            self.assertEqual((0, 1, 0, 0, 3), self.update())
+        self.assertEqual(['b.py'], self.found('beta'))
+
+    def test_an_unreadable_directory_is_reported_once(self):
+        self.write_files(a='alpha')
+        path = self.tree / 'sub'
+        path.mkdir()
+        (path / 'b.py').write_text('beta')
+        path.chmod(0)
+        with self.unprivileged(), self.assertLogs(worker.log) as logged:
+            self.update()
+        [line] = logged.output
+        self.assertIn(f"Cannot read '{path}'", line)
+        self.assertEqual(['a.py'], self.found('alpha'))
+        with self.unprivileged(), self.assertNoLogs(worker.log):
+            self.assertEqual((0, 0, 0, 0, 2), self.update())
+        self.make_readable(path, 0o755)
+        with self.unprivileged():
+            self.update()
+        self.assertEqual(['sub/b.py'], self.found('beta'))
+        self.assertEqual(['a.py', 'b.py'], sorted(words(self.catalog)))
+
+    def test_a_lost_tree_does_not_empty_the_catalog(self):
+        self.write_files(a='alpha')
+        self.update()
+        self.tree.rename(self.dir / 'elsewhere')
+        with self.assertRaises(FileNotFoundError):
+            self.update()
+        self.assertEqual(['a.py'], self.found('alpha'))
+
+    def make_readable(self, path, mode):
+        before = path.stat().st_ctime_ns
+        while path.stat().st_ctime_ns == before:
+            path.chmod(mode)
+
+    @contextlib.contextmanager
+    def unprivileged(self):
+        """Nobody reads everything, other than root."""
+        self.dir.chmod(0o755)
+        user = os.geteuid()
+        try:
+            if user == 0:
+                os.seteuid(65534)
+            yield
+        finally:
+            os.seteuid(user)
+
+
+class WorkerTest(TestCase):
+    """The worker with its database."""
+
+    def test_keeps_the_database_up_to_date(self):
+        self.batch(2)
+        self.write_files(a='alpha', b='beta', c='gamma')
+        self.assertEqual([(2, 0, 0, 1, 3), (1, 0, 0, 0, 3)], self.fill())
+        self.write_files(b='other', d='delta')
+        (self.tree / 'a.py').unlink()
+        self.assertEqual([(0, 1, 1, 1, 3), (1, 0, 0, 0, 3)], self.fill())
+        self.assertEqual([(0, 0, 0, 0, 3)], self.fill())
+        self.assertEqual(
+            {'b.py': ['other'], 'c.py': ['gamma'], 'd.py': ['delta']},
+            self.contents())
+        self.assertEqual(['b.py'], self.search('other'))
+
+    def test_says_in_log_and_database_what_it_did(self):
+        self.write_files(a='alpha')
+        with self.assertLogs(worker.log) as logged:
+            self.fill()
+        did = 'Indexed 1 files (1 new, 0 changed), removed 0; 0 to go'
+        self.assertEqual(
+            [f'INFO:gocept.runner.example:{did} (as zope.mgr)'],
+            logged.output)
+        with (contextlib.closing(FileStorage(
+                str(self.dir / 'Data.fs'), read_only=True)) as storage,
+              contextlib.closing(storage.iterator()) as transactions):
+            last = list(transactions)[-1]
+        self.assertEqual((b'/ zope.mgr', did.encode()),
+                         (last.user, last.description))
+
+    def test_does_not_sleep_before_all_is_done(self):
+        self.batch(1)
+        self.write_files(a='alpha', b='beta', c='gamma')
+        with unittest.mock.patch.object(
+                shutdown.Shutdown, 'pause', autospec=True,
+                side_effect=shutdown.Shutdown.pause) as pause:
+            self.assertEqual(3, len(self.fill()))
+        # With a poller it is that between two ticks.
+        self.assertEqual([], [call for call in pause.call_args_list
+                              if len(call.args) > 2])
+
+    def test_an_idle_tick_writes_nothing(self):
+        self.write_files(a='alpha')
+        self.fill()
+        size = os.path.getsize(self.dir / 'Data.fs')
+        with self.assertNoLogs(worker.log):
+            self.fill()
+        self.assertEqual(size, os.path.getsize(self.dir / 'Data.fs'))
+
+    def test_a_tick_with_a_conflict_loses_nothing(self):
+        self.batch(2)
+        self.write_files(a='alpha')
+        self.fill()
+        self.write_files(b='beta', c='gamma', d='delta')
+
+        def intrude(path):
+            database = worker.getSite()._p_jar.db()
+            with database.transaction() as connection:
+                root = connection.root()[environment.APPLICATION]
+                root['catalog'].put('/intruder', (0, 0), 'intruder')
+
+        self.on_read(intrude)
+        with self.assertLogs('gocept.runner.transaction') as logged:
+            reports = self.fill()
+        self.assertIn('Conflict error in attempt 1', logged.output[0])
+        # The intruder is on no disk, so it is removed in the second attempt.
+        self.assertEqual([(1, 0, 1, 2, 4), (2, 0, 0, 0, 4)], reports)
+        self.assertEqual(
+            {'a.py': ['alpha'], 'b.py': ['beta'], 'c.py': ['gamma'],
+             'd.py': ['delta']}, self.contents())
+
+    def test_a_tick_that_failed_loses_nothing(self):
+        self.batch(2)
+        self.write_files(a='alpha')
+        self.fill()
+        self.write_files(b='beta', c='gamma', d='delta')
+
+        errors = [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))]
+        vote = FileStorage.tpc_vote
+
+        def fail_once(storage, txn):
+            if errors:
+                raise errors.pop()
+            return vote(storage, txn)
+
+        self.enterContext(unittest.mock.patch.object(
+            FileStorage, 'tpc_vote', fail_once))
+        with self.assertLogs('gocept.runner.runner', 'ERROR') as logged:
+            reports = self.fill()
+        [line] = logged.output
+        self.assertIn('No space left on device', line)
+        self.assertEqual([(2, 0, 0, 1, 4), (1, 0, 0, 0, 4)], reports)
+        self.assertEqual(['b.py', 'c.py', 'd.py'],
+                         sorted(self.search('beta or gamma or delta')))
+
+    def test_runs_until_a_signal_ends_it(self):
+        self.write_files(a='alpha')
+        program = self.program('''
+            import sys
+            from gocept.runner.example import index_tree
+            sys.exit(index_tree())
+            ''', '--config', self.zope_conf(''), '--ticks', '0.01', '--',
+            str(self.tree))
+        program.wait_for('(1 new, 0 changed), removed 0; 0 to go')
+        self.write_files(b='beta')
+        program.wait_for('removed 0; 0 to go')
+        (self.tree / 'a.py').unlink()
+        program.wait_for('removed 1; 0 to go')
+        program.send(signal.SIGTERM)
+        self.assertEqual(errors.SUCCESS, program.end(), program.output)
+        self.assertEqual({'b.py': ['beta']}, self.contents())
+
+
+class KilledTest(TestCase):
+    """A run is killed, at the worst moments; the next one goes on."""
+
+    FILES = {name: f'{name * 3} common {name * 4}' for name in 'abcdefg'}
+
+    def killed(self, function, calls):
+        """Kill a run, with batches of 2, at a call of a function."""
+        self.write_files(**self.FILES)
+        program = self.program(f'''
+            import os, signal
+            from ZODB.FileStorage import FileStorage
+            from gocept.runner.example import worker
+
+            calls = 0
+
+            def killed(*args):
+                global calls
+                calls += 1
+                if calls == {calls}:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return original(*args)
+
+            worker.BATCH = 2
+            original = {function}
+            {function} = killed
+            worker.fill(None, {self.conf!r}, [{str(self.tree)!r}], print)
+            ''')
+        self.assertEqual(-signal.SIGKILL, program.end(), program.output)
+
+    def assertGoesOn(self, done):
+        """The next run does all but the files in `done`."""
+        self.assertEqual(sorted(done), sorted(self.contents()))
+        self.assertEqual(len(self.FILES) - len(done),
+                         sum(changes[0] for changes in self.fill()))
+        actual = self.contents()
+        os.unlink(self.dir / 'Data.fs')
+        os.unlink(self.dir / 'Data.fs.index')
+        self.fill()
+        self.assertEqual(self.contents(), actual)
+        self.assertEqual(len(self.FILES), len(actual))
+
+    def test_while_it_indexes(self):
+        self.killed('worker.read', calls=4)
+        self.assertGoesOn(['a.py', 'b.py'])
+
+    def test_before_a_commit_is_written(self):
+        # The first two commits make the root and the root folder.
+        self.killed('FileStorage.tpc_vote', calls=4)
+        self.assertGoesOn(['a.py', 'b.py'])
+
+    def test_before_a_commit_is_finished(self):
+        self.killed('FileStorage._finish', calls=4)
+        self.assertGoesOn(['a.py', 'b.py'])
+
+
+class ChildTest(support.TestCase):
+    """The converter as a program."""
+
+    def answers(self, *paths):
+        requests = ''.join(
+            json.dumps({'path': str(path), 'stamp': [1, 2]}) + '\n'
+            for path in paths)
+        done = subprocess.run(
+            CONVERTER, input=requests, capture_output=True, text=True,
+            timeout=support.DEADLINE, check=True)
+        self.assertEqual('', done.stderr)
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    def test_answers_each_request(self):
+        a = self.write('a.rst', 'Title\n=====\n\nSome *emphasis* here.\n')
+        b = self.write('b.rst', '``literal`` caf\xe9\n')
+        self.assertEqual([
+            {'path': str(a), 'stamp': [1, 2], 'error': '',
+             'text': 'Title\n\nSome emphasis here.'},
+            {'path': str(b), 'stamp': [1, 2], 'error': '',
+             'text': 'literal caf\xe9'},
+        ], self.answers(a, b))
+
+    def test_what_cannot_be_read(self):
+        [answer] = self.answers(self.dir / 'missing.rst')
+        self.assertEqual('', answer['text'])
+        self.assertIn('FileNotFoundError', answer['error'])
+
+    def test_mistakes_in_the_markup_are_ignored(self):
+        path = self.write('a.rst', '*open\n\n.. unknown:: directive\n\nend')
+        [answer] = self.answers(path)
+        self.assertEqual('', answer['error'])
+        self.assertIn('end', answer['text'])
+
+    def test_includes_no_other_file(self):
+        secret = self.write('secret', 'contents')
+        path = self.write('a.rst', f'.. include:: {secret}\n')
+        [answer] = self.answers(path)
+        self.assertNotIn('contents', answer['text'])
+
+    def test_a_text_is_limited(self):
+        with unittest.mock.patch.object(converter, 'LONGEST', 5):
+            self.assertEqual('Title', converter.convert('Title and more'))
+
+
+class FakeRunner:
+    """Hands out channels whose other side the test has."""
+
+    def __init__(self, test):
+        self._test = test
+        self.started = 0
+        self.channel = None
+
+    def ensure_running(self, name):
+        self.started += 1
+        requests, request_end = os.pipe()
+        answers_end, self.answers = os.pipe()
+        self.requests = open(  # noqa: SIM115
+            requests, encoding='utf-8')
+        self._test.addCleanup(self.requests.close)
+        self.channel = PipeChannel(
+            answers_end, request_end, buffering='line', encoding='utf-8')
+        self._test.addCleanup(self.channel.close)
+
+    def get_channel(self, name):
+        return self.channel
+
+    def terminate(self, name):
+        self.channel.close()
+
+    def asked(self):
+        return os.path.basename(json.loads(self.requests.readline())['path'])
+
+    def answer(self, path, stamp, text, error=''):
+        os.write(self.answers, (json.dumps(
+            {'path': path, 'stamp': stamp, 'text': text, 'error': error},
+        ) + '\n').encode())
+
+    def end(self):
+        self.requests.close()
+        os.close(self.answers)
+
+
+class ConverterTest(support.TestCase):
+    """The worker's side of the conversation."""
+
+    def setUp(self):
+        super().setUp()
+        self.runner = FakeRunner(self)
+        self.poller = Poller()
+        self.addCleanup(self.poller.close)
+        zope.component.provideUtility(self.runner, IRunner)
+        zope.component.provideUtility(self.poller, IPoller)
+        self.converter = worker.Converter()
+
+    def test_asks_once_and_has_the_answer_later(self):
+        for _ in range(2):
+            self.assertIsNone(self.converter.text('/a', (1, 2)))
+        self.assertIsNone(self.converter.text('/b', (1, 2)))
+        self.assertEqual(['a', 'b'],
+                         [self.runner.asked(), self.runner.asked()])
+        self.runner.answer('/a', (1, 2), 'alpha')
+        self.assertTrue(self.poller.pause(support.DEADLINE))
+        self.converter.fetch(['/a', '/b'])
+        self.assertEqual('alpha', self.converter.text('/a', (1, 2)))
+        self.assertIsNone(self.converter.text('/b', (1, 2)))
+        self.assertEqual(1, self.runner.started)
+
+    def test_an_answer_is_kept_until_it_is_stored(self):
+        self.converter.text('/a', (1, 2))
+        self.runner.answer('/a', (1, 2), 'alpha')
+        for _ in range(2):
+            self.converter.fetch(['/a'])
+            self.assertEqual('alpha', self.converter.text('/a', (1, 2)))
+        self.converter.fetch([])
+        self.assertIsNone(self.converter.text('/a', (1, 2)))
+
+    def test_a_file_that_has_changed_is_asked_for_again(self):
+        self.converter.text('/a', (1, 2))
+        self.runner.answer('/a', (1, 2), 'alpha')
+        self.converter.fetch(['/a'])
+        self.assertIsNone(self.converter.text('/a', (3, 4)))
+        self.assertEqual(['a', 'a'],
+                         [self.runner.asked(), self.runner.asked()])
+        self.runner.answer('/a', (3, 4), 'other')
+        self.converter.fetch(['/a'])
+        self.assertEqual('other', self.converter.text('/a', (3, 4)))
+
+    def test_asks_for_so_many_at_a_time(self):
+        for number in range(worker.ASKED + 1):
+            self.converter.text(f'/{number}', (1, 2))
+        self.runner.channel.write_eof()
+        self.assertEqual(worker.ASKED,
+                         len(self.runner.requests.readlines()))
+
+    def test_an_error_is_logged(self):
+        self.converter.text('/a', (1, 2))
+        self.runner.answer('/a', (1, 2), '', 'ValueError: broken')
+        with self.assertLogs(worker.log) as logged:
+            self.converter.fetch(['/a'])
+        self.assertIn("Cannot convert '/a': ValueError: broken",
+                      logged.output[0])
+        self.assertEqual('', self.converter.text('/a', (1, 2)))
+
+    def lose(self):
+        self.runner.end()
+        with self.assertLogs(worker.log) as logged:
+            while not logged.output:  # first what was said before
+                self.assertTrue(self.poller.pause(support.DEADLINE))
+                self.converter.fetch(['/a', '/b'])
+        return logged.output
+
+    def test_one_that_has_ended_is_started_anew_and_asked_again(self):
+        self.converter.text('/a', (1, 2))
+        self.converter.text('/b', (1, 2))
+        self.runner.answer('/a', (1, 2), 'alpha')
+        self.assertEqual(
+            ['WARNING:gocept.runner.example:The converter has ended'],
+            self.lose())
+        self.assertEqual('alpha', self.converter.text('/a', (1, 2)))
+        self.assertIsNone(self.converter.text('/b', (1, 2)))
+        self.assertEqual(2, self.runner.started)
+        self.assertEqual('b', self.runner.asked())
+
+    def test_one_that_has_ended_unnoticed(self):
+        self.converter.text('/a', (1, 2))
+        self.runner.end()
+        self.assertIsNone(self.converter.text('/b', (1, 2)))
+        with self.assertLogs(worker.log):
+            self.converter.fetch(['/a', '/b'])
+        self.assertIsNone(self.converter.text('/b', (1, 2)))
+        self.assertEqual('b', self.runner.asked())
+
+    def test_a_piece_of_an_answer_is_none(self):
+        self.converter.text('/a', (1, 2))
+        os.write(self.runner.answers, b'{"path": "/a", ')
+        self.lose()
+        self.assertIsNone(self.converter.text('/a', (1, 2)))
+        self.assertEqual(2, self.runner.started)
+
+    def test_a_channel_that_was_closed_with_its_loop(self):
+        self.converter.text('/a', (1, 2))
+        self.runner.channel.close()
+        self.poller.poll(0)
+        self.converter.fetch(['/a'])
+        self.assertIsNone(self.converter.text('/a', (1, 2)))
+        self.assertEqual('a', self.runner.asked())
+        self.assertEqual(2, self.runner.started)
+
+    def test_what_it_does_not_survive_is_given_up(self):
+        for number in range(worker.TRIES):
+            self.assertIsNone(self.converter.text('/a', (1, 2)))
+            self.converter.text('/b', (1, 2))
+            self.assertEqual('a', self.runner.asked())
+            output = self.lose()
+            self.assertEqual(number == worker.TRIES - 1, len(output) > 1)
+        self.assertIn("does not survive '/a'", output[-1])
+        self.assertEqual('', self.converter.text('/a', (1, 2)))
+        self.assertIsNone(self.converter.text('/b', (1, 2)))
+
+
+class ConvertedTest(TestCase):
+    """The worker with the child that ZCML declares."""
+
+    def write_markup(self, count):
+        for number in range(count):
+            (self.tree / f'{number}.rst').write_text(
+                f'Title\n=====\n\n*word{number}*\n')
+
+    def test_converted_files_are_indexed(self):
+        self.write_files(a='alpha')
+        self.write_markup(3)
+        self.fill()
+        self.assertEqual(
+            {'a.py': ['alpha'], '0.rst': ['title', 'word0'],
+             '1.rst': ['title', 'word1'], '2.rst': ['title', 'word2']},
+            self.contents())
+
+    def test_the_converter_is_killed_in_the_middle(self):
+        self.batch(2)
+        self.write_files(a='alpha')
+        self.write_markup(30)
+        kills = []
+
+        def kill(changes):
+            if changes.waiting and len(kills) < 3:
+                process = zope.component.getUtility(IRunner).get_process(
+                    'converter')
+                if process.poll() is None and process.pid not in kills:
+                    process.send_signal(signal.SIGKILL)
+                    kills.append(process.pid)
+        with self.assertLogs(worker.log) as logged:
+            worker.fill(None, self.conf, [str(self.tree)], kill)
+        self.assertEqual(3, len(kills))
+        self.assertIn('WARNING:gocept.runner.example:The converter has ended',
+                      logged.output)
+        self.assertEqual(
+            {'a.py': ['alpha']} | {f'{number}.rst': ['title', f'word{number}']
+                                   for number in range(30)},
+            self.contents())
+
+    def test_runs_without_a_script_of_its_own(self):
+        self.write_markup(1)
+        program = self.program('''
+            import sys
+            from gocept.runner import cli
+            sys.exit(cli.main())
+            ''', 'run', 'index', '--config', self.zope_conf(''), '--',
+            str(self.tree))
+        program.wait_for('(1 new, 0 changed), removed 0; 0 to go')
+        program.send(signal.SIGTERM)
+        self.assertEqual(errors.SUCCESS, program.end(), program.output)
+        self.assertEqual({'0.rst': ['title', 'word0']}, self.contents())
+
+    def test_a_converter_that_is_not_there(self):
+        conf = self.zope_conf('''
+            <eventlog>
+            </eventlog>''')
+        path = pathlib.Path(conf)
+        path.write_text(path.read_text().replace(
+            shlex.join(CONVERTER), f'{self.dir}/missing'))
+        program = self.program('''
+            import sys
+            from gocept.runner import cli
+            sys.exit(cli.main())
+            ''', 'run', 'index', '--config', conf, '--', str(self.tree))
+        self.assertEqual(errors.CANNOT_START, program.end(), program.output)
+        self.assertEqual(
+            "gocept-runner run: error: app 'converter': [Errno 2] No such "
+            f"file or directory: '{self.dir}/missing'\n", program.output)

@@ -1,0 +1,279 @@
+"""Executors that wait for the answer to a request."""
+
+import ast
+import socket
+import textwrap
+import threading
+from typing import Any
+from unittest import mock
+
+from gocept.runner.executor import (
+    HTTPExecutor,
+    TimeoutExpired,
+    http,
+)
+from gocept.runner.tests.executor.conditions.test_network import HOST
+from gocept.runner.tests.executors import ExecutorTestCase, Starting, server
+from gocept.runner.tests.support import DEADLINE
+
+SERVE = '''
+import select
+
+def request(conn):
+    """The head of a request, and its body."""
+    data = b''
+    while b'\\r\\n\\r\\n' not in data and (more := conn.recv(4096)):
+        data += more
+    head, _, body = data.partition(b'\\r\\n\\r\\n')
+    _, _, length = head.lower().partition(b'content-length:')
+    while len(body) < int((length.split() or [0])[0]):
+        body += conn.recv(4096)
+    return head.decode(), body.decode()
+
+def answer(conn, status=200, body=b''):
+    conn.sendall(b'HTTP/1.1 %d So\\r\\nContent-Length: %d\\r\\n\\r\\n%b'
+                 % (status, len(body), body))
+
+def told():
+    """Whether it is to go on."""
+    return bool(select.select([0], [], [], 0)[0])
+
+def drip(conn):
+    """As long as somebody listens."""
+    conn.sendall(b'HTTP/1.1 200 ')
+    while not select.select([conn], [], [], 0.01)[0]:
+        conn.sendall(b'x')
+
+def encrypted():
+    import ssl
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain('certificate.pem', 'key.pem')
+    return lambda conn: context.wrap_socket(conn, server_side=True)
+
+def serve(handle, host='127.0.0.1', wrap=lambda conn: conn, sock=None):
+    sock = sock or listen({port}, host)
+    while True:
+        conn, _ = sock.accept()
+        try:
+            with wrap(conn) as conn:
+                handle(conn)
+        except OSError:  # the client has gone, or does not like us
+            conn.close()
+
+'''
+
+LATER = 'request(conn); answer(conn, 200 if told() else 503)'
+
+ECHO = 'say(request(conn)); answer(conn)'
+
+
+def serving(handling: str, *options: str, before: str = '') -> list[str]:
+    """A victim that does so with each connection."""
+    return server('\n'.join([
+        SERVE, before, 'def handle(conn):',
+        textwrap.indent(textwrap.dedent(handling), '    '),
+        f'serve({", ".join(("handle", *options))})']))
+
+
+class WebTestCase(ExecutorTestCase):
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.addCleanup(self.end_threads)
+
+    def end_threads(self) -> None:
+        """Those that ask end a bit after whom they ask for."""
+        for each in threading.enumerate():
+            if each.name == 'gocept.runner.executor':
+                each.join(DEADLINE)
+                self.assertFalse(each.is_alive())
+
+    def executor(self, handling: str, url: str = f'http://{HOST}:0/',
+                 serve: tuple[str, ...] = (), before: str = '',
+                 **options: Any) -> HTTPExecutor:
+        return self.stopping(HTTPExecutor(
+            serving(handling, *serve, before=before), url, **options))
+
+    def check_late(self, executor: HTTPExecutor, seen: str = '503') -> None:
+        """Ready when it is told to go on, not before."""
+        starting = Starting(executor)
+        starting.until_seen(seen)
+        starting.go_on()
+        starting.wait()
+        self.assertTrue(executor.running())
+        executor.stop()
+
+    def check_expired(self, executor: HTTPExecutor, seen: str,
+                      message: str) -> None:
+        """Its deadline passes when that has been seen."""
+        starting = Starting(executor)
+        starting.until_seen(seen)
+        executor._timeout = 0
+        executor._set_timeout()
+        self.assertRaisesRegex(TimeoutExpired, message, starting.wait)
+        self.assertIsNone(executor.process)
+
+
+class StatusTests(WebTestCase):
+
+    def test_ready_when_the_status_is_right(self) -> None:
+        self.check_late(self.executor(LATER))
+
+    def test_a_wrong_status_is_told(self) -> None:
+        self.check_expired(
+            self.executor(LATER), '503',
+            r'after 0 s; waited .* for an answer with status \^2.* to HEAD '
+            rf'http://{HOST}:\d+/; seen last: answered with 503 So')
+
+    def test_which_status_is_right(self) -> None:
+        executor = self.executor('''
+            head, _ = request(conn)
+            answer(conn, int(head.split()[1][1:]))
+            ''', f'http://{HOST}:0/200').start()
+        default = http('http://localhost').status
+        for status, right, wrong in (
+                (default, (200, 204, 299), (302, 404, 500)),
+                (404, (404,), (200, 403, 405)),
+                ('404', (404,), (200, 403)),
+                ('(200|404)', (200, 404), (201, 500)),
+                ('^(2|4)00$', (200, 400), (204, 404)),
+                ('4..', (400, 499), (200, 500))):
+            condition = http(f'http://{HOST}:{executor.port}', status)
+            for answered in right + wrong:
+                with self.subTest(status=status, answered=answered):
+                    condition.url = condition.url._replace(path=f'/{answered}')
+                    self.assertEqual(
+                        (answered in right, f'answered with {answered} So'),
+                        condition.ask(socket.create_connection(
+                            (executor.host, executor.port))))
+
+    def test_what_is_expected(self) -> None:
+        asked = []
+
+        def expect(response: Any) -> bool:
+            asked.append(response.status)
+            return bool(response.read() == b'ready')
+
+        handling = '''
+            request(conn)
+            answer(conn, 200, b'ready' if told() else b'soon')
+            '''
+        self.check_late(self.executor(
+            handling, expect=expect, method='GET'), 'not as expected')
+        self.assertGreaterEqual(len(asked), 2)
+        self.check_expired(
+            self.executor(handling, expect=lambda response: None), 'not as',
+            'seen last: the answer with 200 is not as expected')
+
+    def test_of_a_wrong_status_nothing_is_expected(self) -> None:
+        expect = mock.Mock(return_value=True)
+        self.check_late(self.executor(LATER, expect=expect))
+        self.assertEqual(1, expect.call_count)
+
+    def test_who_expects_may_fail(self) -> None:
+        executor = self.executor(LATER, status=503, expect=mock.Mock(
+            side_effect=KeyError('no such thing')))
+        self.assertRaisesRegex(KeyError, 'no such thing', executor.start)
+        self.assertIsNone(executor.process)
+
+    def test_who_expects_may_hang(self) -> None:
+        go_on = threading.Event()
+        self.addCleanup(go_on.set)
+        executor = self.executor(
+            LATER, status=503, expect=lambda response: go_on.wait(DEADLINE))
+        self.check_expired(executor, 'no answer yet', 'no answer yet')
+
+
+class RequestTests(WebTestCase):
+
+    def ask(self, url: str, *serve: str, **options: Any) -> Any:
+        """The first line, the fields and the body of what is asked."""
+        self.started = self.executor(ECHO, url, serve, **options).start()
+        output = self.started.output()
+        assert output is not None
+        head, body = ast.literal_eval(output.readline())
+        self.started.stop()
+        first, *fields = head.split('\r\n')
+        return first, dict(each.lower().split(': ') for each in fields), body
+
+    def test_the_method(self) -> None:
+        for method in 'HEAD', 'GET', 'POST', 'OPTIONS':
+            with self.subTest(method):
+                first, _, body = self.ask(f'http://{HOST}:0', method=method)
+                self.assertEqual(f'{method} / HTTP/1.1', first)
+                self.assertEqual('', body)
+
+    def test_the_payload_is_sent_as_a_form(self) -> None:
+        payload = {'a key': 'a&b', 'more': '\u00e4'}
+        for method in 'HEAD', 'GET', 'POST':
+            with self.subTest(method):
+                _, fields, body = self.ask(
+                    f'http://{HOST}:0/', method=method, payload=payload)
+                self.assertEqual('a+key=a%26b&more=%C3%A4', body)
+                self.assertEqual('application/x-www-form-urlencoded',
+                                 fields['content-type'])
+
+    def test_headers(self) -> None:
+        headers = {'X-Some': 'thing', 'content-Type': 'x/y'}
+        _, fields, _ = self.ask(f'http://{HOST}:0/', method='POST',
+                                headers=headers, payload={'a': 'b'})
+        self.assertEqual(('thing', 'x/y'),
+                         (fields['x-some'], fields['content-type']))
+        self.assertEqual({'X-Some': 'thing', 'content-Type': 'x/y'}, headers)
+
+    def test_what_of_the_url_is_sent(self) -> None:
+        for path, sent in (
+                ('', '/'), ('/', '/'), ('/a/b;c=1?d=2&e', '/a/b;c=1?d=2&e'),
+                ('?a=b', '/?a=b'), ('/a#b', '/a'), ('//a/b', '//a/b'),
+                ('/%20', '/%20')):
+            with self.subTest(path):
+                first, _, _ = self.ask(f'http://{HOST}:0{path}')
+                self.assertEqual(f'HEAD {sent} HTTP/1.1', first)
+
+    def test_ipv6(self) -> None:
+        _, fields, _ = self.ask('http://[::1]:0/a', 'host="::1"')
+        port = self.started.port
+        self.assertEqual(('::1', f'http://[::1]:{port}/a'),
+                         (self.started.host, self.started.url.geturl()))
+        self.assertEqual(f'[::1]:{port}', fields['host'])
+
+    def test_a_port_is_chosen_and_replaced(self) -> None:
+        for before in '', 'user@', 'user:0@', 'a:b@c:d@':
+            with self.subTest(before):
+                executor = HTTPExecutor(
+                    'serve {port} x{port}', f'http://{before}{HOST}:0/{{port}}')
+                port = executor.port
+                self.assertEqual(f'serve {port} x{port}', executor.command)
+                self.assertEqual(f'http://{before}{HOST}:{port}/{{port}}',
+                                 executor.url.geturl())
+                self.assertEqual((HOST, port), (executor.url.hostname,
+                                                executor.url.port))
+        executor = HTTPExecutor('serve {port}', f'http://{HOST}:8000')
+        self.assertEqual('serve {port}', executor.command)
+
+    def test_the_user_is_no_part_of_the_host(self) -> None:
+        _, fields, _ = self.ask(f'http://user:0@{HOST}:0/')
+        self.assertEqual(f'{HOST}:{self.started.port}', fields['host'])
+
+    def test_the_usual_port(self) -> None:
+        for url, port in (('http://localhost', 80), ('https://localhost', 443),
+                          ('https://localhost:80', 80), ('HTTP://[::1]/', 80),
+                          (f'http://{HOST}:/', 80)):
+            with self.subTest(url):
+                self.assertEqual(port, HTTPExecutor('serve', url).port)
+
+    def test_what_cannot_be_asked(self) -> None:
+        for url, options, message in (
+                ('ftp://localhost', {}, 'ftp://localhost.* is no URL'),
+                ('localhost:80', {}, 'is no URL'), ('', {}, 'is no URL'),
+                ('http://', {}, 'is no URL'), ('http:///a', {}, 'is no URL'),
+                ('http://:80/', {}, 'is no URL'),
+                ('http://localhost:65536/', {}, 'ort'),
+                ('http://localhost:-1/', {}, 'ort'),
+                ('http://localhost:x/', {}, 'ort'),
+                ('http://localhost', {'request_timeout': -1}, 'not -1'),
+                ('http://localhost', {'request_timeout': float('nan')},
+                 'not nan')):
+            with self.subTest(url, **options), self.assertRaisesRegex(
+                    ValueError, message):
+                HTTPExecutor('serve', url, **options)

@@ -1,0 +1,130 @@
+"""Calls that may hang."""
+
+import threading
+from typing import Any
+from unittest import mock
+
+from gocept.runner.executor.conditions.threads import Aside, within
+from gocept.runner.poller import Poller
+from gocept.runner.tests.executors import ExecutorTestCase
+from gocept.runner.tests.support import DEADLINE
+from gocept.runner.waits.deadline import NEVER, Deadline
+
+
+class AsideTestCase(ExecutorTestCase):
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.poller = self.enterContext(Poller())
+        self.go_on = threading.Event()
+        self.addCleanup(self.end_threads)
+
+    def threads(self) -> list[threading.Thread]:
+        return [each for each in threading.enumerate()
+                if each.name == 'gocept.runner.executor']
+
+    def end_threads(self) -> None:
+        self.go_on.set()
+        for each in self.threads():
+            each.join(DEADLINE)
+            self.assertFalse(each.is_alive())
+
+    def wait(self) -> str:
+        """What may hang."""
+        self.assertTrue(self.go_on.wait(DEADLINE))
+        return 'gone on'
+
+
+class AsideTests(AsideTestCase):
+
+    def test_its_end_wakes_the_poller(self) -> None:
+        aside = Aside(self.wait, self.poller)
+        self.assertFalse(aside.done)
+        self.go_on.set()
+        deadline = Deadline(DEADLINE)
+        while not aside.done and not deadline.passed:
+            self.poller.poll(2 * DEADLINE)
+        self.assertFalse(deadline.passed)
+        self.assertEqual('gone on', aside.result())
+
+    def test_what_it_raises_is_raised_where_the_result_is_taken(self) -> None:
+        for kind in OSError, SystemExit, KeyboardInterrupt:
+            with self.subTest(kind), mock.patch(
+                    'threading.excepthook') as complain:
+                aside: Aside[Any] = Aside(
+                    mock.Mock(side_effect=kind('sorry')), self.poller)
+                self.end_threads()
+                self.assertTrue(aside.done)
+                self.assertRaisesRegex(kind, 'sorry', aside.result)
+                self.assertFalse(complain.called)
+
+    def test_the_poller_may_be_closed_meanwhile(self) -> None:
+        with mock.patch('threading.excepthook') as complain:
+            with Poller() as poller:
+                aside = Aside(self.wait, poller)
+            self.end_threads()
+        self.assertEqual('gone on', aside.result())
+        self.assertFalse(complain.called)
+
+    def test_one_that_hangs_does_not_delay_the_exit(self) -> None:
+        program = self.program('''
+            import threading
+            from gocept.runner.executor.conditions.threads import Aside
+            from gocept.runner.poller import Poller
+            poller = Poller()
+            begun = threading.Event()
+            aside = Aside(lambda: begun.set() or threading.Event().wait(),
+                          poller)
+            begun.wait()
+            poller.close()
+            ''')
+        watchdog = threading.Timer(DEADLINE, program.process.kill)
+        watchdog.start()
+        self.addCleanup(watchdog.join)
+        self.addCleanup(watchdog.cancel)
+        self.assertEqual((0, ''), (program.end(), program.output))
+
+
+class WithinTests(AsideTestCase):
+
+    def within(self, function: Any, deadline: Deadline) -> Any:
+        return within(function, self.poller, deadline)
+
+    def test_what_it_returns(self) -> None:
+        for deadline in Deadline(DEADLINE), NEVER:
+            self.assertEqual(42, self.within(lambda: 42, deadline))
+
+    def test_what_it_raises(self) -> None:
+        self.assertRaises(ZeroDivisionError, self.within, lambda: 1 // 0,
+                          Deadline(DEADLINE))
+
+    def test_nobody_waits_longer_than_he_wants(self) -> None:
+        for seconds in 0, 0.05:
+            with self.subTest(seconds), self.assertRaisesRegex(
+                    TimeoutError, 'no answer in time'):
+                self.within(self.wait, Deadline(seconds))
+        self.assertEqual(2, len(self.threads()))
+
+    def test_it_is_not_called_here(self) -> None:
+        self.assertIsNot(
+            threading.current_thread(),
+            self.within(threading.current_thread, Deadline(DEADLINE)))
+
+    def test_other_events_do_not_end_the_wait(self) -> None:
+        polled = []
+        poll = self.poller.poll
+
+        def disturbed(seconds: float) -> Any:
+            polled.append(seconds)
+            if len(polled) < 4:
+                self.poller.wakeup()
+            else:
+                self.go_on.set()
+            return poll(seconds)
+
+        with mock.patch.object(self.poller, 'poll', disturbed):
+            self.assertEqual(
+                'gone on', self.within(self.wait, Deadline(DEADLINE)))
+        self.assertGreaterEqual(len(polled), 4)
+        # One deadline covers them all.
+        self.assertEqual(sorted(polled, reverse=True), polled)

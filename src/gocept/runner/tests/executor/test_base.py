@@ -1,0 +1,491 @@
+"""Start, stop and errors of executors."""
+
+import gc
+import os
+import select
+import signal
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from unittest import mock
+
+import zope.interface.verify
+
+from gocept.runner.executor import (
+    Executor,
+    ExecutorError,
+    OutputExecutor,
+    ProcessExitedWithError,
+    ProcessFinishedWithError,
+    SimpleExecutor,
+    TCPExecutor,
+    TimeoutExpired,
+    unix,
+)
+from gocept.runner.interfaces import (
+    ICheckedExecutor,
+    ICondition,
+    IConditionExecutor,
+    IExecutor,
+)
+from gocept.runner.process import Process, ending, procfs
+from gocept.runner.tests.executors import ExecutorTestCase, Starting, is_gone
+from gocept.runner.tests.support import DEADLINE
+from gocept.runner.tests.victims import until, victim
+from gocept.runner.waits.deadline import Deadline, wait_for
+
+
+class SimpleTests(ExecutorTestCase):
+
+    def test_they_keep_their_contracts(self) -> None:
+        for contract, executor in (
+                (IExecutor, SimpleExecutor('true')),
+                (ICheckedExecutor, Executor('true')),
+                (IConditionExecutor, OutputExecutor('true', 'x')),
+                (IConditionExecutor, TCPExecutor('true', '127.0.0.1', 0)),
+                (ICondition, unix('x'))):
+            with self.subTest(executor):
+                zope.interface.verify.verifyObject(contract, executor)
+
+    def test_the_methods_return_the_executor(self) -> None:
+        executor = SimpleExecutor('sleep 100')
+        self.assertIs(executor, executor.start())
+        self.assertIs(executor, executor.stop())
+        self.assertIs(executor, executor.kill())
+        self.assertIs(executor, executor.wait_for(lambda: True))
+
+    def test_a_process_is_there_between_start_and_stop(self) -> None:
+        executor = SimpleExecutor('sleep 100')
+        self.assertIsNone(executor.process)
+        with executor as entered:
+            self.assertIs(executor, entered)
+            process = executor.process
+            assert process is not None
+            self.assertTrue(executor.running())
+            self.assertIsNone(process.poll())
+            self.assertGreater(process.pid, 0)
+        self.assertFalse(executor.running())
+        self.assertIsNone(executor.process)
+        self.assertEqual(-signal.SIGTERM, process.returncode)
+
+    def test_a_second_start_does_nothing(self) -> None:
+        with SimpleExecutor('sleep 100') as executor:
+            process = executor.process
+            self.assertIs(process, executor.start().process)
+
+    def test_one_that_was_killed_is_started_anew(self) -> None:
+        executor = self.stopping(SimpleExecutor('sleep 100').start())
+        first = executor.process
+        os.kill(first.pid, signal.SIGKILL)
+        first.wait(DEADLINE)
+        self.assertFalse(executor.running())
+        executor.start()
+        self.assertTrue(executor.running())
+        self.assertNotEqual(first.pid, executor.process.pid)
+        executor.stop()
+
+    def test_the_command_is_a_string_or_a_list(self) -> None:
+        text = SimpleExecutor("echo 'a b' c")
+        self.assertEqual("echo 'a b' c", text.command)
+        self.assertEqual(['echo', 'a b', 'c'], text.command_parts)
+        parts = SimpleExecutor(('echo', 'a b', 'c'))
+        self.assertEqual("echo 'a b' c", parts.command)
+        self.assertEqual(('echo', 'a b', 'c'), parts.command_parts)
+
+    def test_str_and_repr_say_what_it_runs(self) -> None:
+        with SimpleExecutor('sleep 100') as executor:
+            self.assertEqual("<SimpleExecutor 'sleep 100'>", str(executor))
+            assert executor.process is not None
+            self.assertEqual(
+                "<SimpleExecutor 'sleep 100': running as "
+                f'{executor.process.pid}>', repr(executor))
+        self.assertEqual("<SimpleExecutor 'sleep 100': not running>",
+                         repr(executor))
+
+    def test_what_cannot_be_meant_is_refused(self) -> None:
+        for command in ('', [], '  '):
+            with self.assertRaisesRegex(ValueError, 'no program'):
+                SimpleExecutor(command)
+        for keyword in ('timeout', 'sleep', 'output_size', 'stop_timeout'):
+            with self.assertRaisesRegex(ValueError, f'{keyword} must be'):
+                SimpleExecutor('true', **{keyword: -1})
+
+    def test_a_program_that_is_not_there_leaves_it_stopped(self) -> None:
+        executor = SimpleExecutor('no-such-program-at-all')
+        with self.assertRaises(FileNotFoundError):
+            executor.start()
+        self.assertIsNone(executor.process)
+        self.assertIs(executor, executor.stop())
+
+    def test_a_shell_runs_it(self) -> None:
+        executor = self.stopping(SimpleExecutor(
+            'echo $((40 + 2))', shell=True).start())
+        self.assertEqual('42\n', executor.output().read())
+
+    def test_directory_environment_and_popen_keywords_reach_it(self) -> None:
+        executor = self.stopping(SimpleExecutor(
+            'echo $PWD $LINT $(umask)', shell=True, cwd=self.dir,
+            envvars={'LINT': 'yes'}, popen_kwargs={'umask': 0o27}).start())
+        self.assertEqual(f'{os.path.realpath(self.dir)} yes 0027\n',
+                         executor.output().read())
+        self.assertEqual('yes', executor.envvars['LINT'])
+        self.assertEqual(os.environ['PATH'], executor.envvars['PATH'])
+
+    def test_popen_keywords_are_unchanged_and_come_first(self) -> None:
+        read, write = os.pipe()
+        self.addCleanup(os.close, read)
+        executor = self.stopping(SimpleExecutor(
+            'ignored', cwd='/', shell=True, envvars={'ONLY': 'that'},
+            popen_kwargs={
+                'shell': False, 'cwd': self.dir, 'env': {'ONLY': 'this'},
+                'executable': '/bin/sh', 'start_new_session': False,
+                'bufsize': 0, 'text': True, 'stderr': subprocess.STDOUT,
+                'preexec_fn': lambda: os.umask(0o27), 'pass_fds': [write]}))
+        executor.command_parts = [
+            'name', '-c', 'echo $0 $ONLY $PWD $(umask) >&2; '
+            f'cut -d " " -f 5 /proc/$$/stat >&2; echo open >&{write}']
+        executor.start()
+        os.close(write)
+        self.assertEqual(b'open\n', os.read(read, 100))
+        self.assertEqual(
+            f'name this {os.path.realpath(self.dir)} 0027\n',
+            executor.output().readline())
+        self.assertEqual(os.getpgrp(), int(executor.output().readline()))
+
+    def test_an_overridden_environment_is_the_childs(self) -> None:
+        class Other(SimpleExecutor):
+            @property
+            def envvars(self) -> dict[str, str]:
+                return {'ONLY': 'this', 'PATH': os.environ['PATH']}
+
+        executor = self.stopping(Other(
+            'echo $ONLY $MORE $HOME', shell=True,
+            envvars={'ONLY': 'that', 'MORE': 'more'}).start())
+        self.assertEqual('this\n', executor.output().read())
+
+    def test_without_pipes_there_is_no_output(self) -> None:
+        with SimpleExecutor('sleep 100', stdout=subprocess.DEVNULL) as one:
+            self.assertIsNone(one.output())
+            self.assertIsNone(one.err_output())
+
+    def test_a_child_that_is_forgotten_is_ended(self) -> None:
+        executor = SimpleExecutor('sleep 100').start()
+        assert executor.process is not None
+        process = executor.process
+        del executor
+        gc.collect()
+        self.assertEqual(-signal.SIGKILL, process.returncode)
+
+
+class NameTests(ExecutorTestCase):
+
+    def test_the_process_has_it(self) -> None:
+        with SimpleExecutor('sleep 100', name='a name') as executor:
+            self.assertEqual('a name', executor.name)
+            self.assertEqual('a name', executor.process.name)
+            self.assertIn("'a name'", repr(executor.process))
+
+    def test_by_default_it_is_that_of_the_program(self) -> None:
+        for command, name in (('/bin/sleep 100', 'sleep'),
+                              (['sleep', '100'], 'sleep'),
+                              ('env sleep 100', 'env')):
+            self.assertEqual(name, SimpleExecutor(command).name)
+
+
+class DieWithParentTests(ExecutorTestCase):
+
+    def death_signal(self, **options: Any) -> int:
+        """What the system sends the child when we end, see prctl(2)."""
+        executor = self.stopping(SimpleExecutor(victim('''
+            import ctypes
+            number = ctypes.c_int()
+            ctypes.CDLL(None).prctl(2, ctypes.byref(number))
+            say(number.value)
+            '''), **options).start())
+        return int(executor.output().readline())
+
+    def test_the_signal(self) -> None:
+        self.assertEqual(0, self.death_signal())
+        self.assertEqual(
+            signal.SIGKILL, self.death_signal(die_with_parent=True))
+        self.assertEqual(signal.SIGTERM, self.death_signal(
+            die_with_parent=signal.SIGTERM))
+
+
+class EnsureRunningTests(ExecutorTestCase):
+
+    def make(self, name: str, *requires: SimpleExecutor) -> Any:
+        return self.stopping(OutputExecutor(
+            f'echo {name} >> {self.dir}/order; echo ready; exec sleep 100',
+            'ready', shell=True, requires=requires, name=name))
+
+    def order(self) -> list[str]:
+        """Who was started, one after another."""
+        return (self.dir / 'order').read_text().split()
+
+    def test_it_is_started_once(self) -> None:
+        executor = self.make('one')
+        self.assertIs(executor, executor.ensure_running())
+        process = executor.process
+        self.assertIs(executor, executor.ensure_running())
+        self.assertIs(process, executor.process)
+        self.assertEqual(['one'], self.order())
+
+    def test_one_that_has_ended_is_started_anew(self) -> None:
+        executor = self.make('one').ensure_running()
+        os.kill(executor.process.pid, signal.SIGKILL)
+        executor.process.wait(DEADLINE)
+        executor.ensure_running()
+        self.assertTrue(executor.running())
+        self.assertEqual(['one', 'one'], self.order())
+
+    def test_what_it_requires_is_started_before(self) -> None:
+        one = self.make('one')
+        two = self.make('two', one)
+        other = self.make('other')
+        self.make('last', two, other, one).ensure_running()
+        self.assertEqual(['one', 'two', 'other', 'last'], self.order())
+
+    def test_what_it_requires_is_left_alone_if_it_is_up(self) -> None:
+        one = self.make('one')
+        two = self.make('two', one).ensure_running()
+        one.stop()
+        two.ensure_running()
+        self.assertFalse(one.running())
+
+    def test_what_runs_already_is_not_started_before(self) -> None:
+        one = self.make('one').start()
+        process = one.process
+        self.make('two', one).ensure_running()
+        self.assertIs(process, one.process)
+        self.assertEqual(['one', 'two'], self.order())
+
+    def test_it_is_not_started_if_what_it_requires_fails(self) -> None:
+        bad = OutputExecutor('exit 4', 'ready', shell=True)
+        executor = self.make('one', bad)
+        self.assertRaises(ProcessExitedWithError, executor.ensure_running)
+        self.assertIsNone(executor.process)
+
+    def test_others_have_started_it_meanwhile(self) -> None:
+        class Slow(OutputExecutor):
+            def ensure_running(self) -> Any:
+                executor.start()
+                return super().ensure_running()
+
+        slow = self.stopping(Slow(
+            'echo ready; exec sleep 100', 'ready', shell=True))
+        executor = self.make('one', slow)
+        self.assertIs(executor, executor.ensure_running())
+        self.assertEqual(['one'], self.order())
+
+
+class StopTests(ExecutorTestCase):
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.children = set(procfs.children(os.getpid()))
+
+    def test_a_status_other_than_expected_is_an_error(self) -> None:
+        executor = OutputExecutor(victim('''
+            signal.signal(signal.SIGTERM, lambda *args: sys.exit(7))
+            say('ready')
+            pause()
+            '''), 'ready').start()
+        with self.assertRaises(ProcessFinishedWithError) as caught:
+            executor.stop()
+        self.assertEqual(7, caught.exception.exit_code)
+        self.assertIs(executor, caught.exception.executor)
+        self.assertIn('ended with 7', str(caught.exception))
+        self.assertIsNone(executor.process)
+
+    def test_a_status_may_be_expected(self) -> None:
+        command = victim('''
+            signal.signal(signal.SIGINT, lambda *args: sys.exit(7))
+            say('ready')
+            pause()
+            ''')
+        OutputExecutor(command, 'ready').start().stop(signal.SIGINT, 7)
+        OutputExecutor(command, 'ready', stop_signal=signal.SIGINT,
+                       expected_returncode=7).start().stop()
+
+    def test_one_that_does_not_obey_is_killed_without_an_error(self) -> None:
+        executor = OutputExecutor(victim('''
+            ignore()
+            say('ready')
+            pause()
+            '''), 'ready', stop_timeout=0.1).start()
+        process = executor.process
+        assert process is not None
+        executor.stop()
+        self.assertEqual(-signal.SIGKILL, process.returncode)
+        self.assertTrue(process.killed)
+
+    def test_the_kill_signal_is_a_choice(self) -> None:
+        executor = OutputExecutor(victim('''
+            ignore()
+            say('ready')
+            pause()
+            '''), 'ready', stop_timeout=0.1,
+            kill_signal=signal.SIGINT).start()
+        process = executor.process
+        assert process is not None
+        executor.stop()
+        self.assertIn(process.returncode, (1, -signal.SIGINT))
+
+    def test_descendants_end_wherever_they_are(self) -> None:
+        executor = self.stopping(OutputExecutor(victim('''
+            leave(ignore)
+            fork(int)
+            say('ready')
+            pause()
+            '''), 'ready', stop_timeout=0.1).start())
+        pids = [int(line.split()[1]) for line in
+                executor._captures['stdout'].tail.splitlines()
+                if line.startswith('child')]
+        self.assertEqual(2, len(pids))
+        executor.stop()
+        self.assertTrue(all(map(is_gone, pids)))
+
+    def test_several_threads_may_stop_it(self) -> None:
+        for _ in range(10):
+            executor = OutputExecutor('echo ready; exec sleep 100', 'ready',
+                                      shell=True).start()
+            with ThreadPoolExecutor(3) as threads:
+                stops = [threads.submit(executor.stop) for _ in range(3)]
+            for stop in stops:
+                self.assertIs(executor, stop.result())
+            self.assertFalse(executor.running())
+
+    def test_threads_start_and_stop_it_side_by_side(self) -> None:
+        executor = SimpleExecutor('sleep 100')
+
+        def meddle(number: int) -> None:
+            for _ in range(20):
+                if number % 2:
+                    executor.start()
+                executor.stop()
+
+        with ThreadPoolExecutor(4) as threads:
+            for meddling in [threads.submit(meddle, number)
+                             for number in range(4)]:
+                meddling.result()
+        executor.stop()
+        self.assertEqual(self.children, set(procfs.children(os.getpid())))
+
+    def test_several_threads_start_one_child(self) -> None:
+        executor = self.stopping(SimpleExecutor('sleep 100'))
+        with ThreadPoolExecutor(8) as threads:
+            for _ in range(8):
+                threads.submit(executor.start)
+        self.assertEqual(self.children | {executor.process.pid},
+                         set(procfs.children(os.getpid())))
+
+    def test_a_start_ends_when_another_thread_stops_it(self) -> None:
+        class Mine(Executor):
+            def check_subprocess(self) -> bool:
+                return False
+
+        starting = Starting(Mine('sleep 100'))
+        until(lambda: starting.executor.process)
+        starting.executor.kill()
+        self.assertRaisesRegex(
+            ExecutorError, 'was stopped meanwhile', starting.wait)
+
+    def test_what_is_not_its_own_is_left_alone(self) -> None:
+        # Another's daemon is an orphan of ours, as we have adopted all.
+        executor = self.stopping(SimpleExecutor('sleep 100').start())
+        pids = []
+        for leave in (subprocess.check_output, self.leave_detached,
+                      self.leave_other):
+            command = ('setsid sh -c "sleep 100 > /dev/null 2>&1 & '
+                       'echo \\$!"')
+            pid = int(leave(command, shell=True))
+            pids.append(pid)
+            until(lambda: procfs.stat(pid).parent == os.getpid())
+        executor.stop()
+        self.assertFalse(any(map(is_gone, pids)))
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+    def leave_detached(self, command: str, **options: Any) -> bytes:
+        process = Process(command, stdin='null', stdout='pipe',
+                          stderr='null', detached=True, **options)
+        assert process.channel is not None
+        output, _ = process.channel.read_until(b'\n', DEADLINE)
+        process.wait(DEADLINE)
+        process.channel.close()
+        return bytes(output)
+
+    def leave_other(self, command: str, **options: Any) -> bytes:
+        process = Process(command, stdout='pipe', **options)
+        assert process.channel is not None
+        output, _ = process.channel.read_until(b'\n', DEADLINE)
+        process.wait(DEADLINE)
+        process.channel.close()
+        return bytes(output)
+
+    def test_a_forked_copy_leaves_the_output_to_us(self) -> None:
+        executor = self.stopping(SimpleExecutor('cat').start())
+        process = executor.process
+        capture = executor._captures['stdout']
+        with capture._reading:  # so that only the copy could take it
+            process.channel.write(b'a line\n')
+            until(lambda: wait_for(
+                capture.fileno(), select.POLLIN, Deadline(0)))
+            copy = os.fork()
+            if not copy:
+                del capture
+                executor.__del__()
+                os._exit(0)
+            self.assertEqual(0, os.waitpid(copy, 0)[1])
+        self.assertEqual('a line\n', executor.output().readline())
+
+    def test_who_cannot_be_killed_in_time_does_not_hide_the_reason(
+            self) -> None:
+        executor = OutputExecutor(
+            "trap '' TERM; while :; do sleep 0.01; done", 'ready', shell=True,
+            timeout=0.2, kill_signal=signal.SIGTERM)
+        with mock.patch.object(ending, 'KILL_TIMEOUT', 0.05):
+            with self.assertRaises(TimeoutExpired) as caught:
+                executor.start()
+        self.assertIn('still there', caught.exception.__notes__[0])
+        self.assertTrue(executor.running())  # and may be stopped once more
+        executor.kill(sig=signal.SIGKILL)
+        self.assertIsNone(executor.process)
+
+    def test_killing_does_not_have_to_wait(self) -> None:
+        executor = SimpleExecutor('sleep 100').start()
+        process = executor.process
+        assert process is not None
+        executor.kill(wait=False)
+        self.assertIsNone(executor.process)
+        self.assertEqual(-signal.SIGKILL, process.wait(DEADLINE))
+
+    def test_killing_with_another_signal(self) -> None:
+        executor = SimpleExecutor('sleep 100').start()
+        process = executor.process
+        assert process is not None
+        executor.kill(sig=signal.SIGHUP)
+        self.assertEqual(-signal.SIGHUP, process.returncode)
+
+    def test_stopped_starts_it_again(self) -> None:
+        with SimpleExecutor('sleep 100') as executor:
+            with executor.stopped() as inside:
+                self.assertIs(executor, inside)
+                self.assertFalse(executor.running())
+            self.assertTrue(executor.running())
+
+    def test_stopped_starts_it_again_whatever_happens(self) -> None:
+        with SimpleExecutor('sleep 100') as executor:
+            with self.assertRaises(ZeroDivisionError), executor.stopped():
+                raise ZeroDivisionError
+            self.assertTrue(executor.running())
+
+    def test_stopped_starts_nothing_that_did_not_run(self) -> None:
+        executor = SimpleExecutor('sleep 100')
+        ran = False
+        with executor.stopped():
+            ran = True
+        self.assertTrue(ran)
+        self.assertFalse(executor.running())

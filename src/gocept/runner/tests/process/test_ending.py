@@ -1,0 +1,264 @@
+import collections
+import os
+import re
+import resource
+import signal
+import threading
+import unittest
+from unittest import mock
+
+from gocept.runner.process import descendants, ending, procfs
+from gocept.runner.process.ending import Ending, end
+from gocept.runner.process.pidfd import Unwatched
+from gocept.runner.tests import support
+from gocept.runner.tests.process.test_child import Fallback, ProcessTestCase
+from gocept.runner.tests.victims import (
+    STUBBORN,
+    adopt_no_more,
+    ended,
+    lines,
+    until,
+)
+
+
+class EndingTests(ProcessTestCase):
+
+    def ending(self, process, signum=signal.SIGTERM, timeout=10):
+        it = Ending(process, signum, timeout)
+        self.addCleanup(it.close)
+        return it
+
+    def test_it_has_a_deadline(self):
+        it = self.ending(self.start(), timeout=10)
+        self.assertFalse(it.over)
+        self.assertLess(it.left, 10.1)
+        self.assertGreater(it.left, 1)
+
+    def test_nobody_to_end(self):
+        it = self.ending(None)
+        self.assertTrue(it.over)
+        end([it], None)
+        self.assertFalse(it.failed)
+
+    def test_who_is_known_is_taken_in_once(self):
+        child = self.start_victim('fork(int)\npause()')
+        [grandchild] = self.children_of(child)
+        it = self.ending(child)
+        self.assertTrue(it.add(descendants.hold_if(
+            grandchild.pid, lambda: True)))
+        for pid in grandchild.pid, child.pid:
+            self.assertFalse(it.add(descendants.hold_if(pid, lambda: True)))
+        self.assertFalse(it.over)
+
+    def test_ends_that_are_no_event_are_looked_for(self):
+        child = self.start_victim('fork(int)\npause()')
+        [grandchild] = self.children_of(child)
+        it = self.ending(child)
+        it.add(Unwatched(grandchild.pid))
+        self.assertLess(it.left, 0.1)
+        end([it], None)
+        self.assertFalse(it.failed)
+        self.assertTrue(ended(grandchild))
+
+    def test_strays(self):
+        child = self.start_victim('leave(ignore)')
+        [leaver] = self.children_of(child)
+        child.wait()
+        strays = self.ending(None, timeout=0.05)
+        end([strays], {child.mark: strays}.get)
+        self.assertTrue(ended(leaver))
+        self.assertFalse(strays.failed)
+
+    def test_a_signal_that_is_refused_does_not_keep_others_from_theirs(self):
+        children = [self.start(), self.start()]
+        endings = [self.ending(child, timeout=0.05) for child in children]
+        refused = mock.patch.object(
+            children[0], 'signal_group', side_effect=PermissionError(1, 'no'))
+        with refused, mock.patch.object(ending, 'KILL_TIMEOUT', 0.05):
+            with self.assertLogs('gocept.runner.process', 'WARNING') as logs:
+                end(endings, None)
+        self.assertEqual([True, False], [it.failed for it in endings])
+        self.assertEqual(-signal.SIGTERM, children[1].returncode)
+        self.assertIn(f'Process {children[0].pid} cannot be sent signal 15',
+                      logs.output[0])
+
+    def test_who_was_not_ours_when_he_was_looked_at_again(self):
+        child = self.start()
+        stranger = self.start()
+        # The number of a descendant that has ended meanwhile.
+        with mock.patch('gocept.runner.process.procfs.children',
+                        return_value=[stranger.pid]):
+            child.terminate()
+        self.assertIsNone(stranger.poll())
+
+    def test_one_look_for_marks_serves_all(self):
+        children = [self.start() for _ in range(5)]
+        looks = []
+        marked = descendants.marked
+
+        def look(is_ours):
+            looks.append(is_ours)
+            return marked(is_ours)
+        with mock.patch('gocept.runner.process.descendants.marked', look):
+            ending_of = {child.mark: self.ending(child) for child in children}
+            end(ending_of.values(), ending_of.get)
+        self.assertLessEqual(len(looks), 4)
+        self.assertEqual([-signal.SIGTERM] * 5,
+                         [child.returncode for child in children])
+
+    def test_an_orphan_that_is_becoming_another_program(self):
+        self.addCleanup(adopt_no_more)
+        child = self.start_victim('leave()\npause()', adopt=True)
+        [orphan] = self.children_of(child)
+        until(lambda: procfs.stat(orphan.pid).parent == os.getpid())
+        looks = iter(range(20))
+        variable = procfs.variable
+
+        def becoming(pid, name):
+            if pid == orphan.pid and next(looks, None) is not None:
+                return None
+            return variable(pid, name)
+        with mock.patch('gocept.runner.process.procfs.variable', becoming):
+            child.terminate()
+        self.assertTrue(orphan.has_ended())
+        self.assertEqual([], list(looks))
+
+    def test_an_orphan_that_never_becomes_another_program(self):
+        self.addCleanup(adopt_no_more)
+        child = self.start_victim('leave()\npause()', adopt=True)
+        [orphan] = self.children_of(child)
+        with mock.patch('gocept.runner.process.procfs.variable', return_value=None), (
+                mock.patch.object(ending, '_BECOMING', 0.05)):
+            child.terminate()
+        orphan.signal(signal.SIGKILL)
+        self.assertTrue(ended(orphan))
+
+    def test_an_exception_leaves_nothing_open(self):
+        child = self.start_victim('fork(int)\npause()')
+        self.children_of(child)
+        it = self.ending(child)
+        before = collections.Counter(self.state()['descriptors'])
+        with mock.patch.object(ending, '_wait', side_effect=KeyboardInterrupt):
+            with self.assertRaises(KeyboardInterrupt):
+                end([it], None)
+        after = collections.Counter(self.state()['descriptors'])
+        self.assertFalse(after - before)
+
+    def test_again_after_an_exception(self):
+        child = self.start(STUBBORN, shell=True, stdout='pipe')
+        lines(child, 1)
+        with mock.patch.object(ending, '_wait', side_effect=KeyboardInterrupt):
+            with self.assertRaises(KeyboardInterrupt):
+                child.terminate()
+        self.assertEqual(-signal.SIGKILL, child.terminate(timeout=0.01))
+
+    def test_stopped_descendants_are_continued(self):
+        child = self.start_victim('''
+            leave(lambda: signal.signal(signal.SIGTERM, lambda *args: (
+                say('told'), os._exit(0))))
+            pause()
+            ''')
+        [leaver] = self.children_of(child)
+        leaver.signal(signal.SIGSTOP)
+        until(lambda: procfs.stat(leaver.pid).state == 'T')
+        child.terminate()
+        self.assertEqual([['told']], lines(child, 1))
+
+
+class FallbackEndingTests(Fallback, EndingTests):
+    pass
+
+
+class ReserveTests(ProcessTestCase):
+
+    def test_another_thread_reserves_while_we_fork(self):
+        held, go_on = threading.Event(), threading.Event()
+
+        def hold():
+            with ending._reserving:
+                held.set()
+                go_on.wait()
+        thread = threading.Thread(target=hold)
+        thread.start()
+        held.wait()
+        pid = os.fork()
+        if not pid:
+            signal.alarm(support.DEADLINE)
+            ending.reserve()
+            os._exit(0)
+        _, status = os.waitpid(pid, 0)
+        go_on.set()
+        thread.join()
+        self.assertEqual(0, status)
+
+    def test_held_back_once(self):
+        before = support.open_descriptors()
+        ending.reserve()
+        self.assertEqual(before, support.open_descriptors())
+        self.assertEqual(ending._NEEDED, len(ending._reserved))
+
+    def test_held_back_again_after_an_end(self):
+        self.start().terminate()
+        self.assertEqual(ending._NEEDED, len(ending._reserved))
+
+    def test_none_are_left(self):
+        child = self.start_victim('''
+            leave(ignore)
+            fork(ignore)
+            pause()
+            ''')
+        handles = self.children_of(child, 2)
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        highest = max(map(int, support.open_descriptors()))
+        taken = []
+        try:
+            resource.setrlimit(
+                resource.RLIMIT_NOFILE, (highest + 5, limits[1]))
+            try:
+                while True:
+                    taken.append(os.dup(0))
+            except OSError:
+                pass
+            child.terminate(timeout=0.05)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+            for fd in taken:
+                os.close(fd)
+        self.assertEqual(-signal.SIGTERM, child.returncode)
+        self.assertAllEnded(handles)
+
+    def test_not_even_those(self):
+        # Clear, and the next time it works.
+        child = self.start()
+        with mock.patch('gocept.runner.process.ending.Poller',
+                        side_effect=OSError(24, 'none')):
+            with self.assertRaises(OSError):
+                child.terminate()
+        self.assertEqual(-signal.SIGTERM, child.terminate())
+
+
+class PrivilegeTests(ProcessTestCase):
+
+    @unittest.skipUnless(os.geteuid() == 0, 'needs root')
+    def test_a_child_that_we_may_not_signal(self):
+        output = self.run_program('''
+            import logging
+            from gocept.runner.process import ending
+            from gocept.runner.errors import DeadlineExceeded
+            logging.basicConfig(stream=sys.stdout, format='%(message)s')
+            ending.KILL_TIMEOUT = 0.05
+            child, other = Process('sleep 100'), Process('sleep 100')
+            os.setresuid(65534, 65534, 0)
+            try:
+                child.terminate(timeout=0.01)
+            except DeadlineExceeded as error:
+                print(error)
+            os.setresuid(0, 0, 0)
+            print(child.poll(), child.terminate(), other.terminate())
+            ''')
+        self.assertIn('cannot be sent signal 15', output[0])
+        self.assertIn('cannot be sent signal 9', output[1])
+        self.assertEqual(
+            ["still there: <Process 'sleep' (...): running>, killed 0.05 s "
+             'ago', 'None -15 -15'],
+            [re.sub(r'\(\d+\)', '(...)', line) for line in output[-2:]])

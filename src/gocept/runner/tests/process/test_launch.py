@@ -1,0 +1,681 @@
+import contextlib
+import grp
+import json
+import os
+import pathlib
+import pwd
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import unittest
+from unittest import mock
+
+from gocept.runner.process import exechelper, launch, procfs
+from gocept.runner.process.launch import MARKER, Launch
+from gocept.runner.tests import services, support
+from gocept.runner.tests.victims import PYTHON
+
+AS_ROOT = unittest.skipUnless(os.geteuid() == 0, 'needs root')
+
+
+class LaunchTestCase(support.TestCase):
+    """Starts each child itself; with `helped` all through the helper."""
+
+    helped = {}
+
+    def setUp(self):
+        super().setUp()
+        before = support.open_descriptors(), procfs.children(os.getpid())
+        self.addCleanup(lambda: self.assertEqual(before, (
+            support.open_descriptors(), procfs.children(os.getpid()))))
+
+    def start(self, command, **options):
+        return Launch(command, **(self.helped | options)).start('a-mark')
+
+    def python_for_nobody(self):
+        """One for children that cannot run ours, as it belongs to somebody."""
+        return services.python_for_nobody(self, exechelper.__file__)
+
+    def run_child(self, command, status=0, **options):
+        """Returns what it writes to its standard output."""
+        started = self.start(command, **({'stdout': 'pipe'} | options))
+        with open(started.stdout, 'rb') as file:
+            output = file.read()
+        self.assertEnds(status, started)
+        return output
+
+    def assertEnds(self, status, started):
+        _, result = os.waitpid(started.pid, 0)
+        self.assertEqual(status, os.waitstatus_to_exitcode(result))
+
+    def lines(self, *args, **options):
+        return self.run_child(*args, **options).decode().splitlines()
+
+
+class CommandTests(LaunchTestCase):
+
+    def test_a_list(self):
+        self.assertEqual(
+            b'a b|*|$HOME|', self.run_child(
+                ['printf', '%s|', 'a b', '*', '$HOME']))
+
+    def test_paths_and_bytes(self):
+        path = self.dir / 'x'
+        self.assertEqual(
+            f'{path}|\udcff|'.encode(errors='surrogateescape'),
+            self.run_child([pathlib.Path('printf'), b'%s|', path, b'\xff']))
+
+    def test_a_string_is_split_but_not_interpreted(self):
+        self.assertEqual(
+            b'a b|*|$HOME|c|', self.run_child(
+                "printf '%s|' 'a b' * $HOME \"c\""))
+
+    def test_a_shell(self):
+        self.assertEqual(['1', '2'], self.lines(
+            'echo 1 | cat; echo $((1 + 1))', shell=True))
+
+    def test_strange_arguments(self):
+        strange = [b'', b' ', b'\n', b'"\'\\', b'\xff\xfe\x80', 'ä€'.encode(),
+                   b'-c', b'x' * 100_000, b'']
+        output = self.run_child([
+            *PYTHON, 'import os, sys; [os.write(1, os.fsencode(each) + '
+            'b"\\0") for each in sys.argv[1:]]', *strange])
+        self.assertEqual(b'\0'.join([*strange, b'']), output)
+
+    def test_what_is_no_command(self):
+        for command in '', [], ' ', [''], "'":
+            with self.subTest(command), self.assertRaises(ValueError):
+                Launch(command)
+        for command in ['ls'], '', ' ':
+            with self.subTest(command), self.assertRaises(ValueError):
+                Launch(command, shell=True)
+
+    def test_a_program_of_another_name(self):
+        self.assertEqual(b'called so\n', self.run_child(
+            ['called so', '-c', 'echo $0'], executable='/bin/sh')
+            .replace(b'/bin/sh', b'called so'))
+
+    def test_a_program_on_the_path_of_the_child(self):
+        (self.dir / 'here').symlink_to('/bin/echo')
+        self.assertEqual(b'1\n', self.run_child(
+            'here 1', env={'PATH': f'/nowhere:{self.dir}'}))
+
+    def test_the_directory(self):
+        self.assertEqual([os.path.realpath(self.dir)],
+                         self.lines('pwd', cwd=self.dir))
+        (self.dir / 'here').symlink_to('/bin/echo')
+        self.assertEqual(b'1\n', self.run_child('./here 1', cwd=self.dir))
+
+    def test_a_program_that_cannot_be_run(self):
+        directory = str(self.dir)
+        script = self.write('script', 'no program')
+        for program, error in (('/does/not/exist', FileNotFoundError),
+                               ('does-not-exist', FileNotFoundError),
+                               (directory, PermissionError),
+                               (f'{script}/x', NotADirectoryError),
+                               (str(script), PermissionError)):
+            with self.subTest(program):
+                with self.assertRaises(error) as raised:
+                    self.start([program, 'x'], stdin='pipe', stderr='pipe')
+                self.assertEqual(program, raised.exception.filename)
+
+    def test_a_file_that_is_no_program(self):
+        script = self.write('script', 'no program')
+        script.chmod(0o700)
+        with self.assertRaisesRegex(OSError, 'Exec format error.*script'):
+            self.start([str(script)])
+
+    def test_a_directory_that_does_not_exist(self):
+        with self.assertRaises(FileNotFoundError) as raised:
+            self.start('true', cwd='/does/not/exist')
+        self.assertEqual('/does/not/exist', raised.exception.filename)
+
+    def test_keywords_that_are_refused(self):
+        for name in ('preexec_fn', 'text', 'encoding', 'errors', 'bufsize',
+                     'universal_newlines', 'args', 'no_such'):
+            with self.subTest(name), self.assertRaisesRegex(TypeError, name):
+                Launch('true', **{name: None})
+
+    def test_keywords_of_popen(self):
+        with mock.patch('subprocess.Popen', side_effect=OSError) as popen:
+            with self.assertRaises(OSError):
+                self.start('true', restore_signals=False, umask=0o27)
+        self.assertEqual(
+            (False, 0o27), (popen.call_args.kwargs['restore_signals'],
+                            popen.call_args.kwargs['umask']))
+
+    def test_the_mask(self):
+        self.assertEqual(['0027'], self.lines('umask', shell=True, umask=0o27))
+
+    def test_groups_and_sessions(self):
+        def ids(**options):
+            fields = self.run_child('cat /proc/self/stat', **options).split()
+            pid, group, session = (int(fields[i]) for i in (0, 4, 5))
+            return group == pid, session == pid
+        self.assertEqual((False, False), ids())
+        self.assertEqual((True, False), ids(setpgrp=True))
+        self.assertEqual((True, False), ids(process_group=0))
+        self.assertEqual((True, True), ids(setsid=True))
+        self.assertEqual((True, True), ids(setsid=True, setpgrp=True))
+        self.assertEqual((True, True), ids(start_new_session=True))
+
+    def test_who_leads_a_group(self):
+        self.assertFalse(Launch('true').leads_group)
+        for options in ({'setpgrp': True}, {'setsid': True},
+                        {'process_group': 0}, {'start_new_session': True},
+                        {'detached': True}):
+            self.assertTrue(Launch('true', **options).leads_group)
+
+    def test_signals_are_restored(self):
+        # Python ignores some, and whoever started us may have ignored others.
+        before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        self.addCleanup(signal.signal, signal.SIGUSR1, before)
+        status = 'grep -E Sig(Blk|Ign|Cgt) /proc/self/status'
+        expected = subprocess.run(status.split(), stdout=subprocess.PIPE)
+        self.assertEqual(expected.stdout, self.run_child(status))
+        ignored = int(re.search(rb'SigIgn:\s*(\w+)', expected.stdout)[1], 16)
+        self.assertFalse(ignored >> (signal.SIGPIPE - 1) & 1)
+        self.assertEqual(
+            subprocess.run(status.split(), stdout=subprocess.PIPE,
+                           restore_signals=False).stdout,
+            self.run_child(status, restore_signals=False))
+
+    def test_blocked_signals(self):
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
+        self.addCleanup(signal.pthread_sigmask, signal.SIG_UNBLOCK,
+                        [signal.SIGUSR2])
+        self.assertEqual(
+            [f'SigBlk:\t{1 << (signal.SIGUSR2 - 1):016x}'],
+            self.lines('grep SigBlk /proc/self/status'))
+
+
+class StreamTests(LaunchTestCase):
+
+    def test_pipes(self):
+        started = self.start('cat; echo err >&2', shell=True, stdin='pipe',
+                             stdout='pipe', stderr='pipe')
+        with open(started.stdin, 'wb') as file:
+            file.write(b'hello')
+        with open(started.stdout) as out, open(started.stderr) as err:
+            self.assertEqual(('hello', 'err\n'), (out.read(), err.read()))
+        self.assertEnds(0, started)
+
+    def test_our_ends_are_not_inherited(self):
+        started = self.start('cat', stdin='pipe', stdout='pipe')
+        for fd in started.stdin, started.stdout:
+            self.assertFalse(os.get_inheritable(fd))
+            os.close(fd)
+        self.assertEnds(0, started)
+
+    def test_the_size_of_the_pipes(self):
+        fcntl = launch.fcntl
+        started = self.start('true', stdout='pipe', pipesize=4096)
+        self.assertEqual(
+            4096, fcntl.fcntl(started.stdout, fcntl.F_GETPIPE_SZ))
+        os.close(started.stdout)
+        self.assertEnds(0, started)
+
+    def test_nothing(self):
+        started = self.start('cat; echo out; echo err >&2', shell=True,
+                             stdin='null', stdout='null', stderr='null')
+        self.assertEqual((-1, -1, -1), started[1:])
+        self.assertEnds(0, started)
+
+    def test_ours(self):
+        read, write = os.pipe()
+        saved = os.dup(1)
+        os.dup2(write, 1)
+        try:
+            started = self.start('echo ours')
+        finally:
+            os.dup2(saved, 1)
+            os.close(saved)
+            os.close(write)
+        with open(read) as file:
+            self.assertEqual('ours\n', file.read())
+        self.assertEnds(0, started)
+
+    def test_files(self):
+        path = self.write('in', 'given\n')
+        out = self.write('out', 'before\n')
+        for stream in out, str(out):
+            self.assertEnds(0, self.start(
+                'cat; echo err >&2', shell=True, stdin=str(path),
+                stdout=stream, stderr=stream))
+        self.assertEqual('before\n' + 'given\nerr\n' * 2, out.read_text())
+
+    def test_a_file_that_cannot_be_opened(self):
+        for name in 'stdin', 'stdout', 'stderr':
+            with self.assertRaises(OSError):
+                self.start('true', **({'stdin': 'pipe'}
+                                      | {name: '/does/not/exist'}))
+
+    def test_open_files_and_descriptors(self):
+        with tempfile.TemporaryFile() as file:
+            for stream in file, file.fileno():
+                self.assertEnds(0, self.start(
+                    'echo out; echo err >&2', shell=True, stdout=stream,
+                    stderr=file))
+            file.seek(0)
+            self.assertEqual(b'out\nerr\n' * 2, file.read())
+
+    def test_merged(self):
+        for stdout in 'pipe', 'inherit':
+            read, write = os.pipe()
+            with open(read) as file:
+                options = {'stdout': write} if stdout == 'inherit' else {}
+                started = self.start(
+                    'echo out; echo err >&2', shell=True,
+                    **({'stdout': 'pipe'} | options), stderr='merge')
+                os.close(write)
+                if started.stdout >= 0:
+                    with open(started.stdout) as out:
+                        self.assertEqual('out\nerr\n', out.read())
+                else:
+                    self.assertEqual('out\nerr\n', file.read())
+                self.assertEqual(-1, started.stderr)
+                self.assertEnds(0, started)
+
+    def test_what_is_no_stream(self):
+        for name, stream in (
+                ('stdin', 'merge'), ('stdout', 'merge'), ('stdout', 'file'),
+                ('stderr', ''), ('stdin', None), ('stdout', -1),
+                ('stderr', subprocess.PIPE)):
+            with self.subTest(name, stream=stream), self.assertRaisesRegex(
+                    ValueError, f'{name} must be'):
+                Launch('true', **{name: stream})
+
+    def test_descriptors_to_pass_on(self):
+        read, write = os.pipe()
+        other = os.dup(write)
+        os.set_inheritable(other, True)
+        started = self.start(
+            [*PYTHON, f'''if True:
+                import os
+                os.write({write}, b'passed')
+                try:
+                    os.fstat({other})
+                except OSError:
+                    os.write({write}, b' alone')
+                '''], pass_fds=[write])
+        os.close(write)
+        os.close(other)
+        with open(read) as file:
+            self.assertEqual('passed alone', file.read())
+        self.assertEnds(0, started)
+
+    def test_nothing_else_is_open(self):
+        names = [*PYTHON, '''if True:
+            import os
+            for fd in range(100):
+                try:
+                    print(fd, os.fstat(fd).st_ino)
+                except OSError:
+                    pass
+            ''']
+        read, write = os.pipe()
+        numbers = [line.split()[0] for line in self.lines(
+            names, stdin='null', stderr=write)]
+        os.close(read)
+        os.close(write)
+        self.assertEqual(['0', '1', '2'], numbers)
+
+    def test_descriptors_that_are_not_closed(self):
+        read, write = os.pipe()
+        os.set_inheritable(write, True)
+        started = self.start([*PYTHON, f'import os; os.write({write}, b"x")'],
+                             close_fds=False)
+        os.close(write)
+        with open(read) as file:
+            self.assertEqual('x', file.read())
+        self.assertEnds(0, started)
+
+    def test_we_have_no_standard_streams(self):
+        # As in a daemon that has closed them; pipes get their numbers.
+        for closed in (0,), (1,), (2,), (0, 1, 2):
+            for options in ({'stdin': 'pipe', 'stdout': 'pipe',
+                             'stderr': 'pipe'},
+                            {'stdin': 'null', 'stdout': 'pipe',
+                             'stderr': 'merge'}):
+                with self.subTest(closed=closed, options=options):
+                    self.assertEqual(b'out', self.in_a_fork(
+                        lambda: self.talk(closed, options)))
+
+    def talk(self, closed, options):
+        for fd in closed:
+            os.close(fd)
+        try:
+            self.start('/does/not/exist', **options)
+        except FileNotFoundError:
+            pass
+        else:
+            return b'it exists'
+        started = self.start(
+            'printf out; printf err >&2', shell=True,
+            **(options | {'stderr': 'null'}))
+        output = os.read(started.stdout, 100)
+        os.waitpid(started.pid, 0)
+        return output
+
+    def in_a_fork(self, function):
+        read, write = os.pipe()
+        os.set_inheritable(write, True)
+        pid = os.fork()
+        if not pid:
+            try:
+                result = function()
+            except BaseException as error:
+                result = repr(error).encode()
+            os.write(write, result)
+            os._exit(0)
+        os.close(write)
+        with open(read, 'rb') as file:
+            result = file.read()
+        os.waitpid(pid, 0)
+        return result
+
+
+class EnvironmentTests(LaunchTestCase):
+
+    def environment(self, **options):
+        """As bytes, in its order, without the mark."""
+        output = self.run_child(['cat', '/proc/self/environ'], **options)
+        return [entry for entry in output.split(b'\0')[:-1]
+                if not entry.startswith(MARKER.encode())]
+
+    def test_ours(self):
+        with mock.patch.dict(os.environ, {'OURS': '1'}):
+            self.assertIn(b'OURS=1', self.environment())
+
+    def test_replaced(self):
+        self.assertEqual([b'A=1'], self.environment(env={'A': '1'}))
+        self.assertEqual([], self.environment(env={}))
+
+    def test_added_to(self):
+        with mock.patch.dict(os.environ, {'OURS': '1', 'OTHER': '2'}):
+            environment = self.environment(
+                extra_env={'A': '', 'OURS': None, 'NO': None})
+        self.assertIn(b'A=', environment)
+        self.assertIn(b'OTHER=2', environment)
+        self.assertFalse([each for each in environment
+                          if each.startswith((b'OURS', b'NO='))])
+        self.assertEqual([b'B=2'], self.environment(
+            env={'A': '1', 'B': '1'}, extra_env={'A': None, 'B': '2'}))
+
+    def test_what_the_service_manager_said_is_for_us_only(self):
+        said = dict.fromkeys(
+            ['NOTIFY_SOCKET', 'WATCHDOG_PID', 'WATCHDOG_USEC', 'LISTEN_PID',
+             'LISTEN_FDS', 'LISTEN_FDNAMES'], 'x')
+        with mock.patch.dict(os.environ, said):
+            for options in {}, {'env': said}, {'detached': True}:
+                names = {each.partition(b'=')[0].decode()
+                         for each in self.environment(**options)}
+                self.assertFalse(names & said.keys())
+            self.assertIn(b'NOTIFY_SOCKET=mine', self.environment(
+                extra_env={'NOTIFY_SOCKET': 'mine'}))
+
+    def test_the_same_with_the_helper(self):
+        for environment in (
+                {}, {'LC_ALL': 'C'}, {'LC_CTYPE': 'C'}, {'LC_CTYPE': ''},
+                {'LC_CTYPE': 'POSIX', 'LANG': 'C'}, {'LANG': 'C.UTF-8'},
+                {'PYTHONHOME': '/nowhere', 'PYTHONUTF8': '0',
+                 'PYTHONCOERCECLOCALE': 'warn', 'PYTHONDEVMODE': '1'},
+                {'X': '\udcff\n=', 'ä': 'ä', 'PATH': '/bin', 'Z': '1'}):
+            with self.subTest(environment):
+                self.assertEqual(
+                    sorted(os.fsencode(f'{name}={value}')
+                           for name, value in environment.items()),
+                    sorted(self.environment(env=environment)))
+
+    def test_the_mark(self):
+        def marks(**options):
+            output = self.run_child(['cat', '/proc/self/environ'], **options)
+            return re.findall(rb'%s=([^\0]*)' % MARKER.encode(), output)
+        with mock.patch.dict(os.environ):
+            os.environ.pop(MARKER, None)
+            self.assertEqual([b'a-mark'], marks())
+            self.assertEqual([b'a-mark'], marks(env={}))
+            os.environ[MARKER] = 'outer'
+            self.assertEqual([b'outer a-mark'], marks())
+            self.assertEqual([b'outer a-mark'], marks(env={}))
+            if not self.helped:
+                self.assertEqual([], marks(detached=True))
+
+    def test_marks_are_different(self):
+        marks = {launch.new_mark() for _ in range(10)}
+        self.assertEqual(10, len(marks))
+        for mark in marks:
+            self.assertTrue(mark.startswith(launch.our_mark()))
+
+    def test_a_detached_python_program_gets_our_path(self):
+        with mock.patch('sys.path', ['', '/x', '/y']):
+            for program in sys.executable, '/opt/bin/python3.11':
+                environment = Launch(
+                    [program], detached=True)._environment('')
+                self.assertEqual(f'{os.getcwd()}:/x:/y',
+                                 environment['PYTHONPATH'])
+        self.assertNotIn('PYTHONPATH', Launch(
+            ['true'], detached=True, env={})._environment(''))
+        self.assertNotIn('PYTHONPATH', Launch(
+            [sys.executable], env={})._environment(''))
+
+
+class IdentityTests(LaunchTestCase):
+
+    def who(self, **options):
+        fields = (line.split() for line in self.lines(
+            'grep -E ^(Uid|Gid|Groups) /proc/self/status', **options))
+        return {name.rstrip(':'): [int(number) for number in numbers]
+                for name, *numbers in fields}
+
+    @AS_ROOT
+    def test_a_user(self):
+        entry = pwd.getpwnam('nobody')
+        for user in 'nobody', entry.pw_uid:
+            who = self.who(user=user)
+            self.assertEqual([entry.pw_uid] * 4, who['Uid'])
+            self.assertEqual([entry.pw_gid] * 4, who['Gid'])
+            self.assertEqual(
+                set(os.getgrouplist('nobody', entry.pw_gid)),
+                set(who['Groups']))
+
+    @AS_ROOT
+    def test_a_group(self):
+        nogroup = pwd.getpwnam('nobody').pw_gid
+        name = grp.getgrgid(nogroup).gr_name
+        for group in name, nogroup:
+            who = self.who(group=group)
+            self.assertEqual([0] * 4, who['Uid'])
+            self.assertEqual([nogroup] * 4, who['Gid'])
+
+    @AS_ROOT
+    def test_groups(self):
+        who = self.who(extra_groups=[1, grp.getgrgid(2).gr_name])
+        self.assertEqual([1, 2], sorted(who['Groups']))
+        self.assertEqual([], self.who(extra_groups=[])['Groups'])
+        self.assertEqual([], self.who(
+            user='nobody', extra_groups=[])['Groups'])
+
+    @AS_ROOT
+    def test_none_of_our_groups_remains(self):
+        before = os.getgroups()
+        os.setgroups([0, 1, 2])
+        self.addCleanup(os.setgroups, before)
+        for options in ({'user': 'nobody'}, {'user': 54321, 'group': 54321}):
+            who = self.who(**options)
+            self.assertFalse({0, 1, 2} & {*who['Groups'], *who['Gid']})
+        self.assertEqual([], who['Groups'])
+
+    @AS_ROOT
+    def test_a_user_that_nobody_knows_needs_a_group(self):
+        with self.assertRaisesRegex(LookupError, '54321.*name one'):
+            Launch('true', user=54321)
+
+    def test_who_does_not_exist(self):
+        with self.assertRaisesRegex(LookupError, "no user 'no-such'"):
+            Launch('true', user='no-such')
+        for options in {'group': 'no-such'}, {'extra_groups': ['no-such']}:
+            with self.assertRaisesRegex(LookupError, "no group 'no-such'"):
+                Launch('true', **options)
+
+    def test_numbers_that_mean_no_change(self):
+        for number in -1, 2 ** 32 - 1, 2 ** 32:
+            for options in ({'user': number}, {'group': number},
+                            {'extra_groups': [number]}):
+                with self.subTest(options), self.assertRaises(ValueError):
+                    Launch('true', **options)
+
+    def test_ourselves(self):
+        for options in ({'user': os.getuid()}, {'group': os.getgid()},
+                        {'user': pwd.getpwuid(os.getuid()).pw_name}):
+            self.assertEqual(self.who(), self.who(**options))
+
+    @AS_ROOT
+    def test_ourselves_without_privileges(self):
+        python = self.python_for_nobody() if self.helped else sys.executable
+        entry = pwd.getpwnam('nobody')
+
+        def run():
+            os.setgroups([])
+            os.setresgid(*[entry.pw_gid] * 3)
+            os.setresuid(*[entry.pw_uid] * 3)
+            sys.executable = python
+            for options in ({'user': 'nobody'}, {'user': entry.pw_uid},
+                            {'user': 'nobody', 'group': entry.pw_gid}):
+                who = self.who(**options)
+                if who != self.who() or who['Uid'] != [entry.pw_uid] * 4:
+                    return repr(who).encode()
+            try:
+                self.start('true', user=0)
+            except PermissionError:
+                return b'refused'
+            return b'we became root'
+        self.assertEqual(b'refused', StreamTests.in_a_fork(self, run))
+
+
+class Helped:
+    """The same through the helper."""
+
+    helped = {'rlimits': {'core': 0}}
+
+
+class HelpedCommandTests(Helped, CommandTests):
+    pass
+
+
+class HelpedStreamTests(Helped, StreamTests):
+    pass
+
+
+class HelpedEnvironmentTests(Helped, EnvironmentTests):
+    pass
+
+
+class HelpedIdentityTests(Helped, IdentityTests):
+    pass
+
+
+class LimitTests(LaunchTestCase):
+
+    def limits(self, name, **options):
+        [line] = self.lines(['grep', '-i', f'^max {name} ',
+                             '/proc/self/limits'], **options)
+        return line.split()[-3:-1]
+
+    def test_one_number(self):
+        self.assertEqual(['40', '40'], self.limits(
+            'open files', rlimits={'nofile': 40}))
+
+    def test_a_pair(self):
+        for pair in (40, 50), [40, 50]:
+            self.assertEqual(['40', '50'], self.limits(
+                'open files', rlimits={'nofile': pair}))
+
+    def test_none(self):
+        with contextlib.suppress(ValueError):  # it may be lower already
+            self.assertEqual(['unlimited'] * 2, self.limits(
+                'core file size', rlimits={'core': -1}))
+
+    def test_several(self):
+        rlimits = {'nofile': 40, 'core': 0, 'nproc': (1000, 2000)}
+        self.assertEqual(['40', '40'], self.limits(
+            'open files', rlimits=rlimits))
+        self.assertEqual(['0', '0'], self.limits(
+            'core file size', rlimits=rlimits))
+
+    def test_what_is_no_limit(self):
+        for name in 'no_such', 'NOFILE', 'infinity', '':
+            with self.subTest(name), self.assertRaisesRegex(
+                    ValueError, 'no resource limit.*nofile'):
+                Launch('true', rlimits={name: 1})
+        for value in None, '1', 1.5, (1,), (1, 2, 3), (1, None), 'ab':
+            with self.subTest(value=value), self.assertRaisesRegex(
+                    ValueError, "'nofile' needs a number or a pair"):
+                Launch('true', rlimits={'nofile': value})
+
+    def test_a_limit_that_is_refused(self):
+        with self.assertRaisesRegex(ValueError, 'rlimit nofile: .*limit'):
+            self.start('true', rlimits={'nofile': (50, 40)}, stdin='pipe')
+
+    @AS_ROOT
+    def test_who_may_not_change_the_user(self):
+        python = self.python_for_nobody()
+
+        def run():
+            os.setresgid(*[65534] * 3)
+            os.setresuid(*[65534] * 3)
+            sys.executable = python
+            try:
+                self.start('true', rlimits={'core': 0}, user=0, group=0)
+            except PermissionError as error:
+                return str(error).encode()
+            return b'we became root'
+        self.assertIn(b'group', StreamTests.in_a_fork(self, run))
+
+    def test_limits_come_first(self):
+        # Of several that fail, the first is reported.
+        is_root = os.geteuid() == 0
+        python = self.python_for_nobody() if is_root else sys.executable
+
+        def run():
+            if is_root:
+                os.setresgid(*[65534] * 3)
+                os.setresuid(*[65534] * 3)
+                sys.executable = python
+            try:
+                self.start('true', rlimits={'nofile': (50, 40)},
+                           user=0, group=0, die_with_parent=True)
+            except (ValueError, OSError) as error:
+                return str(error).encode()
+            return b'all went well'
+        self.assertIn(b'rlimit nofile', StreamTests.in_a_fork(self, run))
+
+
+class DeathTests(LaunchTestCase):
+
+    def test_the_signal(self):
+        for value, signum in ((True, signal.SIGKILL),
+                              (signal.SIGTERM, signal.SIGTERM),
+                              (int(signal.SIGHUP), signal.SIGHUP)):
+            launch = Launch('true', die_with_parent=value)
+            self.assertEqual(signum, launch._death_signal)
+        self.assertEqual(0, Launch('true')._death_signal)
+
+    def test_what_is_no_signal(self):
+        with self.assertRaises(ValueError):
+            Launch('true', die_with_parent=1000)
+
+    def test_what_is_detached_does_not(self):
+        with self.assertRaisesRegex(ValueError, 'leave out die_with_parent'):
+            Launch('true', die_with_parent=True, detached=True)
+
+    def test_options_are_small(self):
+        # They are an argument, which has a limit.
+        with mock.patch('subprocess.Popen', side_effect=OSError) as popen:
+            with self.assertRaises(OSError):
+                self.start('true', die_with_parent=True)
+        options = json.loads(popen.call_args.args[0][-3])
+        self.assertEqual(signal.SIGKILL, options['death_signal'])
+        self.assertEqual(os.getpid(), options['parent'])

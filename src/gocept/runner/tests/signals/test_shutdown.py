@@ -1,0 +1,455 @@
+import contextlib
+import faulthandler
+import logging
+import os
+import re
+import signal
+import tempfile
+import threading
+import time
+import unittest
+from unittest import mock
+
+import zope.interface.verify
+from ZConfig.components.logger.loghandler import FileHandler
+
+from gocept.runner.errors import Terminated
+from gocept.runner.interfaces import IShutdown
+from gocept.runner.poller import Poller, Timer
+from gocept.runner.signals import Shutdown, current_shutdown
+from gocept.runner.signals import shutdown as shutdown_module
+from gocept.runner.signals.shutdown import (
+    handlers,
+    handling,
+    raising,
+    requesting,
+)
+from gocept.runner.tests.support import DEADLINE, SIGNALS, process_state
+from gocept.runner.tests.victims import until
+
+
+class ShutdownTests(unittest.TestCase):
+
+    def test_a_wait_that_nobody_ends(self):
+        with Shutdown() as shutdown:
+            self.assertFalse(shutdown.wait(0.01))
+
+    def test_a_request_ends_the_wait(self):
+        with Shutdown() as shutdown:
+            threading.Timer(0.01, shutdown.request).start()
+            self.assertTrue(shutdown.wait(3600))
+            self.assertTrue(shutdown.wait(3600))
+
+    def test_a_request_holds_until_the_exit(self):
+        shutdown = Shutdown()
+        shutdown.request(signal.SIGTERM)
+        with shutdown:
+            self.assertTrue(shutdown.attend())
+            self.assertEqual(signal.SIGTERM, shutdown.signum)
+        self.assertFalse(shutdown.requested)
+        self.assertIsNone(shutdown.signum)
+
+    def test_a_wait_needs_the_poller(self):
+        with self.assertRaisesRegex(RuntimeError, 'entered'):
+            Shutdown().wait(0)
+
+    def test_what_wakes_but_does_not_end_does_not_shorten_the_wait(self):
+        with Shutdown() as shutdown, mock.patch.object(
+                shutdown_module, '_reopen_logs') as reopen:
+            shutdown.request_reopening()
+            self.assertFalse(shutdown.wait(0.02))
+        reopen.assert_called_once_with()
+
+    def test_the_innermost_is_the_current_one(self):
+        with Shutdown() as outer:
+            with Shutdown() as inner, current_shutdown() as current:
+                self.assertIs(inner, current)
+            with current_shutdown() as current:
+                self.assertIs(outer, current)
+        with current_shutdown() as current:
+            self.assertIsNot(outer, current)
+            self.assertFalse(current.wait(0))
+
+    def test_stopped_after_a_signal(self):
+        with Shutdown() as shutdown:
+            shutdown.request(signal.SIGTERM)
+            shutdown.request()
+            self.assertEqual(signal.SIGTERM, shutdown.signum)
+
+    def test_one_log_of_many_that_cannot_be_reopened(self):
+        with tempfile.TemporaryDirectory() as directory:
+            paths = [f'{directory}/{name}/x.log' for name in 'abc']
+            handlers = []
+            for path in paths:
+                os.mkdir(os.path.dirname(path))
+                handlers.append(FileHandler(path))
+            os.remove(paths[1])
+            os.rmdir(os.path.dirname(paths[1]))
+            os.rename(paths[2], paths[2] + '.1')
+            with self.assertLogs('gocept.runner.signals', 'INFO') as logs:
+                shutdown_module._reopen_logs()
+            self.assertTrue(os.path.exists(paths[2]))
+            for handler in handlers:
+                with contextlib.suppress(ValueError):
+                    handler.close()
+        self.assertEqual(2, len(logs.output))
+        self.assertIn(paths[1], logs.output[0])
+
+    def test_a_wakeup_descriptor_that_was_closed(self):
+        read, write = os.pipe()
+        os.set_blocking(write, False)
+        signal.set_wakeup_fd(write)
+        self.addCleanup(signal.set_wakeup_fd, -1)
+        with Shutdown() as shutdown:
+            os.close(write)
+            os.close(read)
+            self.assertFalse(shutdown.wait(0.001))
+        self.assertEqual(-1, signal.set_wakeup_fd(-1))
+
+    def test_each_thread_has_its_own(self):
+        seen = []
+
+        def look():
+            with current_shutdown() as current:
+                seen.append(current)
+        with Shutdown() as mine:
+            thread = threading.Thread(target=look)
+            thread.start()
+            thread.join()
+        self.assertIsNot(mine, seen[0])
+
+    def test_the_wakeup_descriptor_is_put_back(self):
+        read, write = os.pipe()
+        os.set_blocking(write, False)
+        self.addCleanup(os.close, read)
+        self.addCleanup(os.close, write)
+        signal.set_wakeup_fd(write)
+        self.addCleanup(signal.set_wakeup_fd, -1)
+        with Shutdown() as shutdown:
+            shutdown.wait(0.001)
+        self.assertEqual(write, signal.set_wakeup_fd(-1))
+
+    def test_can_wait_outside_the_main_thread(self):
+        results = []
+
+        def wait():
+            with Shutdown() as shutdown:
+                results.append(shutdown.wait(0.001))
+        thread = threading.Thread(target=wait)
+        thread.start()
+        thread.join()
+        self.assertEqual([False], results)
+
+
+class PauseTests(unittest.TestCase):
+
+    def setUp(self):
+        self.shutdown = self.enterContext(Shutdown())
+
+    def meanwhile(self, call, *args, poller=None):
+        """Have another thread call it as soon as this one waits."""
+        def run():
+            until(lambda: (poller or self.shutdown._poller)
+                  ._descriptors.waiting)
+            call(*args)
+        thread = threading.Thread(target=run)
+        thread.start()
+        self.addCleanup(thread.join, DEADLINE)
+
+    def test_keeps_its_contract(self):
+        zope.interface.verify.verifyObject(IShutdown, self.shutdown)
+
+    def test_the_time_is_over(self):
+        started = time.monotonic()
+        self.assertFalse(self.shutdown.pause(0.02))
+        self.assertGreaterEqual(time.monotonic() - started, 0.02)
+
+    def test_a_wake_up_ends_it(self):
+        self.meanwhile(self.shutdown.wakeup)
+        self.assertFalse(self.shutdown.pause())
+        self.shutdown.wakeup()
+        self.assertFalse(self.shutdown.pause())
+
+    def test_but_no_wait(self):
+        self.meanwhile(self.shutdown.wakeup)
+        started = time.monotonic()
+        self.assertFalse(self.shutdown.wait(0.02))
+        self.assertGreaterEqual(time.monotonic() - started, 0.02)
+
+    def test_a_request_ends_it(self):
+        self.meanwhile(self.shutdown.request)
+        self.assertTrue(self.shutdown.pause())
+        self.assertTrue(self.shutdown.pause())
+        self.assertTrue(self.shutdown.wait(3600))
+
+    def test_a_signal_ends_it(self):
+        for poller in None, self.enterContext(Poller()):
+            with Shutdown() as self.shutdown, requesting(self.shutdown):
+                self.meanwhile(os.kill, os.getpid(), signal.SIGTERM,
+                               poller=poller)
+                self.assertTrue(self.shutdown.pause(None, poller))
+                self.assertEqual(signal.SIGTERM, self.shutdown.signum)
+
+    def test_another_poller_ends_it(self):
+        with Poller() as poller:
+            poller.register(Timer(0))
+            self.assertFalse(self.shutdown.pause(None, poller))
+            self.meanwhile(poller.wakeup, poller=poller)
+            self.assertFalse(self.shutdown.pause(None, poller))
+            started = time.monotonic()
+            self.assertFalse(self.shutdown.pause(0.02, poller))
+            self.assertGreaterEqual(time.monotonic() - started, 0.02)
+
+    def test_a_request_ends_the_pause_of_another_poller(self):
+        with Poller() as poller:
+            self.meanwhile(self.shutdown.request, poller=poller)
+            self.assertTrue(self.shutdown.pause(None, poller))
+            self.assertTrue(self.shutdown.pause(None, poller))
+
+    def test_it_has_no_business_with_that_one_thereafter(self):
+        with Poller() as poller:
+            poller.wakeup()
+            self.assertFalse(self.shutdown.pause(None, poller))
+            self.shutdown.request()
+            self.assertFalse(poller.wait(0))
+        self.assertTrue(self.shutdown.pause())
+
+    def test_logs_are_reopened_meanwhile(self):
+        reopened = threading.Event()
+        with Poller() as poller, mock.patch.object(
+                shutdown_module, '_reopen_logs', reopened.set):
+            self.meanwhile(lambda: (
+                self.shutdown.request_reopening(), reopened.wait(DEADLINE),
+                poller.wakeup()), poller=poller)
+            self.assertFalse(self.shutdown.pause(None, poller))
+        self.assertTrue(reopened.is_set())
+
+    def test_signals_write_to_the_poller_meanwhile(self):
+        seen = []
+
+        class Looking(Poller):
+            def pause(self, *args):
+                seen.append(signal.set_wakeup_fd(-1))
+                signal.set_wakeup_fd(seen[0])
+                return super().pause(*args)
+        with Looking() as poller:
+            self.shutdown.pause(0, poller)
+            self.assertEqual([poller.wakeup_fd], seen)
+        self.assertEqual(-1, signal.set_wakeup_fd(-1))
+
+    def test_it_has_to_be_entered(self):
+        shutdown = Shutdown()
+        for poller in None, self.shutdown._poller:
+            with self.assertRaisesRegex(RuntimeError, 'entered'):
+                shutdown.pause(0, poller)
+        shutdown.wakeup()
+        with shutdown:
+            self.assertFalse(shutdown.pause(0))
+        shutdown.wakeup()
+
+
+class NestedTests(unittest.TestCase):
+
+    def test_a_signal_of_the_inner_one_is_handed_on(self):
+        with Shutdown() as outer, requesting(outer):
+            with Shutdown() as inner, requesting(inner):
+                signal.raise_signal(signal.SIGHUP)
+                self.assertTrue(inner.requested)
+                self.assertFalse(outer.requested)
+            self.assertTrue(outer.wait(3600))
+            self.assertEqual(signal.SIGHUP, outer.signum)
+            # It was the first one, so the second one has its default action.
+            self.assertEqual([signal.SIG_DFL] * 3,
+                             [signal.getsignal(signum) for signum in SIGNALS])
+
+    def test_a_request_without_a_signal_is_not(self):
+        with Shutdown() as outer:
+            with Shutdown() as inner:
+                inner.request()
+            self.assertFalse(outer.requested)
+
+    def test_a_signal_of_the_outer_one_is_taken_over(self):
+        with Shutdown() as outer:
+            outer.request(signal.SIGINT)
+            with Shutdown() as inner:
+                self.assertFalse(inner.requested)
+                inner.join_outer()
+                self.assertTrue(inner.wait(3600))
+                self.assertEqual(signal.SIGINT, inner.signum)
+
+    def test_nothing_to_take_over(self):
+        with Shutdown() as outer:
+            outer.join_outer()
+            self.assertFalse(outer.requested)
+            with Shutdown() as inner:
+                inner.join_outer()
+                self.assertFalse(inner.requested)
+            outer.request()
+            with Shutdown() as inner:
+                inner.join_outer()
+                self.assertFalse(inner.requested)
+
+
+class InstallingTests(unittest.TestCase):
+    """`requesting` and `raising`."""
+
+    def setUp(self):
+        # Some may be ignored, by nohup say.
+        for signum in SIGNALS:
+            self.addCleanup(signal.signal, signum, signal.getsignal(signum))
+            signal.signal(signum, signal.SIG_DFL)
+        before = process_state()
+        self.addCleanup(lambda: self.assertEqual(before, process_state()))
+
+    def test_each_signal_requests_once(self):
+        for signum in SIGNALS:
+            with Shutdown() as shutdown, requesting(shutdown):
+                signal.raise_signal(signum)
+                self.assertTrue(shutdown.requested)
+                self.assertEqual(signum, shutdown.signum)
+                self.assertEqual([signal.SIG_DFL] * 3, [
+                    signal.getsignal(each) for each in SIGNALS])
+
+    def raise_signal(self, signum):
+        """Send it where signals raise, as they do within `init`."""
+        before = handlers()
+        with Shutdown() as shutdown, requesting(shutdown):
+            try:
+                with raising(before):
+                    signal.raise_signal(signum)
+            except BaseException:
+                # It was the first one.
+                self.assertEqual([signal.SIG_DFL] * 3, [
+                    signal.getsignal(each) for each in SIGNALS])
+                raise
+            self.assertFalse(shutdown.requested)
+            # Again there is the request.
+            signal.raise_signal(signal.SIGTERM)
+            self.assertTrue(shutdown.requested)
+
+    def test_each_signal_raises_once(self):
+        for signum in SIGNALS:
+            with self.assertRaises(Terminated) as caught:
+                self.raise_signal(signum)
+            self.assertEqual(signum, caught.exception.signum)
+            self.assertEqual(128 + signum, caught.exception.code)
+
+    def test_a_handler_from_before_is_called_instead(self):
+        received = []
+        signal.signal(signal.SIGHUP, lambda *args: received.append(args))
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        before = process_state()
+        self.raise_signal(signal.SIGHUP)
+        self.assertEqual(1, len(received))
+        self.assertRaises(
+            KeyboardInterrupt, self.raise_signal, signal.SIGINT)
+        self.assertRaises(Terminated, self.raise_signal, signal.SIGTERM)
+        self.assertEqual(before, process_state())
+        for signum in SIGNALS:
+            signal.signal(signum, signal.SIG_DFL)
+
+    def test_what_was_ignored_is_ignored(self):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        self.raise_signal(signal.SIGHUP)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+    def test_a_signal_that_has_come_before_it_can_raise(self):
+        before = handlers()
+        with Shutdown() as shutdown, requesting(shutdown):
+            signal.raise_signal(signal.SIGHUP)
+            with self.assertRaises(Terminated) as caught, raising(before):
+                self.fail('too late')
+            self.assertEqual(signal.SIGHUP, caught.exception.signum)
+
+    def test_nothing_raises_outside_the_main_thread(self):
+        def run():
+            with raising(handlers()):
+                seen.append(handlers())
+        seen = []
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join(DEADLINE)
+        self.assertEqual([handlers()], seen)
+
+
+class HandlingTests(unittest.TestCase):
+
+    def setUp(self):
+        before = process_state()
+        self.addCleanup(
+            lambda: self.assertEqual(before, process_state()))
+        self.received = []
+
+    def handler(self, signum, frame):
+        self.received.append(signum)
+
+    def test_handles_and_puts_back(self):
+        with handling({signal.SIGUSR2: self.handler}):
+            signal.raise_signal(signal.SIGUSR2)
+            signal.raise_signal(signal.SIGUSR2)
+        self.assertEqual([signal.SIGUSR2] * 2, self.received)
+
+    def test_puts_back_after_an_exception(self):
+        with self.assertRaises(ZeroDivisionError):
+            with handling(dict.fromkeys(SIGNALS, self.handler)):
+                raise ZeroDivisionError
+
+    def test_the_system_itself_restores_the_default(self):
+        # What Python believes is not what matters while C code runs.
+        with handling({signal.SIGTERM: self.handler}):
+            self.assertIn(signal.SIGTERM, caught_by_the_system())
+            signal.raise_signal(signal.SIGTERM)
+            self.assertNotIn(signal.SIGTERM, caught_by_the_system())
+        self.assertEqual([signal.SIGTERM], self.received)
+
+    def test_only_the_signals_that_end(self):
+        with handling({signal.SIGUSR2: self.handler}):
+            signal.raise_signal(signal.SIGUSR2)
+            self.assertIn(signal.SIGUSR2, caught_by_the_system())
+
+    def test_a_handler_that_c_code_installed_is_put_back(self):
+        with tempfile.TemporaryFile() as file:
+            faulthandler.register(signal.SIGTERM, file)
+            self.addCleanup(faulthandler.unregister, signal.SIGTERM)
+            with handling({signal.SIGTERM: self.handler}):
+                signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
+            self.assertEqual([signal.SIGTERM], self.received)
+            file.seek(0)
+            self.assertIn(b'most recent call first', file.read())
+
+    def test_a_forked_child_has_no_loop(self):
+        with handling({signal.SIGTERM: self.handler}):
+            pid = os.fork()
+            if not pid:
+                signal.raise_signal(signal.SIGTERM)
+                os._exit(0)
+            _, status = os.waitpid(pid, 0)
+        self.assertEqual(-signal.SIGTERM, os.waitstatus_to_exitcode(status))
+        self.assertEqual([], self.received)
+
+    def test_restore_defaults(self):
+        with handling(dict.fromkeys(SIGNALS, self.handler)):
+            shutdown_module.restore_defaults()
+            self.assertEqual([signal.SIG_DFL] * 3,
+                             [signal.getsignal(signum) for signum in SIGNALS])
+
+    def test_outside_the_main_thread(self):
+        def run():
+            with handling({signal.SIGTERM: self.handler}):
+                seen.append(signal.getsignal(signal.SIGTERM))
+                shutdown_module.restore_defaults()
+        seen = []
+        with self.assertLogs('gocept.runner.signals', logging.DEBUG) as logs:
+            thread = threading.Thread(target=run)
+            thread.start()
+            thread.join()
+        self.assertEqual([signal.getsignal(signal.SIGTERM)], seen)
+        self.assertIn('Not in the main thread', logs.output[0])
+
+
+def caught_by_the_system():
+    """The signals with a handler, as the system sees it; see proc(5)."""
+    with open('/proc/self/status') as file:
+        mask = int(re.search(r'SigCgt:\s*(\w+)', file.read())[1], 16)
+    return {signum for signum in signal.Signals if mask >> (signum - 1) & 1}

@@ -1,0 +1,405 @@
+"""Restarts, and the channels before and after them."""
+
+import contextlib
+import os
+import signal
+import threading
+from unittest import mock
+
+from gocept.runner.errors import DeadlineExceeded, StartError
+from gocept.runner.poller import background
+from gocept.runner.process import unixsocket
+from gocept.runner.spawn import instance
+from gocept.runner.tests.spawn.test_runner import ECHO, SpawnTestCase, settle
+from gocept.runner.tests.streams import read_to_end, wait_readable
+from gocept.runner.tests.support import DEADLINE, open_descriptors
+
+FOREVER = {'restart': 'always', 'restart_delay': 0, 'restart_limit': 10 ** 6}
+
+
+class RestartTestCase(SpawnTestCase):
+
+    def started(self, name):
+        """How often it was started."""
+        return len(self.log.having(f"Started <Process '{name}'"))
+
+    def wait_started(self, name, count):
+        self.log.wait_for(f"Started <Process '{name}'", count)
+        settle()
+
+    def timer(self, name):
+        return self.runner._instances[name]._timer
+
+
+class PolicyTests(RestartTestCase):
+
+    def run_it(self, command, **options):
+        self.runner.add('it', command, restart_delay=0, restart_limit=2,
+                        **options)
+        self.runner.start('it')
+
+    def assertRestarted(self):
+        self.log.wait_for('given up after 2')
+        settle()
+        self.assertEqual(3, self.started('it'))
+
+    def assertNotRestarted(self):
+        self.log.wait_for('ended with')
+        settle()
+        self.assertEqual([], self.log.having('restarting'))
+        self.assertEqual(1, self.started('it'))
+
+    def test_never(self):
+        self.run_it('false')
+        self.assertNotRestarted()
+
+    def test_on_failure(self):
+        self.run_it('false', restart='on-failure')
+        self.assertRestarted()
+
+    def test_on_failure_without_one(self):
+        self.run_it('true', restart='on-failure')
+        self.assertNotRestarted()
+
+    def test_a_signal_is_a_failure(self):
+        self.run_it('kill -TERM $$', shell=True, restart='on-failure')
+        self.assertRestarted()
+
+    def test_always(self):
+        self.run_it('true', restart='always')
+        self.assertRestarted()
+
+    def test_exponential_delay_and_limit(self):
+        self.runner.add('false', 'false', restart='always',
+                        restart_delay=0.001, restart_limit=4)
+        self.runner.start('false')
+        self.log.wait_for('given up')
+        settle()
+        self.assertEqual(
+            ['0.001 s', '0.002 s', '0.004 s', '0.008 s'],
+            [message.partition('restarting in ')[2]
+             for message in self.log.having('restarting in')])
+        self.assertRegex(self.log.having('given up')[0],
+                         "^<Process 'false' .*: ended with 1>; given up after "
+                         '4 restarts in a row$')
+        self.assertIsNone(self.timer('false'))
+        self.assertEqual(1, self.runner.status('false'))
+
+    def test_who_has_run_for_long_is_not_in_a_row(self):
+        self.runner.add('false', 'false', **FOREVER | {'restart_limit': 1})
+        with mock.patch.object(instance, '_STABLE', 0):
+            self.runner.start('false')
+            self.log.wait_for('restarting', 5)
+        self.log.wait_for('given up after 1 restarts')
+
+    def test_a_start_begins_a_new_row(self):
+        self.runner.add('false', 'false', restart='always',
+                        restart_delay=0, restart_limit=1)
+        for count in 1, 2:
+            self.runner.ensure_running('false')
+            self.log.wait_for('given up', count)
+        self.assertEqual(4, self.started('false'))
+
+    def test_no_restart_after_terminate(self):
+        self.runner.add('cat', 'cat', **FOREVER)
+        self.runner.start('cat')
+        self.runner.terminate('cat')
+        settle()
+        self.assertEqual([], self.log.having('restarting'))
+        self.assertEqual(1, self.started('cat'))
+
+    def test_restart_when_others_have_ended_it(self):
+        self.runner.add('cat', 'cat', **FOREVER)
+        self.runner.start('cat')
+        self.process('cat').terminate()
+        self.wait_started('cat', 2)
+        self.assertTrue(self.runner.running('cat'))
+
+
+class PendingTests(RestartTestCase):
+    """A restart that would come in an hour."""
+
+    def setUp(self):
+        super().setUp()
+        patch = mock.patch('gocept.runner.spawn.application._LONGEST_DELAY', 3600)
+        patch.start()
+        self.addCleanup(patch.stop)
+        self.runner.add('cat', 'cat', restart='always', restart_delay=3600)
+        self.runner.start('cat')
+        self.runner.get_channel('cat').write_eof()
+        self.log.wait_for('restarting in 3600')
+        settle()
+
+    def test_the_state(self):
+        self.assertFalse(self.runner.running('cat'))
+        self.assertEqual(0, self.runner.status('cat'))
+        self.assertIsNone(self.runner.get_channel('cat'))
+        self.assertIn(id(self.timer('cat')), background()._watches)
+
+    def test_terminate(self):
+        timer = self.timer('cat')
+        self.runner.terminate('cat')
+        self.assertNotIn(id(timer), background()._watches)
+        self.assertIsNone(self.timer('cat'))
+        self.assertEqual(0, self.runner.status('cat'))
+
+    def test_ensure_running(self):
+        timer = self.timer('cat')
+        self.runner.ensure_running('cat')
+        self.assertNotIn(id(timer), background()._watches)
+        self.assertTrue(self.runner.running('cat'))
+        self.assertEqual(2, self.started('cat'))
+
+    def test_a_start_that_fails(self):
+        timer = self.timer('cat')
+        with self.assertRaises(FileNotFoundError):
+            self.runner.start('cat', command='/nonexistent/program')
+        self.assertIs(timer, self.timer('cat'))
+
+    def test_the_timer_is_late(self):
+        # It was taken out by the background thread, and then we came.
+        timer = self.timer('cat')
+        self.runner.terminate('cat')
+        self.runner._instances['cat']._restart(1, timer)
+        self.assertEqual(1, self.started('cat'))
+
+
+class FailingTests(RestartTestCase):
+
+    def setUp(self):
+        super().setUp()
+        self.program = self.dir / 'program'
+        self.program.write_text('#!/bin/sh\necho last words\nread x\n')
+        self.program.chmod(0o700)
+        self.runner.add('it', [str(self.program)], **FOREVER)
+        self.runner.start('it')
+
+    def end(self):
+        self.runner.get_channel('it').write(b'\n')
+
+    def test_the_program_is_gone_for_a_while(self):
+        hidden = self.program.rename(self.dir / 'hidden')
+        self.end()
+        message = self.log.wait_for('FileNotFoundError', 2)
+        self.assertRegex(message, "'it' cannot be restarted: .*program.*; "
+                                  'restarting in')
+        hidden.rename(self.program)
+        self.wait_started('it', 2)
+        self.assertEqual('last words', self.read_line('it'))
+
+    def test_the_program_is_gone_for_good(self):
+        self.runner.terminate('it')
+        self.runner.start('it', restart_limit=3)
+        channel = self.runner.get_channel('it')
+        wait_readable(channel)
+        self.program.unlink()
+        self.end()
+        self.log.wait_for('given up after 3 restarts')
+        settle()
+        # What has been said before all that is still there.
+        self.assertIs(channel, self.runner.get_channel('it'))
+        self.assertEqual([b'last words\n'], read_to_end(channel))
+        self.assertIsNone(self.runner.get_channel('it'))
+
+    def test_no_error_stops_the_background_thread(self):
+        thread, = (thread for thread in threading.enumerate()
+                   if thread.name == 'gocept.runner.poller')
+        errors = [RuntimeError('one'), LookupError('two'), MemoryError(),
+                  ValueError('four')]
+        start = instance.Process
+
+        def failing(*args, **kwargs):
+            if errors:
+                raise errors.pop(0)
+            return start(*args, **kwargs)
+        with mock.patch.object(instance, 'Process', failing):
+            self.end()
+            self.wait_started('it', 2)
+        self.assertEqual(4, len(self.log.having('cannot be restarted')))
+        self.assertTrue(thread.is_alive())
+
+    def test_what_was_started_but_cannot_be_watched(self):
+        with mock.patch.object(instance.Output, 'drain',
+                               side_effect=OSError('no space')):
+            self.end()
+            self.log.wait_for('OSError: no space', 2)
+        self.wait_started('it', 2)
+        # No process is left but the one we know; see also the end of the test.
+        self.assertTrue(self.runner.running('it'))
+
+
+class ChannelsTests(RestartTestCase):
+
+    def test_after_a_restart(self):
+        self.runner.add('sh', 'echo words $$; read x', shell=True, **FOREVER)
+        self.runner.start('sh')
+        pids, channels = [], []
+        for count in 1, 2:
+            pids.append(self.process('sh').pid)
+            channels.append(self.runner.get_channel('sh'))
+            channels[-1].write(b'\n')
+            self.wait_started('sh', count + 1)
+        self.assertEqual(3, len({*channels, self.runner.get_channel('sh')}))
+        # The first one is closed, the second one not yet.
+        self.assertTrue(channels[0].closed)
+        self.assertEqual([f'words {pids[1]}\n'.encode()],
+                         read_to_end(channels[1]))
+        self.assertEqual(f'words {self.process("sh").pid}',
+                         self.read_line('sh'))
+        self.runner.close()
+        self.assertTrue(channels[1].closed)
+
+    def test_sockets(self):
+        self.add_server(restart='on-failure', restart_delay=0)
+        self.runner.start('server')
+        channel = self.runner.get_channel('server')
+        before = self.process('server')
+        channel.write(b'last words\n')
+        channel.read_until(b'last', DEADLINE)
+        before.send_signal(signal.SIGKILL)
+        self.wait_started('server', 2)
+        self.assertEqual([b' words\n'], read_to_end(channel))
+        # Now it waits until the other one listens.
+        after = self.runner.get_channel('server')
+        self.assertIsNot(channel, after)
+        self.assertEqual(str(self.process('server').pid),
+                         self.read_line('server'))
+        self.assertIs(after, self.runner.get_channel('server'))
+
+    def test_many_threads_wait_for_one_connection(self):
+        self.add_server(body=f'''
+            if os.path.exists('second'):
+                say('here')
+                wait()
+            {ECHO}
+            ''', restart='always', restart_delay=0)
+        self.runner.start('server')
+        (self.dir / 'second').touch()
+        self.process('server').send_signal(signal.SIGKILL)
+        self.log.wait_for('server: here')
+        calls = [self.thread(self.runner.get_channel, 'server')
+                 for _ in range(5)]
+        self.let_go()
+        channel, = {call.result() for call in calls}
+        channel.read_until(b'\n', DEADLINE)
+
+    def test_one_that_ends_before_it_listens_again(self):
+        self.add_server(body=f'''
+            if os.path.exists('second'):
+                say('here')
+                wait()
+                sys.exit(3)
+            {ECHO}
+            ''', restart='always', restart_delay=0)
+        self.runner.start('server')
+        (self.dir / 'second').touch()
+        self.process('server').send_signal(signal.SIGKILL)
+        self.log.wait_for('server: here')
+        get = self.thread(self.runner.get_channel, 'server')
+        self.let_go()
+        with self.assertRaises(StartError) as caught:
+            get.result()
+        self.assertEqual(3, caught.exception.returncode)
+        # It goes on meanwhile.
+        self.log.wait_for('server: here', 2)
+        (self.dir / 'second').unlink()
+        self.let_go()
+        self.wait_started('server', 4)
+        self.read_line('server')
+
+    def test_one_that_does_not_listen_again_in_time(self):
+        self.add_server(body=f'''
+            if os.path.exists('second'):
+                pause()
+            {ECHO}
+            ''', restart='always', restart_delay=0)
+        self.runner.start('server')
+        (self.dir / 'second').touch()
+        self.process('server').send_signal(signal.SIGKILL)
+        self.wait_started('server', 2)
+        self.runner._instances['server']._application.__dict__[
+            'start_timeout'] = 0.05
+        with self.assertRaises(DeadlineExceeded):
+            self.runner.get_channel('server')
+        self.assertTrue(self.runner.running('server'))
+
+    def test_restarted_during_the_connection(self):
+        self.add_server(restart='always', restart_delay=0)
+        self.runner.start('server')
+        self.process('server').send_signal(signal.SIGKILL)
+        self.wait_started('server', 2)
+        original = unixsocket.connect_when_listening
+
+        def connect(*args):
+            sock = original(*args)
+            self.process('server').send_signal(signal.SIGKILL)
+            self.wait_started('server', 3)
+            return sock
+        with mock.patch.object(unixsocket, 'connect_when_listening', connect):
+            with self.assertRaisesRegex(StartError, 'ended by others'):
+                self.runner.get_channel('server')
+        self.assertEqual(str(self.process('server').pid),
+                         self.read_line('server'))
+
+    def test_a_place_that_is_taken_meanwhile(self):
+        self.add_server(body='''
+            server = bind()
+            server.listen()
+            wait()
+            os.unlink('socket')
+            os.mkdir('socket')
+            ''', **FOREVER)
+        self.runner.start('server')
+        self.let_go()
+        self.log.wait_for('StartError: ', 2)
+        os.rmdir(self.dir / 'socket')
+        self.wait_started('server', 2)
+        self.assertTrue(self.runner.running('server'))
+
+    def test_the_last_words_are_logged(self):
+        self.add_server(body='''
+            def told(*args):
+                os.write(1, (b'x' * 599 + b'\\n') * 100 + b'last words')
+                os._exit(0)
+            signal.signal(signal.SIGTERM, told)
+            ''' + ECHO)
+        for end in (self.runner.close,
+                    lambda: (self.process('server').terminate(),
+                             self.runner.start('server'))):
+            self.runner.ensure_running('server')
+            self.log.messages.clear()
+            end()
+            self.assertEqual(100, len(self.log.having('server: x')))
+            self.assertEqual(1, len(self.log.having('server: last words')))
+
+    def test_captured_output_is_not_handed_out(self):
+        self.add_server(stderr='pipe', encoding='utf-8')
+        self.runner.start('server')
+        self.assertIsNone(self.runner.get_channel('server', 'stdout'))
+        self.assertFalse(self.runner.get_channel('server', 'stderr').closed)
+
+    def test_standard_input_beside_captured_output(self):
+        self.add_server(body='''
+            server = bind()
+            server.listen()
+            say('got', os.read(0, 100))
+            pause()
+            ''', stdin='pipe')
+        self.runner.start('server')
+        self.runner.get_channel('server', 'stdout').write(b'hello')
+        self.log.wait_for("server: got b'hello'")
+
+    def test_descriptors_of_many_restarts(self):
+        self.add_server(body='''
+            server = bind()
+            server.listen()
+            say('hello')
+            os.close(server.accept()[0].detach())
+            ''', stderr='pipe', **FOREVER)
+        before = len(open_descriptors())
+        self.runner.start('server')
+        for count in range(2, 7):
+            self.wait_started('server', count)
+            with contextlib.suppress(StartError):
+                self.runner.get_channel('server')
+        self.assertLess(len(open_descriptors()) - before, 15)

@@ -1,0 +1,118 @@
+import os
+import threading
+import unittest
+
+from gocept.runner.waits.forks import Lock, tell_forks
+
+
+class TellForksTests(unittest.TestCase):
+
+    def test_told_in_the_child_only_and_only_while_it_is_there(self):
+        class Told:
+            def __init__(self):
+                self.pids = []
+
+            def after_fork(self):
+                self.pids.append(os.getpid())
+
+        told, forgotten = Told(), Told()
+        tell_forks(told)
+        tell_forks(forgotten)
+        del forgotten
+        pid = os.fork()
+        if not pid:
+            os._exit(0 if told.pids == [os.getpid()] else 1)
+        self.assertEqual((pid, 0), os.waitpid(pid, 0))
+        self.assertEqual([], told.pids)
+
+
+def forked(check):
+    """Whether `check` returns true in a forked child."""
+    pid = os.fork()
+    if not pid:
+        try:
+            os._exit(0 if check() else 1)
+        finally:
+            os._exit(2)
+    return os.waitpid(pid, 0) == (pid, 0)
+
+
+class LockTests(unittest.TestCase):
+
+    def test_one_thread_at_a_time(self):
+        lock, order = Lock(), []
+
+        def take():
+            with lock:
+                order.append('other')
+        with lock:
+            thread = threading.Thread(target=take)
+            thread.start()
+            order.append('mine')
+        thread.join()
+        self.assertEqual(['mine', 'other'], order)
+
+    def test_to_take_it_twice_is_an_error_and_no_hang(self):
+        lock = Lock()
+        with lock:
+            with self.assertRaisesRegex(RuntimeError, 'holds the lock'):
+                with lock:
+                    self.fail('it has it')
+        with lock:
+            pass
+
+    def test_a_forked_child_has_it_anew(self):
+        lock = Lock()
+        held, release = threading.Event(), threading.Event()
+
+        def hold():
+            with lock:
+                held.set()
+                release.wait()
+        thread = threading.Thread(target=hold)
+        thread.start()
+        held.wait()
+        self.assertFalse(lock.acquire(False))
+        self.assertTrue(forked(lambda: lock.acquire(False)))
+        self.assertFalse(lock.acquire(False))
+        release.set()
+        thread.join()
+        self.assertTrue(lock.acquire(False))
+        lock.release()
+
+    def test_who_forks_with_it_gives_it_back_on_both_sides(self):
+        lock = Lock()
+        pid = -1
+        try:
+            with lock:
+                pid = os.fork()
+            if not pid:
+                os._exit(0 if lock.acquire(False) else 1)
+        finally:
+            if not pid:
+                os._exit(2)
+        self.assertEqual((pid, 0), os.waitpid(pid, 0))
+
+    def test_is_renewed_before_others_are_told_of_a_fork(self):
+        class Told:
+            def __init__(self):
+                self.lock = Lock()
+                self.taken = False
+
+            def after_fork(self):
+                self.taken = self.lock.acquire(False)
+
+        told = Told()
+        tell_forks(told)
+        held, release = threading.Event(), threading.Event()
+
+        def hold():
+            with told.lock:
+                held.set()
+                release.wait()
+        thread = threading.Thread(target=hold)
+        thread.start()
+        held.wait()
+        self.assertTrue(forked(lambda: told.taken))
+        release.set()
+        thread.join()

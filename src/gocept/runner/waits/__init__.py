@@ -1,0 +1,1 @@
+"""What can be waited for, deadlines, and locks that survive a fork."""

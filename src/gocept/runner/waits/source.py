@@ -1,0 +1,89 @@
+"""What a poller can wait for, and what it is told without being asked.
+
+A descriptor says when it is ready, but not that its owner has closed it, that
+lines were left in a buffer, or that bytes are to be sent. A source tells its
+watchers these.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+from gocept.runner.waits.forks import Lock
+
+
+class Watcher(Protocol):
+    """What a source tells; from any thread."""
+
+    def source_ready(self, source: 'Source') -> None:
+        """`collect` has something, though the descriptor may not say so."""
+
+    def source_sending(self, source: 'Source') -> None:
+        """`send_kept` is to be called when its sink can be written."""
+
+    def source_closing(self, source: 'Source', fd: int) -> None:
+        """A descriptor is about to be closed."""
+
+
+_attaching = Lock()
+
+
+class Source:
+    """The base of channels, processes and timers."""
+
+    is_stream = False
+    """Whether `Poller.close_all` closes it."""
+
+    accepts = False
+    """Whether what it collects are clients."""
+
+    _watchers: tuple[Watcher, ...] = ()
+
+    def fileno(self) -> int:
+        """The descriptor that is readable when `collect` has something.
+
+        -1 when it is closed, and only the end is to be collected.
+        """
+        raise NotImplementedError(f'{self!r} has no descriptor')
+
+    def collect(self) -> tuple[Sequence[Any], bool]:
+        """What there is, without waiting, and whether this was the last."""
+        raise NotImplementedError
+
+    @property
+    def buffered(self) -> bool:
+        """Whether `collect` has something that the descriptor cannot say."""
+        return False
+
+    def layers(self) -> Iterator['Source']:
+        """Itself, and the sources that it wraps."""
+        yield self
+
+    def attach(self, watcher: Watcher) -> bool:
+        """Tell `watcher` from now on; whether it was not told before."""
+        with _attaching:
+            if watcher in self._watchers:
+                return False
+            self._watchers += (watcher,)
+            return True
+
+    def detach(self, watcher: Watcher) -> None:
+        """Tell `watcher` no more."""
+        with _attaching:
+            self._watchers = tuple(
+                other for other in self._watchers if other is not watcher)
+
+    def _tell_ready(self) -> None:
+        for watcher in self._watchers:
+            watcher.source_ready(self)
+
+    def _tell_closing(self, fd: int) -> None:
+        for watcher in self._watchers:
+            watcher.source_closing(self, fd)
+
+
+def checked_buffering(buffering: str | None) -> str | None:
+    """What it is, if it is one that channels know."""
+    if buffering not in (None, 'bytes', 'line'):
+        raise ValueError("buffering must be None, 'bytes' or 'line', "
+                         f'not {buffering!r}')
+    return buffering
