@@ -13,11 +13,9 @@ from gocept.runner.executor.conditions.base import Check, Condition, all_of
 from gocept.runner.executor.conditions.http import http
 from gocept.runner.executor.conditions.network import tcp, unix
 from gocept.runner.executor.conditions.notified import notified
-from gocept.runner.executor.conditions.pushed import (
-    exits_zero,
-    output,
-    pid_file,
-)
+from gocept.runner.executor.conditions.output import output
+from gocept.runner.executor.conditions.pid_file import pid_file
+from gocept.runner.executor.conditions.probe import exits_zero
 from gocept.runner.executor.groups import start_all, stop_all
 from gocept.runner.executor.named import (
     HTTPExecutor,

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import IO, Any, Self
 
 import zope.interface
@@ -20,10 +20,8 @@ from gocept.runner.errors import (
     TimeoutExpired,
 )
 from gocept.runner.events import child_ended, child_ready, child_started
-from gocept.runner.executor.capture import Reader
-from gocept.runner.executor.captures import Captures
+from gocept.runner.executor.capture import Captures, Reader
 from gocept.runner.executor.conditions.base import Check, Condition
-from gocept.runner.executor.options import process_options
 from gocept.runner.interfaces import IExecutor
 from gocept.runner.poller import Poller
 from gocept.runner.process import Process
@@ -396,3 +394,43 @@ class SimpleExecutor:
                  if self.process is not None and self.process.poll() is None
                  else 'not running')
         return f'<{type(self).__name__} {self.command!r}: {state}>'
+
+
+_STREAMS: dict[Any, str] = {
+    subprocess.PIPE: 'pipe', subprocess.DEVNULL: 'null',
+    subprocess.STDOUT: 'merge', None: 'inherit'}
+
+# What a process has to know of the keywords of Popen.
+_GROUP = ('process_group', 'start_new_session')
+_KNOWN = ('user', 'group', 'extra_groups', *_GROUP)
+
+
+def process_options(command: str | Sequence[str], streams: Mapping[str, Any],
+                    envvars: Mapping[str, str], added: Iterable[str],
+                    popen_kwargs: Mapping[str, Any], check: Check | None,
+                    ) -> dict[str, Any]:
+    """The keywords of a process that depend on what the caller has said.
+
+    `envvars` is the environment, and `added` are the names in it that were
+    added to ours. `popen_kwargs` come before all else.
+    """
+    popen = dict(popen_kwargs)
+    options = {key: popen.pop(key) for key in _KNOWN if key in popen}
+    environment = popen.pop('env', envvars)
+    # What is never inherited has to be said once more.
+    extra = {name: environment[name] for name in added if name in environment}
+    pass_fds = tuple(popen.pop('pass_fds', ()))
+    if check is not None:
+        extra |= check.variables
+        pass_fds += tuple(check.pass_fds)
+        fd = check.variables.get('NOTIFY_FD', '{notify_fd}')
+        command = (command.replace('{notify_fd}', fd)
+                   if isinstance(command, str)
+                   else [os.fspath(each).replace('{notify_fd}', fd)
+                         for each in command])
+    return options | {
+        name: _STREAMS.get(stream, stream) for name, stream in streams.items()
+    } | {
+        'command': command, 'env': environment, 'extra_env': extra,
+        'pass_fds': pass_fds, 'popen_kwargs': popen,
+        'setsid': not any(each in options for each in _GROUP)}

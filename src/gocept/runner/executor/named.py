@@ -8,7 +8,8 @@ from gocept.runner.executor.base import Command
 from gocept.runner.executor.checked import ConditionExecutor
 from gocept.runner.executor.conditions.http import http
 from gocept.runner.executor.conditions.network import tcp, unix
-from gocept.runner.executor.conditions.pushed import output, pid_file
+from gocept.runner.executor.conditions.output import output
+from gocept.runner.executor.conditions.pid_file import pid_file
 
 
 class OutputExecutor(ConditionExecutor):

@@ -168,7 +168,8 @@ class tcp(Condition):
                 return ''
         finally:
             connector.close()
-        return (listeners.holder(listeners.on_port(self.port), f'port {self.port}')
+        return (listeners.holder(listeners.on_port(self.port),
+                                 f'port {self.port}')
                 or f'something listens on {self.host} port {self.port}')
 
     def servers(self) -> Iterator[int]:

@@ -117,7 +117,8 @@ class ListenerTests(ExecutorTestCase):
                 with socket.create_connection((host, port)) as client:
                     accepted, _ = sock.accept()
                     with accepted:
-                        self.assertEqual([inode(sock)], listeners.on_port(port))
+                        self.assertEqual(
+                            [inode(sock)], listeners.on_port(port))
                         self.assertEqual(
                             [], listeners.on_port(client.getsockname()[1]))
 
@@ -185,7 +186,8 @@ class ListenerTests(ExecutorTestCase):
                     ([os.getpid()], [inode(ours)]),
                     ([child.pid, os.getpid()], [inode(ours), its])):
                 with self.subTest(inodes):
-                    self.assertEqual(expected, list(listeners.among(pids, inodes)))
+                    self.assertEqual(
+                        expected, list(listeners.among(pids, inodes)))
             self.assertEqual([], list(listeners.among([], [its])))
 
     def test_the_holder_is_named(self) -> None:

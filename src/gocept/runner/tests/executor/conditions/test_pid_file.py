@@ -1,4 +1,4 @@
-"""Conditions that the child brings about: a file, and a status."""
+"""The condition that a child writes a file."""
 
 import os
 import pathlib
@@ -6,17 +6,15 @@ from unittest import mock
 
 from gocept.runner.executor import (
     AlreadyRunning,
-    ConditionExecutor,
     PidExecutor,
     SimpleExecutor,
     TimeoutExpired,
-    exits_zero,
     pid_file,
 )
-from gocept.runner.executor.conditions import pushed
+from gocept.runner.executor.conditions import pid_file as module
 from gocept.runner.poller import Poller
 from gocept.runner.process import Process
-from gocept.runner.tests.executors import ExecutorTestCase, Starting, is_gone
+from gocept.runner.tests.executors import ExecutorTestCase, Starting
 from gocept.runner.tests.victims import until, victim
 from gocept.runner.waits.deadline import NEVER, Deadline
 
@@ -106,7 +104,7 @@ class PidFileTests(ExecutorTestCase):
         self.path.chmod(0)
         condition = pid_file(self.path)
         with Poller() as poller, mock.patch.object(
-                pushed, 'open', create=True, side_effect=PermissionError):
+                module, 'open', create=True, side_effect=PermissionError):
             self.assertEqual('', condition.holds_already(poller, NEVER))
 
     def test_one_that_cannot_be_read_counts(self) -> None:
@@ -165,51 +163,8 @@ class PidFileTests(ExecutorTestCase):
             self.executor("open(path, 'w').close()"), 'there is none')
 
     def test_without_inotify(self) -> None:
-        with mock.patch.object(pushed, 'Directory', side_effect=OSError):
+        with mock.patch.object(module, 'Directory', side_effect=OSError):
             self.check_written(self.executor(), 'there is none')
 
     def test_a_path_is_needed(self) -> None:
         self.assertRaisesRegex(ValueError, 'path of a pid file', pid_file, '')
-
-
-class ExitsZeroTests(ExecutorTestCase):
-
-    def executor(self, *probe: str) -> ConditionExecutor:
-        return self.stopping(ConditionExecutor('sleep 100', exits_zero(probe)))
-
-    def test_a_probe_is_repeated_until_it_ends_with_zero(self) -> None:
-        starting = Starting(self.executor('test', '-e', str(self.dir / 'on')))
-        starting.until_seen('it ended with 1')
-        (self.dir / 'on').touch()
-        starting.wait()
-
-    def test_an_error_says_how_it_ended(self) -> None:
-        starting = Starting(self.executor('sh', '-c', 'exit 3'))
-        starting.until_seen('it ended with 3')
-        expire(starting)
-        self.assertRaisesRegex(
-            TimeoutExpired, "for \"sh -c 'exit 3'\" to end with 0; seen last: "
-            'it ended with 3;', starting.wait)
-
-    def test_one_that_hangs_is_killed_with_what_it_has_started(self) -> None:
-        pids = self.dir / 'pids'
-        starting = Starting(self.executor(
-            'sh', '-c', f'sleep 100 & echo $$ $! > {pids}.new; '
-            f'mv {pids}.new {pids}; wait'))
-        until(pids.exists)
-        expire(starting)
-        self.assertRaisesRegex(
-            TimeoutExpired, 'seen last: it runs still;', starting.wait)
-        for pid in pids.read_text().split():
-            self.assertTrue(is_gone(int(pid)))
-
-    def test_a_probe_that_is_not_there(self) -> None:
-        executor = self.executor('no-such-program-at-all')
-        self.assertRaisesRegex(
-            FileNotFoundError, 'no-such-program-at-all', executor.start)
-        self.assertIsNone(executor.process)
-
-    def test_a_command_is_needed(self) -> None:
-        for wrong in ('', []):
-            self.assertRaisesRegex(
-                ValueError, 'needs a command', exits_zero, wrong)

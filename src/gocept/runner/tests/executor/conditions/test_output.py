@@ -1,4 +1,4 @@
-"""Conditions that the child brings about: output."""
+"""The condition that a child says something."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ from gocept.runner.executor import (
     output,
 )
 from gocept.runner.executor.capture import Capture
-from gocept.runner.executor.conditions import pushed
+from gocept.runner.executor.conditions import output as module
 from gocept.runner.executor.conditions.base import Check
 from gocept.runner.poller import Poller
 from gocept.runner.process import Process
@@ -214,7 +214,7 @@ class LookTests(ExecutorTestCase):
         os.write(self.sink, b'ready')
         self.close_sink()
         self.capture.read_rest()
-        with mock.patch.object(pushed, '_BRIEFLY', 0):
+        with mock.patch.object(module, '_BRIEFLY', 0):
             self.assertEqual('', check.hopeless)
         self.assertTrue(check.holds())
 

@@ -1,0 +1,146 @@
+"""The condition that a child says something."""
+
+import re
+from collections.abc import Callable, Sequence
+
+from gocept.runner.executor.capture import Capture
+from gocept.runner.executor.conditions.base import Check, Condition
+from gocept.runner.poller import Poller
+from gocept.runner.process import Process
+from gocept.runner.waits.deadline import Deadline
+
+_BRIEFLY = 0.1
+"""Seconds in which a child that closes its output ends, as a rule."""
+
+_LONGEST_LINE = 2 ** 16  # bytes that are searched again when more comes
+
+
+class output(Condition):
+    """That the output matches `banner`, a regular expression, in a line.
+
+    As soon as it matches `failure`, the wait has failed.
+    """
+
+    def __init__(self, banner: str, failure: str | None = None) -> None:
+        self.text = banner
+        self.banner = _compiled(banner)
+        self.failure = _compiled(failure) if failure else None
+
+    def check(self) -> Check:
+        """See `ICondition`."""
+        return _OutputCheck(self)
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
+    # What begins so matches from the beginning of a line if it does at all.
+    # Tried everywhere in it, it would take time with the square of its length.
+    if pattern.startswith('.*'):
+        pattern = f'^{pattern}'
+    return re.compile(pattern, re.MULTILINE)
+
+
+class _OutputCheck(Check):
+
+    said_by_child = True
+
+    def __init__(self, condition: output) -> None:
+        self._condition = condition
+        self._searches: list[_Search] = []
+        self._briefly: Deadline | None = None
+        self.awaited = f'{condition.text!r} in its output'
+
+    def begin(self, process: Process, captures: Sequence[Capture],
+              poller: Poller, deadline: Deadline) -> None:
+        """See `Check`."""
+        super().begin(process, captures, poller, deadline)
+        self._searches = [_Search(self._condition, each, poller.wakeup)
+                          for each in captures]
+
+    def holds(self) -> bool:
+        """See `Check`."""
+        return any(each.found for each in self._searches)
+
+    @property
+    def hopeless(self) -> str:
+        """See `Check`."""
+        for each in self._searches:
+            if each.failed:
+                return f'has said {each.failed!r}'
+        if not self._searches:
+            return 'has no output that is read: neither is a pipe'
+        # The last piece may have come since `holds` was asked.
+        if (all(each.capture.ended for each in self._searches)
+                and not self.holds()):
+            if self._briefly is None:
+                self._briefly = Deadline(_BRIEFLY)
+            if (self._briefly.passed
+                    or self.process.poll() is not None):
+                return 'has closed its output'
+        return ''
+
+    def place(self, capture: Capture) -> tuple[int, bool]:
+        """See `Check`."""
+        for each in self._searches:
+            if each.capture is capture and each.found:
+                return each.position, each.in_line
+        return 0, False
+
+    def close(self) -> None:
+        """See `Check`."""
+        for each in self._searches:
+            each.close()
+
+
+class _Search:
+    """Looks for the banner in one stream; in the thread that reads it."""
+
+    def __init__(self, condition: output, capture: Capture,
+                 tell: Callable[[], None]) -> None:
+        self.capture = capture
+        self.found = False
+        self.failed = ''
+        self.position = 0
+        self.in_line = False
+        self._condition = condition
+        self._tell = tell
+        self._line = b''  # what was searched already, as it may go on
+        capture.listen(self._search)
+
+    def close(self) -> None:
+        self.capture.listen_no_more(self._search)
+
+    def _search(self, begin: int, data: bytes) -> None:
+        if self.found or self.failed:
+            return  # whatever it says now is no reason to look at others
+        if not data:
+            self._tell()
+            return
+        window = self._line + data
+        self.position = begin + len(data)
+        text = window.decode('utf-8', 'replace').replace('\r\n', '\n')
+        match = self._condition.banner.search(text)
+        failure = (self._condition.failure.search(text)
+                   if self._condition.failure else None)
+        if failure is not None and (
+                match is None or failure.start() < match.start()):
+            self.failed = failure.group() or text
+        elif match is not None:
+            self._end_after(window, begin - len(self._line), text, match.end())
+            self.found = True
+        self._line = window[window.rfind(b'\n') + 1:][-_LONGEST_LINE:]
+        if self.found or self.failed:
+            self._tell()
+
+    def _end_after(self, window: bytes, begin: int, text: str,
+                   end: int) -> None:
+        """Go to the end of the line in which the match ends."""
+        lines = text.count('\n', 0, end)
+        if end and text[end - 1] == '\n':
+            lines -= 1
+        at = -1
+        for _ in range(lines + 1):
+            at = window.find(b'\n', at + 1)
+            if at < 0:
+                self.in_line = True
+                return
+        self.position = begin + at + 1
