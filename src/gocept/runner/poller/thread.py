@@ -2,14 +2,22 @@
 
 There is one in a process. It calls `Poller.poll` of the poller that
 `background` returns. It is begun at first need, and anew in a forked child. It
-runs the callbacks of what is registered there, and sends what channels have
-kept back; it reads none that was handed out.
+runs the callbacks of what is registered there, sends what channels have kept
+back, and does what finalizers have handed over; it reads no channel that was
+handed out.
 """
 
+import logging
+import os
+import sys
 import threading
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
 
 from gocept.runner.poller.poller import Poller
 from gocept.runner.waits.forks import Lock
+
+log = logging.getLogger('gocept.runner.poller')
 
 
 class _BackgroundPoller(Poller):
@@ -21,6 +29,7 @@ class _BackgroundPoller(Poller):
 
 _lock = Lock()
 _background: Poller | None = None
+_handed_over: 'SimpleQueue[tuple[int, Callable[[], object]]]' = SimpleQueue()
 
 
 def background() -> Poller:
@@ -34,9 +43,41 @@ def background() -> Poller:
         return _background
 
 
+def hand_over(function: Callable[[], object]) -> None:
+    """Have the thread call `function` soon. For finalizers.
+
+    A finalizer runs in any thread and under any lock, so this takes no lock
+    and begins no thread. Where none runs, `function` waits until somebody
+    calls `background`; an object that relies on it does that when it is made.
+    Nothing is called at the exit of the interpreter, or in a child that was
+    forked meanwhile. An exception is logged.
+    """
+    if not sys.is_finalizing():
+        _handed_over.put((os.getpid(), function))
+        poller = _background
+        if poller is not None:
+            poller.wakeup()
+
+
 def _serve(poller: Poller) -> None:
-    try:
-        while not poller.closed:
+    while not poller.closed:
+        try:
+            _call_handed_over()
             poller.poll()
-    finally:
-        poller.close()  # so that there can be another
+        except BaseException:  # others rely on this thread
+            if not poller.closed:
+                log.exception('A callback tried to end the thread')
+
+
+def _call_handed_over() -> None:
+    while True:
+        try:
+            pid, function = _handed_over.get_nowait()
+        except Empty:
+            return
+        if pid == os.getpid():
+            try:
+                function()
+            except Exception:
+                log.exception('%r, handed over by a finalizer, failed',
+                              function)

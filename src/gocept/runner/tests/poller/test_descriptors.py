@@ -280,7 +280,8 @@ class PollNewsTests(NewsTests):
 class PollDescriptorsTests(DescriptorsTests):
 
     def make(self):
-        with mock.patch('gocept.runner.poller.descriptors.Readiness', PollReadiness):
+        with mock.patch('gocept.runner.poller.descriptors.Readiness',
+                        PollReadiness):
             return Descriptors()
 
     def test_a_descriptor_that_is_not_open(self):

@@ -15,8 +15,7 @@ import zope.interface.verify
 from gocept.runner.channel import LineChannel, PipeChannel, SocketChannel
 from gocept.runner.errors import EndpointClosedException
 from gocept.runner.interfaces import IPoller
-from gocept.runner.poller import Poller, Timer, background, descriptors
-from gocept.runner.poller import thread as background_module
+from gocept.runner.poller import Poller, Timer, descriptors
 from gocept.runner.poller.server import Server
 from gocept.runner.tests.channel.test_base import Custom
 from gocept.runner.tests.poller.test_server import no_descriptors_left
@@ -117,7 +116,7 @@ class PollerTests(StreamTestCase):
             Poller()
             gc.collect()
         self.assertEqual([ResourceWarning], [w.category for w in caught])
-        self.assertIn('unclosed <gocept.runner.poller.Poller',
+        self.assertIn('unclosed <gocept.runner.poller.poller.Poller',
                       str(caught[0].message))
 
     def test_is_a_context_manager(self):
@@ -1240,94 +1239,6 @@ class TimerTests(SourcesTestCase):
         thread.join()
 
 
-class BackgroundTests(StreamTestCase):
-
-    def setUp(self):
-        super().setUp()
-        self.addCleanup(self.end_background)
-
-    def end_background(self):
-        if background_module._background is not None:
-            background_module._background.close()
-        for thread in background_threads():
-            thread.join(DEADLINE)
-
-    def test_one_thread(self):
-        pollers, barrier = [], threading.Barrier(8)
-
-        def ask():
-            barrier.wait()
-            pollers.append(background())
-        threads = [self.start(ask) for _ in range(8)]
-        for thread in threads:
-            thread.join()
-        self.assertEqual(1, len({*pollers}))
-        [thread] = background_threads()
-        self.assertTrue(thread.daemon)
-        self.assertIs(background(), pollers[0])
-
-    def test_it_calls_and_sends(self):
-        channel, peer = self.open_pipes()
-        called = threading.Event()
-        names = []
-
-        def callback(data, channel):
-            names.append(threading.current_thread().name)
-            called.set()
-        background().register(channel, callback)
-        peer.send(b'x')
-        self.assertTrue(called.wait(DEADLINE))
-        self.assertEqual(['gocept.runner.poller'], names)
-        channel.write(LARGE)
-        self.assertEqual(len(LARGE), len(peer.receive(len(LARGE))))
-
-    def test_sends_for_one_that_is_read_by_another(self):
-        channel, peer = self.open_sockets()
-        background().send_for(channel)
-        channel.write(LARGE)
-        self.assertEqual(len(LARGE), len(peer.receive(len(LARGE))))
-        peer.send(b'x')
-        wait_readable(channel)
-        self.assertEqual(b'x', channel.read())
-
-    def test_again_after_it_was_closed(self):
-        first = background()
-        [thread] = background_threads()
-        first.close()
-        thread.join(DEADLINE)
-        self.assertFalse(thread.is_alive())
-        second = background()
-        self.assertIsNot(first, second)
-        self.assertEqual(1, len(background_threads()))
-        timer, called = Timer(0), threading.Event()
-        second.register(timer, lambda *result: called.set())
-        self.assertTrue(called.wait(DEADLINE))
-
-    def test_its_end_is_quiet(self):
-        failures = []
-        with mock.patch.object(threading, 'excepthook', failures.append):
-            for _ in range(50):
-                background().close()
-                for thread in background_threads():
-                    thread.join(DEADLINE)
-        self.assertEqual([], failures)
-
-    def test_again_after_a_callback_ended_the_thread(self):
-        def leave(*result):
-            raise SystemExit
-        first = background()
-        [thread] = background_threads()
-        first.register(Timer(0), leave)
-        thread.join(DEADLINE)
-        self.assertTrue(first.closed)
-        self.assertIsNot(first, background())
-
-
-def background_threads():
-    return [thread for thread in threading.enumerate()
-            if thread.name == 'gocept.runner.poller']
-
-
 FORK_PROGRAM = '''
     import os
     import socket
@@ -1437,15 +1348,6 @@ class ProgramTests(TestCase):
         self.assertEqual(0, program.end(), program.output)
         self.assertIn('well', program.output)
 
-    def test_ends_while_it_is_served(self):
-        program = self.program('''
-            from gocept.runner.poller import background
-            background()
-            print('well')
-        ''', environment={'PYTHONDEVMODE': '1'})
-        self.assertEqual(0, program.end())
-        self.assertEqual('well\n', program.output)
-
 
 class Fallback:
     """Without epoll, as on other systems."""
@@ -1480,8 +1382,4 @@ class FallbackServerTests(Fallback, ServerTests):
 
 
 class FallbackTimerTests(Fallback, TimerTests):
-    pass
-
-
-class FallbackBackgroundTests(Fallback, BackgroundTests):
     pass

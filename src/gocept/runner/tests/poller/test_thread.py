@@ -1,0 +1,187 @@
+import gc
+import os
+import sys
+import threading
+from unittest import mock
+
+from gocept.runner.poller import Timer, background, thread
+from gocept.runner.tests.poller.test_poller import Fallback
+from gocept.runner.tests.streams import StreamTestCase, wait_readable
+from gocept.runner.tests.support import DEADLINE, TestCase
+
+LARGE = bytes(2 ** 22)
+
+LOGGER = 'gocept.runner.poller'
+
+
+class BackgroundTestCase(StreamTestCase):
+
+    def setUp(self):
+        super().setUp()
+        self.addCleanup(self.end_background)
+
+    def end_background(self):
+        if thread._background is not None:
+            thread._background.close()
+        for each in background_threads():
+            each.join(DEADLINE)
+
+
+class BackgroundTests(BackgroundTestCase):
+
+    def test_one_thread(self):
+        pollers, barrier = [], threading.Barrier(8)
+
+        def ask():
+            barrier.wait()
+            pollers.append(background())
+        threads = [self.start(ask) for _ in range(8)]
+        for each in threads:
+            each.join()
+        self.assertEqual(1, len({*pollers}))
+        [daemon] = background_threads()
+        self.assertTrue(daemon.daemon)
+        self.assertIs(background(), pollers[0])
+
+    def test_it_calls_and_sends(self):
+        channel, peer = self.open_pipes()
+        called = threading.Event()
+        names = []
+
+        def callback(data, channel):
+            names.append(threading.current_thread().name)
+            called.set()
+        background().register(channel, callback)
+        peer.send(b'x')
+        self.assertTrue(called.wait(DEADLINE))
+        self.assertEqual(['gocept.runner.poller'], names)
+        channel.write(LARGE)
+        self.assertEqual(len(LARGE), len(peer.receive(len(LARGE))))
+
+    def test_sends_for_one_that_is_read_by_another(self):
+        channel, peer = self.open_sockets()
+        background().send_for(channel)
+        channel.write(LARGE)
+        self.assertEqual(len(LARGE), len(peer.receive(len(LARGE))))
+        peer.send(b'x')
+        wait_readable(channel)
+        self.assertEqual(b'x', channel.read())
+
+    def test_again_after_it_was_closed(self):
+        first = background()
+        [daemon] = background_threads()
+        first.close()
+        daemon.join(DEADLINE)
+        self.assertFalse(daemon.is_alive())
+        second = background()
+        self.assertIsNot(first, second)
+        self.assertEqual(1, len(background_threads()))
+        timer, called = Timer(0), threading.Event()
+        second.register(timer, lambda *result: called.set())
+        self.assertTrue(called.wait(DEADLINE))
+
+    def test_its_end_is_quiet(self):
+        failures = []
+        with mock.patch.object(threading, 'excepthook', failures.append):
+            for _ in range(50):
+                background().close()
+                for each in background_threads():
+                    each.join(DEADLINE)
+        self.assertEqual([], failures)
+
+    def test_a_callback_cannot_end_it(self):
+        def leave(*result):
+            raise SystemExit
+        poller, called = background(), threading.Event()
+        with self.assertLogs(LOGGER, 'ERROR') as logs:
+            poller.register(Timer(0), leave)
+            poller.register(Timer(0.001), lambda *result: called.set())
+            self.assertTrue(called.wait(DEADLINE))
+        self.assertIn('tried to end the thread', logs.output[0])
+        self.assertIs(poller, background())
+
+
+class FallbackBackgroundTests(Fallback, BackgroundTests):
+    pass
+
+
+class HandOverTests(BackgroundTestCase):
+
+    def test_the_thread_calls_it(self):
+        background()
+        names, called = [], threading.Event()
+        thread.hand_over(lambda: (
+            names.append(threading.current_thread().name), called.set()))
+        self.assertTrue(called.wait(DEADLINE))
+        self.assertEqual(['gocept.runner.poller'], names)
+
+    def test_no_thread_is_begun_but_the_next_one_calls_it(self):
+        called = threading.Event()
+        thread.hand_over(called.set)
+        self.assertEqual([], background_threads())
+        background()
+        self.assertTrue(called.wait(DEADLINE))
+
+    def test_one_that_fails_is_logged_and_the_next_is_called(self):
+        called = threading.Event()
+        with self.assertLogs(LOGGER, 'ERROR') as logs:
+            thread.hand_over(lambda: 1 / 0)
+            thread.hand_over(called.set)
+            background()
+            self.assertTrue(called.wait(DEADLINE))
+        self.assertIn('ZeroDivisionError', logs.output[0])
+
+    def test_in_a_finalizer_under_the_locks_it_could_need(self):
+        poller, called = background(), threading.Event()
+
+        class Cycle:
+
+            def __init__(self):
+                self.it = self
+
+            def __del__(self):
+                thread.hand_over(called.set)
+        with thread._lock, poller._lock:
+            Cycle()
+            gc.collect()
+        self.assertTrue(called.wait(DEADLINE))
+
+    def test_a_forked_child_calls_nothing_of_its_parent(self):
+        called = []
+        thread.hand_over(lambda: called.append(os.getpid()))
+        read, write = os.pipe()
+        pid = os.fork()
+        if not pid:
+            try:
+                thread._call_handed_over()
+                os.write(write, b'x' * (1 + len(called)))
+            finally:
+                os._exit(0)
+        os.waitpid(pid, 0)
+        self.assertEqual(b'x', os.read(read, 2))
+        os.close(read)
+        os.close(write)
+        thread._call_handed_over()
+        self.assertEqual([os.getpid()], called)
+
+    def test_not_while_the_interpreter_ends(self):
+        with mock.patch.object(sys, 'is_finalizing', lambda: True):
+            thread.hand_over(self.fail)
+        thread._call_handed_over()
+
+
+class ProgramTests(TestCase):
+
+    def test_ends_while_it_is_served(self):
+        program = self.program('''
+            from gocept.runner.poller import background
+            background()
+            print('well')
+        ''', environment={'PYTHONDEVMODE': '1'})
+        self.assertEqual(0, program.end())
+        self.assertEqual('well\n', program.output)
+
+
+def background_threads():
+    return [each for each in threading.enumerate()
+            if each.name == 'gocept.runner.poller']
