@@ -1,6 +1,11 @@
 """Every contract of the project; the code refers to it by name.
 
-Times are seconds, as int or float, on a clock that is never set back.
+Times are in seconds, as int or float, on a clock that is never set back.
+
+A handler of a signal may call `IMainLoop.stop`, `IShutdown.request`,
+`IPoller.wakeup` and `IPoller.interrupt`, and nothing else of this project.
+Other calls may raise RuntimeError there, as the handler may have interrupted
+a thread that holds a lock which the call needs.
 """
 
 from zope.interface import Attribute, Interface
@@ -10,47 +15,51 @@ class IAppMain(Interface):
     """``appmain(ticks=1, principal=None, *, attempts=3, max_backoff=60,
     shutdown_timeout=30)``
 
-    A decorator that makes a program of a worker, which is a function that does
-    a piece of work each time it is called.
+    A decorator that makes a program of a worker. A worker is a function that
+    does a piece of work each time it is called.
 
-    `ticks` is how long to sleep between two calls, if the worker does not say;
-    ValueError if it is no number >= 0. `principal` is the id of the principal
-    that the worker runs as, or a callable that returns one when zope.conf has
-    been read (see `IFromConfig`), or None for no interaction. `attempts` is
-    how often a tick is run at most if it fails for a reason that passes, such
-    as a conflict. `max_backoff` is the longest pause after errors in a row, in
-    seconds. `shutdown_timeout` is how many seconds the end of the children
-    that ZCML declares may take before they are killed.
+    * `ticks` is the number of seconds between two calls, unless the worker
+      returns another one. ValueError if it is not a number >= 0.
+    * `principal` is the id of the principal that the worker runs as; or a
+      callable that returns an id, and is called when zope.conf has been read
+      (see `IFromConfig`); or None for no interaction.
+    * `attempts` is how often a tick is run at most, if it fails for a reason
+      that passes, such as a conflict.
+    * `max_backoff` is the longest pause, in seconds, after several errors in a
+      row.
+    * `shutdown_timeout` is the number of seconds in which the children that
+      ZCML declares have to end, before they are killed.
 
     A worker returns one of
 
     * None: the loop sleeps for `ticks` seconds;
-    * a number >= 0: the loop sleeps that long, this time (with 0 not at all);
+    * a number >= 0: the loop sleeps for that many seconds, this time (with 0
+      not at all);
     * `gocept.runner.Exit`: the loop ends.
 
-    What else can become of a tick is said in `IMainLoop`.
+    `IMainLoop` says how a tick may end otherwise.
     """
 
     def __call__(worker):
         """Return the program.
 
-        The program keeps the name, doc and module of the worker. It is called
-        in one of two ways.
+        The program keeps the name, the docstring and the module of the worker.
+        There are two ways to call it.
 
-        ``program(appname, configfile, *args)`` runs the worker in the object
-        called `appname` in the root folder, or in the root folder itself if
-        that is None, as the file `configfile`, a zope.conf, says; `args` are
-        the arguments of the worker. It returns None, or 1 if the worker runs
-        just once and failed. Exceptions are raised as they are: KeyError for
-        an unknown `appname`, those of ZConfig, zope.configuration and the
-        storages for files and databases that cannot be used, and
-        PrincipalLookupError for an unknown principal. What the worker raises
-        is never among them.
+        ``program(appname, configfile, *args)`` runs the worker. The site is
+        the object called `appname` in the root folder, or the root folder
+        itself if `appname` is None. `configfile` is the path of a zope.conf.
+        `args` are the arguments of the worker. The call returns None, or 1 if
+        the worker runs just once and failed. Exceptions are raised as they
+        are: KeyError for an unknown `appname`, PrincipalLookupError for an
+        unknown principal, and those of ZConfig, zope.configuration and the
+        storages for files and databases that cannot be used. An exception of
+        the worker is never raised here.
 
         ``program()`` reads the command line, and returns or exits with a
-        status; `gocept.runner.errors` lists them. A SystemExit of the worker
-        is raised once more at the end. An expected mistake is one line on
-        standard error.
+        status; `gocept.runner.errors` lists them. If the worker raises
+        SystemExit, it is raised again when the database is closed. A mistake
+        of the user is reported as one line on standard error.
         """
 
 
@@ -62,14 +71,14 @@ class IOnce(IAppMain):
 
 
 class IFromConfig(Interface):
-    """Read a value from zope.conf, when it has been read."""
+    """Read a value from zope.conf, once zope.conf has been read."""
 
     def __call__(section, variable):
         """Return a callable that returns the value of `variable` in the
         ``<product-config section>``.
 
-        It raises KeyError if zope.conf has no such section or the section has
-        no such variable.
+        The callable raises KeyError if zope.conf has no such section, or the
+        section has no such variable.
         """
 
 
@@ -79,19 +88,21 @@ class IInit(Interface):
     def __call__(appname, configfile, *, shutdown_timeout=30):
         """Return a context manager that hands out the site.
 
-        It reads zope.conf, sets up the process, opens the databases and starts
-        what ZCML declares as eager; at the end it stops what runs, aborts the
-        transaction and closes them. Commit what is to stay. The site is *not*
-        set; one that the caller sets is put back at the end. Parameters and
-        exceptions are those of `IAppMain`.
+        On entering, zope.conf is read, the process is set up, the databases
+        are opened, and the children that ZCML declares as eager are started.
+        On leaving, all children are stopped, the transaction is aborted, and
+        the databases are closed: commit what is to stay. The site is *not*
+        set. If the caller sets one, the previous site is put back at the end.
+        Parameters and exceptions are those of `IAppMain`.
 
-        Where ZCML declares children, SIGTERM and SIGHUP raise Terminated, a
-        SystemExit, unless they have handlers, so that nothing is left behind.
+        Where ZCML declares children, SIGTERM and SIGHUP raise Terminated (a
+        SystemExit) unless they have handlers, so that no child is left behind.
 
         Loggers, product configuration and components stay set up afterwards. A
-        second call with the same site definition does not run the ZCML again;
-        one with another is a `ConfigurationError`, as there is one component
-        registry in a process. A call that fails leaves all of this as it was.
+        second call with the same site definition does not run the ZCML again.
+        With another site definition it is a `ConfigurationError`, as there is
+        one component registry in a process. A call that fails leaves all of
+        this as it was before.
         """
 
 
@@ -99,8 +110,9 @@ class IMainLoop(Interface):
     """``MainLoop(app, ticks, worker, principal=None, once=False, *,
     attempts=3, max_backoff=60)``
 
-    Calls a worker, tick by tick. `app` is the object that becomes the site,
-    `worker` is called without arguments; the others are as in `IAppMain`.
+    Calls a worker, tick by tick. `app` is the object that becomes the site.
+    `worker` is called without arguments. The other parameters are those of
+    `IAppMain`.
     """
 
     failed = Attribute('Whether the last tick failed.')
@@ -109,49 +121,52 @@ class IMainLoop(Interface):
         'The SystemExit or KeyboardInterrupt that ended the loop, or None.')
 
     def __call__():
-        """Run until the worker ends the loop, a signal does, or `stop`.
+        """Run until the worker, a signal or `stop` ends the loop.
 
-        A tick is one transaction, begun before the worker is called. While it
-        runs, `app` is the site. With a principal there is an interaction,
-        whose first participation is a request that carries the principal,
-        looked up anew in each tick. The principal is looked up once before
-        the first tick too: PrincipalLookupError if it is not known.
+        A tick is one transaction, which begins before the worker is called.
+        During the tick, `app` is the site. With a principal there is an
+        interaction. Its first participation is a request that carries the
+        principal, which is looked up anew in each tick. The principal is also
+        looked up before the first tick: PrincipalLookupError if it is unknown.
 
         * When the worker returns what `IAppMain` allows, the transaction is
           committed (or aborted, if it was doomed).
-        * SystemExit and KeyboardInterrupt abort it and end the loop.
-        * What the transaction calls retryable, raised by the worker or by the
-          commit, aborts it and is tried again in the same tick after a random
-          pause of a few milliseconds, `attempts` times at most.
-        * Everything else, and any other return value, is logged as an error,
-          aborts the transaction, and the loop goes on after `ticks` seconds.
+        * SystemExit and KeyboardInterrupt abort the transaction and end the
+          loop.
+        * An error that the transaction calls retryable, raised by the worker
+          or by the commit, aborts the transaction. The tick is tried again
+          after a random pause of a few milliseconds, `attempts` times at most.
+        * Any other error, and any other return value, is logged as an error
+          and aborts the transaction. The loop goes on after `ticks` seconds.
 
-        Thus a worker cannot end the loop by failing. Errors in a row double
-        the pause (from 0.1 seconds on) up to `max_backoff`, or `ticks` if that
-        is longer; a success resets it.
+        So a worker cannot end the loop by failing. Errors in a row double the
+        pause (from 0.1 seconds on) up to `max_backoff`, or up to `ticks` if
+        that is longer. A success resets the pause.
 
         The pause is `IPoller.pause` of the `IPoller` utility, if there is one:
-        whatever is registered there ends it at once. The loop reads nothing;
-        the worker fetches with `poll(0)`. A pause that errors have lengthened
-        is ended by signals only, lest a child that talks makes a worker fail
-        all the time. Events tell what happens, see `ILoopEvent`.
+        every source that is registered there ends it at once. The loop reads
+        nothing; the worker fetches with `poll(0)`. Only signals end a pause
+        that errors have lengthened; otherwise a child that talks all the time
+        would make a worker fail all the time. Events tell what happens, see
+        `ILoopEvent`.
 
         In the main thread, SIGTERM, SIGHUP and SIGINT end the loop when the
-        tick in progress is over, and a pause at once; also where they were
-        ignored before. After the first one all three have their default
-        action, so that a second one ends the process. While the first arrives
-        in C code that does not return to Python, this holds for the same
-        signal only. In a child that the worker forks they have their default
-        action from the start. SIGUSR2 reopens the log files that zope.conf
-        names.
+        tick in progress is over. They end a pause at once. This also holds
+        where these signals were ignored before. After the first of them all
+        three have their default action, so that a second one ends the process.
+        While C code runs that does not return to Python, only the same signal
+        again has its default action. In a child that the worker forks, the
+        three have their default action from the start. SIGUSR2 reopens the log
+        files that zope.conf names.
 
-        Afterwards site, interaction and signal handlers are those from before.
+        When the loop has ended, site, interaction and signal handlers are as
+        they were before.
         """
 
     def stop():
-        """End the loop like a signal does; from any thread.
+        """End the loop as a signal does; from any thread or signal handler.
 
-        A loop that does not run yet will end before its first tick.
+        If the loop has not begun yet, it will end before its first tick.
         """
 
     def stopMainLoop(signum, frame):
@@ -164,26 +179,29 @@ class ITransactionPerItem(Interface):
     def __call__(func=None, *, attempts=1):
         """Decorate a generator function that yields callables.
 
-        Used with and without parentheses; on functions and methods, with any
-        arguments. Calling the result calls each item in turn and commits. What
-        the generator does on its way to an item belongs to that item's
-        transaction.
+        The decorator is used with and without parentheses, on functions and
+        methods with any arguments. To call the result calls each item in turn
+        and commits after each. What the generator does between two items
+        belongs to the transaction of the second one.
 
-        * An item that raises an exception is logged and aborted, and the next
-          one is called. It counts as failed.
-        * So is an item with a conflict; it counts as skipped, as another run
-          may find it again. With `attempts`, what the transaction calls
-          retryable is tried again first, up to that many times in all. An
-          attempt after the first one sees no changes by the generator itself.
-        * SystemExit and KeyboardInterrupt abort and propagate.
-        * An exception in the generator itself aborts and propagates.
+        * An item that raises an exception is logged and aborted, and counts as
+          failed. The next item is called.
+        * An item with a conflict is logged and aborted, and counts as skipped,
+          as another run may find it again. With `attempts`, an error that the
+          transaction calls retryable is tried again first, up to that many
+          times in all. Only the first attempt sees the changes that the
+          generator itself has made.
+        * SystemExit and KeyboardInterrupt abort the transaction and propagate.
+        * An exception in the generator itself aborts the transaction and
+          propagates.
 
-        A signal that ends the main loop ends this one too, between two items.
-        In the end a line with the number of items done, failed and skipped is
-        logged. While standard error is a terminal it shows a progress bar.
+        A signal that ends the main loop ends this loop too, between two items.
+        At the end one line is logged with the number of items that were done,
+        failed and skipped. If standard error is a terminal, a progress bar is
+        shown there.
 
-        Returns what the generator returns, so that a worker can return
-        `gocept.runner.Exit`; None if a signal ended it.
+        Returns the return value of the generator, so that a worker can return
+        `gocept.runner.Exit`; None if a signal ended the loop.
         """
 
 
@@ -193,117 +211,125 @@ class IChannel(Interface):
     A stream of bytes in both directions that never blocks and never loses a
     byte.
 
-    `buffering` says what `read` gives: whatever there is with None or
-    'bytes', one line with 'line'. A line ends with a newline character. One
-    longer than `limit`, with its newline, comes in pieces of that length.
+    `buffering` says what `read` returns: all bytes that there are with None or
+    'bytes', one line with 'line'. A line ends with a newline character. A line
+    that is longer than `limit`, with its newline, is returned in pieces of
+    that length.
 
-    With an `encoding` it is a stream of text, `limit` counts characters, and
-    what is ``b''`` below is ``''``. Characters may be split anywhere; bytes
-    that cannot be decoded are shown as ``\\xff``. ``write`` takes text and
-    bytes.
+    With an `encoding` the channel is a stream of text: `limit` counts
+    characters, and ``''`` stands for ``b''`` in the descriptions below.
+    Characters may be split anywhere. Bytes that cannot be decoded are shown as
+    ``\\xff``. ``write`` takes text and bytes.
 
-    A custom channel is a subclass of `gocept.runner.channel.Channel` with
-    ``_read()`` (bytes, ``b''`` when there are none now,
-    EndpointClosedException when no more will come), `write`, `close` and, if
-    it can be polled, `get_fd`.
+    A custom channel is a subclass of `gocept.runner.channel.Channel`. It has
+    ``_read()`` (which returns bytes, or ``b''`` when there are none now, and
+    raises EndpointClosedException when no more will come), `write`, `close`
+    and, if it can be polled, `get_fd`.
 
-    One thread reads a channel; any may write. A context manager, which closes
-    it. Dropping one that was not closed is a ResourceWarning.
+    One thread reads a channel; any thread may write. A channel is a context
+    manager, which closes it. To drop a channel that was not closed is a
+    ResourceWarning.
     """
 
     buffering = Attribute("None, 'bytes' or 'line'.")
 
-    encoding = Attribute('What makes it text, or None.')
+    encoding = Attribute('The name of the encoding, or None for bytes.')
 
-    is_text = Attribute('Whether it gives text, not bytes.')
+    is_text = Attribute('Whether the channel returns text, not bytes.')
 
-    closed = Attribute('Whether it was closed here.')
+    closed = Attribute('Whether the channel was closed on this side.')
 
     kept = Attribute(
         'The number of bytes that were written but that the other side has '
         'not taken yet.')
 
-    unread = Attribute('Whether something was received but not read yet.')
+    unread = Attribute(
+        'Whether something was received that was not read yet.')
 
     partial = Attribute(
-        'Whether what was read last is a piece of a line whose next piece is '
+        'Whether the last read returned a piece of a line whose next piece is '
         'still to come.')
 
     def read():
         """Return the bytes that there are now, or one line.
 
-        ``b''`` when there are none, or no complete line. When the other side
-        is gone, or the channel is closed, it first returns all that was sent
-        (of lines also the rest without a newline; of a channel closed here,
-        what was received before), and then raises EndpointClosedException.
+        ``b''`` if there are none, or no complete line. When the other side is
+        gone, `read` first returns everything that was sent (the last line also
+        without a newline), and then raises EndpointClosedException. When the
+        channel was closed on this side, `read` first returns what was received
+        before.
         """
 
     def read_until(pattern, timeout=None):
-        """Wait until `pattern` comes, and read up to its end.
+        """Wait for `pattern`, and read up to its end.
 
         `pattern` is bytes (or text) or a compiled regular expression. Returns
-        a pair: what came before, and the match, which is `pattern` itself or
-        the match object. What came later is read next. An expression is
-        searched in all that came, again and again, so write it so that it
-        cannot match too early.
+        a pair: the data before the match, and the match, which is `pattern`
+        itself or the match object. The data after the match is read next. A
+        regular expression is searched in all data so far, each time that more
+        has come; so write it in such a way that it cannot match too early.
 
-        DeadlineExceeded after `timeout` seconds, and EndpointClosedException
-        if the stream ends before; both carry the tail of what came as `seen`,
-        and all of it can still be read. TypeError for text where there are
-        bytes, ValueError for an empty pattern. A channel without a descriptor
-        cannot wait: it has the pattern, or the time is over.
+        DeadlineExceeded after `timeout` seconds; EndpointClosedException if
+        the stream ends first. Both have the end of the data as `seen`, and all
+        of the data can still be read. TypeError for a pattern of text in a
+        channel of bytes; ValueError for an empty pattern. A channel without a
+        descriptor cannot wait: either the pattern is there, or
+        DeadlineExceeded is raised.
         """
 
     def write(*data):
         """Send chunks of bytes, without waiting.
 
-        What is not taken now is kept, and sent by the poller that the channel
-        is registered with, by later calls of its methods, and by `flush`.
+        Bytes that the other side does not take now are kept. They are sent by
+        the poller that the channel is registered with, by later calls of its
+        methods, and by `flush`.
 
-        * WriteBufferFull if more than `high_water` bytes are kept when it
-          begins; nothing of it is sent or kept. One that begins below is kept
-          whole, however long it is.
+        * WriteBufferFull if more than `high_water` bytes are kept before the
+          call; then nothing of `data` is sent or kept. Otherwise all of `data`
+          is accepted, however long it is.
         * EndpointClosedException if the other side is gone, or after `close`
           and `write_eof`. No signal is sent.
-        * Another OSError, as for a full disk: what is not sent is kept, as
-          with Python's own buffered files; write or flush later.
-        * NotImplementedError if there is nothing to write to.
+        * Another OSError, such as that of a full disk: the bytes that were not
+          sent are kept, as in Python's own buffered files. Write or flush
+          later.
+        * NotImplementedError if the channel cannot be written to.
         """
 
     def write_eof():
-        """Let the other side read the end, when it has got all that is kept.
+        """Let the other side read the end, after the bytes that are kept.
 
-        Standard input of a process is closed by this.
+        This closes the standard input of a process.
         """
 
     def flush(timeout=None):
-        """Wait until all that is kept has been sent.
+        """Wait until all bytes that are kept have been sent.
 
         DeadlineExceeded after `timeout` seconds; the rest is still kept. The
-        errors of `write`.
+        errors are those of `write`.
         """
 
     def close():
-        """Close its descriptors; again does nothing.
+        """Close the descriptors. To call it again does nothing.
 
-        What is kept is tried to be sent once; what cannot be is logged. A
-        `flush` or `read_until` in another thread goes on to its deadline.
+        The bytes that are kept are tried to be sent once; the number of bytes
+        that cannot be sent is logged. A `flush` or `read_until` in another
+        thread goes on until its deadline.
         """
 
     def closing():
-        """For custom channels that can be polled: call it first in `close`,
-        so that pollers give the end.
+        """Call this first in the `close` of a custom channel that can be
+        polled, so that pollers report the end.
         """
 
     def get_fd():
-        """Return the descriptor that it is read from.
+        """Return the descriptor that the channel reads from.
 
-        NotImplementedError if there is none; EndpointClosedException once
-        closed.
+        NotImplementedError if there is none; EndpointClosedException once the
+        channel is closed.
         """
 
     def fileno():
-        """Return the same as `get_fd`, but -1 once closed."""
+        """Return the same as `get_fd`, but -1 once the channel is closed."""
 
 
 class IPipeChannel(IChannel):
@@ -311,7 +337,8 @@ class IPipeChannel(IChannel):
     buffering=None, encoding=None, limit=1048576)``
 
     Reads from the descriptor `faucet` and writes to `sink`, which may be the
-    same. It owns and closes them. While open they do not block.
+    same one. The channel owns the descriptors and closes them. They do not
+    block while the channel is open.
     """
 
 
@@ -319,149 +346,153 @@ class ISocketChannel(IChannel):
     """``SocketChannel(sock, *, high_water=1048576, buffering=None,
     encoding=None, limit=1048576)``
 
-    Reads from and writes to a connected stream socket, which it owns.
+    Reads from and writes to a connected stream socket. The channel owns the
+    socket.
     """
 
 
 class ILineChannel(IChannel):
     """``LineChannel(channel, *, encoding=None, limit=1048576)``
 
-    Reads lines from another channel of any class; all else is done by that
-    one. ValueError for an encoding if that one has one already.
+    Reads lines from another channel of any class. The other channel does
+    everything else. ValueError for an encoding if the other channel has one
+    already.
     """
 
 
 class ITestChannel(IChannel):
     """``TestChannel(*, buffering=None, encoding=None, limit=1048576)``
 
-    A channel without descriptors, for tests, which play the other side. It
-    cannot be polled, and `read_until` does not wait in it.
+    A channel without descriptors, for tests. The test plays the other side. A
+    test channel cannot be polled, and its `read_until` does not wait.
     """
 
     def put(*data):
         """Have chunks of bytes, or of text, come in.
 
-        As those of a stream they have no borders: one `read` gives all that
-        was put before. EndpointClosedException after `put_eof` and `close`.
+        As in any stream, chunks have no borders: one `read` returns everything
+        that was put before. EndpointClosedException after `put_eof` and
+        `close`.
         """
 
     def put_eof():
         """End the stream as the other side would, after what was put."""
 
     def get():
-        """Return what was written since the last call, ``b''`` if nothing was.
-        """
+        """Return what was written since the last call; ``b''`` for nothing."""
 
 
 class ISource(Interface):
     """What a poller can wait for: a channel, a process or a timer.
 
-    `gocept.runner.source` has the base class, with what pollers and sources
+    `gocept.runner.source` has the base class, and what pollers and sources
     tell each other.
     """
 
     def collect():
-        """Return a sequence of what there is now and whether it is the last.
+        """Return a sequence of the items that there are now, and whether they
+        are the last ones.
         """
 
 
 class IPoller(Interface):
     """``Poller(*, buffering=None)``
 
-    Waits until one of many sources is ready, or time is over.
+    Waits until one of many sources is ready, or the time is over.
 
-    Belongs to the thread that calls `poll` or `wait`. All else may be called
-    from any thread, and takes effect at once. In a forked child it is empty,
-    as the registrations are the parent's. A context manager, which closes it.
+    A poller belongs to the thread that calls `poll` or `pause`. All other
+    methods may be called from any thread, and take effect at once. A forked
+    child has the poller without registrations, as these are the parent's. A
+    poller is a context manager, which closes it.
 
     `buffering` is that of the channels of accepted clients.
     """
 
     wakeup_fd = Attribute(
-        'A descriptor; any byte but 255 written to it wakes. For the standard '
-        "library's ``signal.set_wakeup_fd()``.")
+        'A descriptor that ends the wait when any byte but 255 is written to '
+        "it. It is for the standard library's ``signal.set_wakeup_fd()``.")
 
     def register(source, callback=None):
         """Wait for a channel, a process or a timer from now on.
 
-        What it gives is returned by `poll`; with a `callback`, that is called
-        with the same pair as its arguments instead, by the thread that calls
-        `poll`, and what it raises is logged. Registering again changes the
-        callback only.
+        `poll` returns what the source has. With a `callback`, `poll` calls it
+        with the same pair as its arguments instead; what the callback raises
+        is logged. To register a source again only changes the callback.
 
-        TypeError for anything else; NotImplementedError for a channel that
-        has no descriptor; ValueError if another source with the same
-        descriptor is registered. A regular file is always ready.
+        TypeError for anything that is not a source; NotImplementedError for a
+        channel without a descriptor; ValueError if another source with the
+        same descriptor is registered. A regular file is always ready.
         """
 
     def unregister(source):
-        """Wait for it no more; nothing if it is not registered."""
+        """Do not wait for `source` any more; nothing if it is not registered.
+        """
 
     def send_for(channel):
-        """Send what is kept in `channel` now and in future, but do not read.
+        """Send what `channel` keeps, now and in future, but do not read it.
 
-        A registered channel needs no such call.
+        A channel that is registered needs no such call.
         """
 
     def add_server(sock, callback=None):
         """Accept connections of a listening socket, and register the clients.
 
-        If that fails for lack of descriptors, say, it is logged and tried
-        again after a while. `unregister` takes the socket as well.
+        If a connection cannot be accepted, for lack of descriptors say, that
+        is logged and tried again after a while. `unregister` takes the socket
+        as well.
         """
 
     def poll(timeout=None):
-        """Wait for `timeout` seconds at most (None: for ever), and return what
-        there is as a list of pairs:
+        """Wait for `timeout` seconds at most (None: for ever), and return a
+        list of pairs:
 
-        * ``(data, channel)``: one read of a channel, all complete lines of
-          one read with ``buffering='line'``. ``(b'', channel)`` is its end
-          (``''`` with an encoding), also if it was closed here: it comes
-          once, and the channel is registered no more.
+        * ``(data, channel)``: the bytes of one read; or, with
+          ``buffering='line'``, a pair for each complete line of one read.
+          ``(b'', channel)`` is the end of the channel (``''`` with an
+          encoding), also if it was closed on this side. The end comes once,
+          and the channel is not registered any more.
         * ``((address, channel), sock)``: a client, accepted and registered.
         * ``(status, process)``: a process has ended.
-        * ``(expirations, timer)``: how often it was due since the last time.
+        * ``(expirations, timer)``: how often the timer was due since the last
+          time.
 
-        An empty list when time is over or `wakeup` was called.
-        """
-
-    def wait(timeout=None):
-        """Wait as `poll` does, but read nothing.
-
-        True as soon as `poll` would have something or there was a wake-up,
-        also one since the last wait; False when the time is over.
+        The list is empty when the time is over or `wakeup` was called.
         """
 
     def pause(timeout=None, over=lambda: False):
-        """Wait as `wait` does, but only for what is new.
+        """Wait for `timeout` seconds at most, until there is something new.
 
-        What was ready in an earlier pause, and was not fetched by `poll`, does
-        not end this one until more arrives (where the system has no epoll:
-        until it is fetched). What a `poll` has left of a source that it has
-        fetched from does, so no more than one `poll` is needed between two
-        pauses. A signal does not. `over` is called before each wait; something
-        true ends the pause.
+        Nothing is read. A source that is ready ends the pause, and does not
+        end another pause before somebody has fetched from it: with `poll`, or
+        by a read of the channel itself. One fetch between two pauses is
+        enough: if it leaves something, the rest is new again. A timer ends
+        each pause in which it is due, whoever polls it.
 
-        True if it was ended so, or by something new or a `wakeup`; False when
-        the time is over.
+        `over` is called before each wait, also after a signal; the pause ends
+        if it returns something true.
+
+        Returns True if the pause was ended so, by something new or by
+        `wakeup`; False when the time is over.
         """
 
     def wakeup():
         """End the wait in progress, or else the next one.
 
-        From any thread and from signal handlers; nothing once closed.
+        From any thread and from signal handlers; nothing once the poller is
+        closed.
         """
 
     def interrupt():
-        """Do the same, but let a pause only ask whether it is over."""
+        """Like `wakeup`, but a pause only asks whether it is over."""
 
     def close_all():
         """Unregister and close all registered channels and servers."""
 
     def close():
-        """Close its own descriptors, none of the sources'; again does nothing.
+        """Close the poller's own descriptors, but none of the sources'.
 
-        RuntimeError for `poll`, `wait` and registering afterwards.
+        To call it again does nothing. Afterwards `poll`, `pause` and to
+        register are RuntimeErrors.
         """
 
 
@@ -469,7 +500,8 @@ class ITimer(ISource):
     """``Timer(seconds, interval=None)``
 
     Due `seconds` after it is registered, and every `interval` seconds from
-    then on. Without an interval it is registered no more once it was due.
+    then on. A timer without an interval is not registered any more once it was
+    due.
     """
 
 
@@ -477,232 +509,260 @@ class IProcess(ISource):
     """``Process(command, *, ...)``: one child, started at once.
 
     `command` is a list of arguments, or a string that is split as a shell
-    would split it. ValueError, TypeError and LookupError for what cannot be
-    meant; OSError if the program cannot be run, as from `subprocess.Popen`.
-    What follows are the keywords, with their defaults.
+    would split it. ValueError, TypeError and LookupError for keywords that
+    cannot be meant; OSError if the program cannot be run, as from
+    `subprocess.Popen`. Children need Linux (4.18 or later). The keywords and
+    their defaults are as follows.
 
-    How it is started:
+    How the child is started:
 
-    * ``shell=False``: have ``/bin/sh`` run `command`, a string.
-    * ``cwd=None``: the directory it starts in.
-    * ``env=None``: replaces the environment, which otherwise is ours.
-      ``extra_env={}`` is added to it; a variable that is None is removed.
-      What a service manager has told us (``NOTIFY_SOCKET``, ``WATCHDOG_*``,
-      ``LISTEN_*``) is passed on by `extra_env` only.
+    * ``shell=False``: whether ``/bin/sh`` runs `command`, a string.
+    * ``cwd=None``: the directory that it starts in; None for ours.
+    * ``env=None``: a dictionary that replaces the environment; None for ours.
+      ``extra_env={}`` is added to it; a variable whose value is None is
+      removed. The variables with which a service manager has told us something
+      (``NOTIFY_SOCKET``, ``WATCHDOG_*``, ``LISTEN_*``) are not inherited; name
+      them in `extra_env` to pass them on.
     * ``user=None, group=None, extra_groups=None``: names or numbers. With a
-      user but no group the child gets the groups of that user, and none of
-      ours; LookupError for a number of which no group is known. Our own user
-      needs no privileges.
-    * ``umask=-1``: the file mode mask; -1 is ours.
-    * ``rlimits={}``: limits by their lower-case names, such as ``nofile``; a
-      number for both, or a pair of the soft and the hard limit; -1 is none.
-    * ``setpgrp=False``: a process group of its own, so that signals for ours
-      (as from the keyboard) do not reach it. ``setsid=False``: a session.
+      user but no group, the child gets the groups of that user and none of
+      ours; LookupError for a number of a user whose group is not known. Our
+      own user needs no privileges.
+    * ``umask=-1``: the file mode mask; -1 for ours.
+    * ``rlimits={}``: limits by their lower-case names, such as ``nofile``. The
+      value is a number for both, or a pair of the soft and the hard limit; -1
+      means no limit.
+    * ``setpgrp=False``: whether it gets a process group of its own, so that
+      signals for our group (as from the keyboard) do not reach it.
+      ``setsid=False``: whether it gets a session of its own.
     * ``stdin='inherit', stdout='inherit', stderr='inherit'``: 'inherit',
-      'null', 'pipe', a path (a string with a slash or a path object; output
-      is appended), a file or a descriptor; `stderr` also 'merge', to go where
-      `stdout` goes.
-    * ``pass_fds=()``: descriptors it gets, under the same numbers.
-    * ``die_with_parent=False``: a signal that the system sends it when we
-      end, however that is; True is SIGKILL. Its own children do not get it.
-      Linux only.
-    * ``detached=False``: it is meant to outlive us: a session of its own, no
-      mark, not ended at exit. A Python program gets our ``sys.path``.
+      'null', 'pipe', a path (a string with a slash, or a path object; output
+      is appended), a file or a descriptor. `stderr` may be 'merge', to go
+      where `stdout` goes.
+    * ``pass_fds=()``: descriptors that it gets under the same numbers.
+    * ``die_with_parent=False``: a signal that the system sends the child when
+      we end, in whatever way; True is SIGKILL. Children of the child do not
+      get it.
+    * ``detached=False``: whether the child is meant to outlive us. It gets a
+      session of its own and no mark, and is not ended at exit. A Python
+      program gets our ``sys.path``.
     * Other keywords are those of `subprocess.Popen`, without ``preexec_fn``
-      and what makes text of streams; ``popen_kwargs={}`` are given to it as
-      they are (a ``preexec_fn`` among them may lock up where there are
-      threads).
+      and the keywords that make text of streams. ``popen_kwargs={}`` are
+      handed to Popen unchanged (a ``preexec_fn`` among them may hang where
+      there are threads).
 
-    How it is talked to: ``buffering``, ``encoding``, ``limit`` and
-    ``high_water`` are those of the channels.
+    How you talk to it: ``buffering``, ``encoding``, ``limit`` and
+    ``high_water`` are those of its channels.
 
-    How it is watched: ``poller=None`` is the one that it is registered with,
-    and that sends what its channels keep; None for that of the background
-    thread. ``on_start=None`` is called with the process before its end can be
-    noticed, and ``on_end=None`` when it was reaped, by the thread that did it.
-    ``name`` is for messages; by default the program's.
+    How it is watched:
 
-    How it is ended: ``stop_signal=SIGTERM``, ``stop_timeout=10``,
-    ``kill_signal=SIGKILL``, see `terminate`. ``adopt=False`` makes this
-    process the parent of descendants that have lost their own: those known to
-    be of this child end with it: by a mark, or if they have overwritten it by
-    its session or group. All that are dead are reaped when we exit.
+    * ``poller=None``: the poller that the process is registered with, and that
+      sends what its channels keep; None for that of the background thread.
+    * ``on_start=None``: called with the process before its end can be noticed.
+      ``on_end=None``: called with the process when it was reaped, by the
+      thread that reaped it.
+    * ``name``: what messages call it; by default the name of the program.
+    * ``servers=None``: a callable that yields the pids of those who do the
+      work of the child when it has ended, as when it has become a daemon. Only
+      children of ours that are not a `Process` themselves count. They are
+      descendants of the child, even if they have left its session and carry no
+      mark any more.
 
-    What has not ended when the interpreter exits is ended then, but nothing by
-    a forked copy of it. A context manager, which closes it.
+    How it is ended:
+
+    * ``stop_signal=SIGTERM``, ``stop_timeout=10``, ``kill_signal=SIGKILL``:
+      see `terminate`.
+    * ``adopt=False``: whether we become the parent of descendants that have
+      lost their own parent. Those that are known to descend from this child
+      end with it. They are known by a mark in their environment; or, if they
+      have overwritten it, by their session or process group. All adopted
+      processes that are dead are reaped when we exit.
+
+    A child that has not ended when the interpreter exits is ended then, but
+    nothing is ended by a forked copy of the interpreter. A process is a
+    context manager, which closes it.
     """
 
-    pid = Attribute('Its number.')
+    pid = Attribute('The number of the child.')
 
     args = Attribute('The list of arguments.')
 
-    name = Attribute('What messages call it.')
+    name = Attribute('What messages call the child.')
 
     returncode = Attribute(
-        'None until it was noticed that it has ended; then the status, or -N '
-        'if signal N ended it; `gocept.runner.process.LOST_STATUS` if others '
-        'have reaped it.')
+        'None until the end of the child was noticed; then its status, or -N '
+        'if signal N ended it, or `gocept.runner.process.LOST_STATUS` if '
+        'others have reaped it.')
 
     channel = Attribute(
-        'An `IChannel` that reads its standard output and writes to its '
-        'standard input, as far as they are pipes; or None.')
+        'An `IChannel` that reads the standard output and writes to the '
+        'standard input of the child, as far as these are pipes; or None.')
 
-    stderr = Attribute('An `IChannel` that reads its standard error, or None.')
+    stderr = Attribute(
+        'An `IChannel` that reads the standard error of the child, or None.')
 
     killed = Attribute('Whether `terminate` had to use its `kill_signal`.')
 
     is_ours = Attribute(
-        'Whether it is our child, not that of a process that we are a fork '
-        'of.')
+        'Whether it is a child of this process, not of one that this process '
+        'was forked from.')
 
     def channels():
-        """Iterate over the two of them, without None."""
+        """Iterate over `channel` and `stderr`, without None."""
 
     def poll():
-        """Return `returncode`, after a look whether it has ended.
+        """Look whether the child has ended, and return `returncode`.
 
-        None for ever in a forked copy, of which it is no child.
+        None for ever in a forked copy of its parent.
         """
 
     def wait(timeout=None):
-        """Wait for its end and return `returncode`.
+        """Wait for the end of the child, and return `returncode`.
 
-        DeadlineExceeded after `timeout` seconds; RuntimeError in a forked
-        copy.
+        DeadlineExceeded after `timeout` seconds; RuntimeError in a forked copy
+        of its parent.
         """
 
     def send_signal(signum):
         """Send a signal to the child alone; nothing if it has ended."""
 
     def signal_group(signum):
-        """Send a signal to its process group, if it leads one, or to it.
+        """Send a signal to the process group of the child, if the child leads
+        one; otherwise to the child.
 
-        When it has ended, to those it has left behind there.
+        When the child has ended, the signal goes to the processes that it has
+        left behind in its group.
         """
 
     def signal_all(signum):
-        """Send a signal to it and its descendants, each once; do not wait.
+        """Send a signal to the child and its descendants, once to each.
 
-        Those who are born meanwhile may miss it. RuntimeError in a forked
-        copy.
+        The call does not wait. A process that is forked meanwhile may miss the
+        signal. RuntimeError in a forked copy of the parent.
         """
 
     def terminate(signum=None, timeout=None):
-        """End it and its descendants, and return `returncode`.
+        """End the child and its descendants, and return `returncode`.
 
-        The signal (by default `stop_signal`) goes to the child, and its group
-        if it leads one; to its other descendants when the child has ended.
-        Who is stopped is continued. Whatever is left after `timeout` seconds
-        (by default `stop_timeout`) is sent `kill_signal`, and
-        `killed` is true.
+        The signal (`stop_signal` by default) goes to the child, and to its
+        process group if the child leads one. When the child has ended, its
+        other descendants get the signal. A process that is stopped is
+        continued. Each that is left after `timeout` seconds (`stop_timeout` by
+        default) gets `kill_signal`, and `killed` becomes true.
 
-        Descendants are the children of its children and so on, its group, and
-        those that have left it, known by a mark in their environment.
+        Descendants are the children of the child and their children and so on,
+        the members of its process group, and those that have left both and are
+        known by a mark in their environment.
 
-        If it has ended already, its descendants are ended. DeadlineExceeded if
-        something does not end even though it was killed; RuntimeError in a
-        forked copy.
+        If the child has ended already, its descendants are ended.
+        DeadlineExceeded if a process does not end even though it was killed;
+        RuntimeError in a forked copy of the parent.
         """
 
     def close():
-        """End it, and close its channels; read them before.
+        """End the child and close its channels; read them before.
 
-        A forked copy closes its channels only.
+        A forked copy of the parent closes the channels only.
         """
 
 
 class IRunner(Interface):
     """``Runner(extra_paths=(), *, poller=None)``
 
-    Starts applications that are known by name, under aliases, so that one
-    application may run several times.
+    Starts applications that are known by name. Each start has an alias, so
+    that one application may run several times.
 
-    `extra_paths` are directories appended to the PATH of all children.
-    `poller` is one of your own, which then does all that happens by itself:
-    sends what channels keep, notices ends, restarts. None for that of the
-    background thread.
+    `extra_paths` are directories that are appended to the PATH of all
+    children. `poller` is a poller of your own, which then does everything that
+    happens by itself: it sends what channels keep, notices ends, and restarts.
+    None is for the poller of the background thread.
 
-    May be used by several threads. A context manager, which closes it.
+    Several threads may use a runner. It is a context manager, which closes it.
     """
 
     def add(name, command, **kwargs):
         """Add an application, or replace it.
 
         `command` and the keywords are those of `IProcess` (without `poller`,
-        `on_end` and `name`), and:
+        `on_start`, `on_end`, `servers` and `name`), and:
 
-        * ``type='stdio'``: the channel is the standard output and input of
-          the process, and standard error is ours, by default. Or 'socket':
-          the channel is connected to the Unix socket that it listens on.
-        * ``socket``: the path of that, seen from `cwd`.
-        * ``start_timeout=30``: how many seconds it has until it listens.
+        * ``type='stdio'``: the channel of the application is the standard
+          output and input of the process. Standard error is ours, by default.
+          With 'socket' the channel is connected to the Unix socket that the
+          process listens on.
+        * ``socket``: the path of that socket, seen from `cwd`.
+        * ``start_timeout=30``: the number of seconds until the process has to
+          listen.
         * ``buffering``, ``encoding``, ``limit`` and ``high_water`` are those
-          of its channels.
-        * ``restart='never'``: or 'on-failure' (a status other than 0) or
-          'always'. ``restart_delay=0.1`` is how many seconds to wait before
-          the first restart; twice as many before each further one, a minute
-          at most. ``restart_limit=5`` is how many restarts there are in a
-          row, until it has run for 10 seconds.
+          of the channels.
+        * ``restart='never'``: or 'on-failure' (after a status other than 0),
+          or 'always'. ``restart_delay=0.1`` is the number of seconds before
+          the first restart. The delay doubles before each further one, up to a
+          minute. ``restart_limit=5`` is the number of restarts in a row; a
+          process that has run for 10 seconds ends the row.
 
-        What a 'socket' application says on standard output and error is
-        logged by ``gocept.runner.spawn`` (level INFO), unless you say where
-        it goes; the tail is part of error messages.
+        The standard output and error of a 'socket' application are logged by
+        ``gocept.runner.spawn`` (level INFO), unless you say where they go. The
+        last lines are part of error messages.
 
-        TypeError, ValueError and LookupError for what cannot be meant.
+        TypeError, ValueError and LookupError for keywords that cannot be
+        meant.
         """
 
     def update_config(config):
-        """Add several: a dictionary of the keywords of each, by name.
+        """Add several applications: a dictionary of keywords by name.
 
-        ``{'app': {'command': 'cat', 'buffering': 'line'}}``. If one of them
-        is wrong, none is added.
+        ``{'app': {'command': 'cat', 'buffering': 'line'}}``. If one of them is
+        wrong, none is added.
         """
 
     def start(app_name, alias=None, with_args=None, **kwargs):
         """Start an application under `alias`, or under its own name.
 
-        `with_args` is a list of more arguments; the keywords replace those of
-        the configuration.
+        `with_args` is a list of further arguments. The keywords replace those
+        of the configuration.
 
         ProcessExistsException if the alias runs already; KeyError for an
         unknown application; OSError if the program cannot be run.
 
-        With a socket it returns when it is connected. A stale socket or an
-        empty regular file in its place is removed. StartError if something
-        else is there, and, with the status and output, if the process ends
-        before it listens; DeadlineExceeded if it does not in time. Then the
+        For a 'socket' application the call returns when the channel is
+        connected. A stale socket, or an empty regular file in its place, is
+        removed before. StartError if something else is there, or if the
+        process ends before it listens (with its status and output);
+        DeadlineExceeded if it does not listen in time. In all these cases the
         process has been ended.
         """
 
     def ensure_running(app_name, alias=None, with_args=None, **kwargs):
-        """Do nothing if the alias runs, or else `start` it, also anew."""
+        """Do nothing if the alias runs; otherwise `start` it."""
 
     def get_channel(alias, stream=None):
         """Return an `IChannel` to the process, or None.
 
-        `stream` 'stdout' is its standard output and input, 'stderr' its
-        standard error; each is None unless it is a pipe. Without one it is
-        what the type of the application says.
+        `stream` 'stdout' is the standard output and input of the process,
+        'stderr' its standard error; each is None unless it is a pipe. Without
+        `stream` it is the channel that belongs to the type of the application.
 
-        None if the alias does not run; but what it has said before it ended
-        can still be read. After a restart there is a new channel; with a
-        socket, this waits until it is connected, as `start` does, also if you
-        have closed the one before; the errors are those of `start`, but the
-        process is left as it is. The channel of the process before a restart
-        is closed with the next one. ValueError for an unknown stream.
+        None if the alias does not run; but a channel in which something is
+        left to be read is returned. After a restart there is a new channel,
+        and the one of the process before is closed with the next restart. For
+        a 'socket' application the call waits until the channel is connected,
+        as `start` does, also if you have closed the one before. The errors are
+        those of `start`, but the process is not ended. ValueError for an
+        unknown stream.
         """
 
     def get_process(alias):
-        """Return the `IProcess`, also one that has ended.
+        """Return the `IProcess`, also if it has ended.
 
         KeyError for an unknown alias.
         """
 
     def running(alias):
-        """Return whether it runs; False for an unknown alias."""
+        """Return whether the process runs; False for an unknown alias."""
 
     def status(alias):
-        """Return what it has ended with, as `IProcess.returncode`.
+        """Return the status that the process has ended with, as
+        `IProcess.returncode`.
 
         None while it runs. KeyError for an unknown alias.
         """
@@ -711,67 +771,73 @@ class IRunner(Interface):
         """Return a sorted list of all aliases that were ever started."""
 
     def give_up(alias):
-        """Restart it no more. KeyError for an unknown alias."""
+        """Do not restart the alias any more. KeyError for an unknown alias."""
 
     def terminate(alias, signum=None, timeout=None):
-        """End it as `IProcess.terminate` does, and close its channels.
+        """End the process as `IProcess.terminate` does; close its channels.
 
-        It is not restarted. KeyError for an unknown alias; the errors of
-        `IProcess.terminate`, with the channels closed even so.
+        It is not restarted. KeyError for an unknown alias. The errors are
+        those of `IProcess.terminate`; the channels are closed even then.
         """
 
     def close():
-        """End all, side by side, and close their channels.
+        """End all processes side by side, and close their channels.
 
-        In a forked copy it closes the channels only.
+        A forked copy of the parent closes the channels only.
         """
 
 
 class ICondition(Interface):
-    """What a child is to be waited for. May be used by several executors.
+    """What an executor waits for. Several executors may share a condition.
 
-    * ``tcp(host, port)``: connections are accepted there. With port 0 a free
-      one is chosen, which `port` tells; it is held until the child listens
-      (which must set SO_REUSEADDR, as servers do), and replaces ``{port}`` in
-      the command.
+    * ``tcp(host, port)``: connections to the port are accepted. With port 0 a
+      free port is chosen; the attribute `port` tells it, and ``{port}`` in the
+      command is replaced by it. The port is held until the child listens. So
+      the child must set SO_REUSEADDR, as servers do.
     * ``http(url, status=r'^2\\d\\d$', method='HEAD', payload=None,
       headers=None, request_timeout=None, *, ssl_context=None, expect=None)``:
       a request is answered with a status that equals `status` or matches it.
-      `payload` is a dictionary, sent as a form. `request_timeout` is how many
-      seconds one request may take; None or 0 for the whole time of the start.
-      `expect` is called, in a thread of its own, with the
-      `http.client.HTTPResponse`, and says whether it is the right one. With
-      https, `ssl_context` is by default one that verifies.
+      `payload` is a dictionary, which is sent as a form. `request_timeout` is
+      the number of seconds that one request may take; None or 0 stands for the
+      whole time of the start. `expect` is called with the
+      `http.client.HTTPResponse`, in a thread of its own, and returns whether
+      it is the right one. With https, `ssl_context` is by default one that
+      verifies.
     * ``unix(path)``: connections to a Unix socket are accepted.
     * ``output(banner, failure=None)``: a line of the output, complete or not,
-      matches `banner`, a regular expression, in which ``^`` and ``$`` are the
-      ends of a line. A match of `failure` ends the wait. Of a line longer than
-      64 KiB the end is searched.
+      matches `banner`, a regular expression in which ``^`` and ``$`` are the
+      beginning and the end of a line. A match of `failure` ends the wait. Of a
+      line that is longer than 64 KiB only the end is searched.
     * ``pid_file(path)``: the file is written after the start.
-    * ``exits_zero(command)``: a command ends with 0.
-    * ``notified()``: the child says so, by a newline written to the
-      descriptor ``$NOTIFY_FD`` (also ``{notify_fd}`` in its command), or with
-      ``READY=1`` sent to ``$NOTIFY_SOCKET``, see sd_notify(3).
-    * ``all_of(condition, ...)``: each has held once.
+    * ``exits_zero(command)``: a command ends with status 0.
+    * ``notified()``: the child tells that it is ready. It writes a newline to
+      the descriptor ``$NOTIFY_FD`` (which also replaces ``{notify_fd}`` in its
+      command), or it sends ``READY=1`` to ``$NOTIFY_SOCKET``, see
+      sd_notify(3).
+    * ``all_of(condition, ...)``: each of the conditions has held once.
 
-    ValueError for what cannot be meant.
+    ValueError for parameters that cannot be meant.
     """
 
     def check():
         """Return a `gocept.runner.executor.Check`, for one start."""
 
     def holds_already(poller, deadline):
-        """Return who is in the way of a new child, as text; '' for nobody."""
+        """Return a text about what is in the way of a new child; '' for
+        nothing.
+        """
 
     def replaced(text):
-        """Return a part of a command with what the condition has chosen."""
+        """Return `text`, a part of a command, with what the condition has
+        chosen.
+        """
 
     def servers():
-        """Yield the pids of those who bring it about.
+        """Yield the pids of the processes that make the condition hold.
 
-        Only children of ours that are no `IProcess` count: if an executor's
-        child has ended, that is the daemon it has become, which may be known
-        by nothing else.
+        They are known as descendants of a child that has ended: the daemon
+        that it has become may be known by nothing else. Only children of ours
+        that are not an `IProcess` count.
         """
 
 
@@ -782,23 +848,26 @@ class IExecutor(Interface):
     stderr=None, popen_kwargs=None, *, stop_timeout=None, output_size=2**20,
     log_file=None, requires=(), die_with_parent=False, name='')``
 
-    Starts one child at a time, again and again, and ends it with all its
-    descendants. A context manager, which starts and stops it. An executor that
-    is forgotten ends its child.
+    Starts one child at a time, as often as you like, and ends it with all its
+    descendants. An executor is a context manager, which starts and stops it.
+    An executor that is forgotten ends its child.
 
-    `command` is a list of arguments, or a string that is split as a shell
-    would split it; with `shell`, ``/bin/sh`` runs it. `timeout` is how many
-    seconds a start may take, and a stop until the child is killed, unless
-    `stop_timeout` says it. `sleep` is the longest pause between two probes.
-    `envvars` are added to our environment. `stdin`, `stdout` and `stderr` are
-    those of `subprocess.Popen`, which is given `popen_kwargs` too, unchanged
-    and before all else that is said here; of these, ``encoding`` and
-    ``errors`` are also those of `output`.
-
-    What the child writes to pipes is read all the time. The last `output_size`
-    bytes of each can be read; all of it is appended to `log_file`. `requires`
-    are other executors, see `gocept.runner.executor.start_all`.
-    `die_with_parent` is as in `IProcess`. `name` is for messages and events.
+    * `command` is a list of arguments, or a string that is split as a shell
+      would split it. With `shell`, ``/bin/sh`` runs it.
+    * `timeout` is the number of seconds that a start may take. A stop may take
+      as long until the child is killed, unless `stop_timeout` says otherwise.
+    * `sleep` is the longest pause, in seconds, between two probes.
+    * `envvars` are added to our environment.
+    * `stdin`, `stdout` and `stderr` are those of `subprocess.Popen`.
+    * `popen_kwargs` are handed to Popen unchanged, and win over all other
+      parameters. ``encoding`` and ``errors`` among them are also those of
+      `output`.
+    * `output_size`: everything that the child writes to pipes is read at once.
+      So many bytes at the end of each stream are kept, and can be read.
+      Everything is appended to `log_file`.
+    * `requires` are other executors, see `gocept.runner.executor.start_all`.
+    * `die_with_parent` is that of `IProcess`.
+    * `name` is for messages and events.
 
     The child is started in a session of its own, with ``adopt=True``, see
     `IProcess`.
@@ -808,99 +877,106 @@ class IExecutor(Interface):
 
     command_parts = Attribute('The command as a list.')
 
-    name = Attribute('What it was called, or the name of its program.')
+    name = Attribute('Its name, by default that of its program.')
 
     process = Attribute(
         'The `IProcess`; None before the start and after the stop.')
 
     envvars = Attribute('The environment of the child, a dictionary.')
 
-    requires = Attribute('A tuple of executors that are to be started before.')
+    requires = Attribute(
+        'A tuple of executors that have to be started before this one.')
 
-    dropped = Attribute('How many bytes of the output are not kept any more.')
+    dropped = Attribute(
+        'The number of bytes of the output that are not kept any more.')
 
     def start():
-        """Start it, and return the executor when the child is ready.
+        """Start the child, and return the executor when the child is ready.
 
-        If it runs already, nothing happens; one that has ended is started
-        anew. OSError if the program cannot be run.
+        If the child runs already, nothing happens; if it has ended, it is
+        started anew. OSError if the program cannot be run.
         """
 
     def ensure_running():
-        """Start it, unless it is up, and before it what it requires.
+        """Start what the executor requires and then itself, unless it is up.
 
-        Returns the executor; the errors are those of `start`.
+        Returns the executor. The errors are those of `start`.
         """
 
     def stop(stop_signal=None, expected_returncode=None):
-        """End it and its descendants; returns the executor.
+        """End the child and its descendants; returns the executor.
 
-        What is left after the time is sent the kill signal. Nothing if there
-        is no child. ProcessFinishedWithError if its status is none of 0,
-        `expected_returncode` and minus the signal; the child is gone then all
-        the same. ExecutorError if something cannot be ended; then `stop` may
-        be called again.
+        A process that is left when the time is over gets the kill signal. If
+        there is no child, nothing happens. ProcessFinishedWithError if the
+        status of the child is none of 0, `expected_returncode` and minus the
+        signal; the child is gone all the same. ExecutorError if a process
+        cannot be ended; then `stop` may be called again.
         """
 
     def kill(wait=True, sig=None):
-        """Send it, and all its descendants, the kill signal, or `sig`.
+        """Send the child and all its descendants the kill signal, or `sig`.
 
-        Unless `wait`, return at once.
+        Returns the executor; without `wait` at once.
         """
 
     def stopped():
-        """A context manager: stopped inside, and started again after it.
+        """Return a context manager: the executor is stopped inside, and is
+        started again at the end.
 
-        If it is not up, it is not started either.
+        If the executor is not up before, it is not started at the end.
         """
 
     def running():
         """Return whether the child runs."""
 
     def is_up():
-        """Return whether it runs, or has become a daemon that does.
+        """Return whether the child runs, or has become a daemon that runs.
 
-        It has become one if it has ended with 0 and left something behind.
+        A child has become a daemon if it has ended with status 0 and has left
+        a process behind.
         """
 
     def output():
-        """Return a text stream of what it writes; None before the start.
+        """Return a text stream of what the child writes.
 
-        Reading waits for what is to come. Where something was dropped that
-        was not read, a line in brackets says how much. None as well if its
-        standard output is no pipe.
+        To read from it waits for what is to come. If bytes were dropped that
+        were not read, a line in brackets says how many. None before the start,
+        and if the standard output is not a pipe.
         """
 
     def err_output():
-        """Return the same for its standard error."""
+        """Return the same for the standard error of the child."""
 
     def wait_for(condition):
-        """Call it until it returns something true; returns the executor.
+        """Call `condition` until it returns something true; returns the
+        executor.
 
-        It is called when something has happened to the child, and after
-        pauses of 1 ms at first, growing to `sleep`. TimeoutExpired when the
-        time of the start is over; then, and after any other exception, the
-        child has been killed.
+        It is called when something has happened to the child, and after pauses
+        of 1 ms at first, which grow to `sleep`. TimeoutExpired when the time
+        of the start is over. After this and any other exception the child has
+        been killed.
         """
 
     def check_timeout():
-        """Return whether there is time left for what is going on."""
+        """Return whether there is time left for the start or stop in progress.
+        """
 
 
 class ICheckedExecutor(IExecutor):
-    """``Executor``: the base of those that look for themselves.
+    """``Executor``: the base of executors that look for readiness.
 
-    Override `pre_start_check` and `after_start_check`; if neither is, `start`
-    waits for nothing.
+    Override `pre_start_check` and `after_start_check`. If you override
+    neither, `start` waits for nothing.
     """
 
     def start():
-        """Start it, and wait until `check_subprocess` returns true.
+        """Start the child, and wait until `check_subprocess` returns true.
 
         AlreadyRunning if `pre_start_check` returns true, as it may for a
-        daemon, whose parent has ended with 0; TimeoutExpired;
-        ProcessExitedWithError if the child fails before it is ready, or its
-        end makes it impossible. Then everything that was started has ended.
+        daemon whose parent has ended with status 0; TimeoutExpired;
+        ProcessExitedWithError if the child fails before it is ready, or ends
+        although only the child itself could become ready. In all these cases
+        every process that was started has ended.
         """
 
     def pre_start_check():
@@ -911,22 +987,25 @@ class ICheckedExecutor(IExecutor):
 
     def check_subprocess():
         """Return `after_start_check`; ProcessExitedWithError if the child has
-        ended with a failure."""
+        ended with a failure.
+        """
 
 
 class IConditionExecutor(ICheckedExecutor):
     """``ConditionExecutor(command, condition, **kwargs)``
 
-    The keywords are those of `IExecutor`. Those with a name are called
+    Waits for a condition. The keywords are those of `IExecutor`. The usual
+    conditions have executors with a name:
 
-    * ``OutputExecutor(command, banner, *, failure=None)``: after its start,
-      `output` continues behind the line of the banner;
-    * ``TCPExecutor(command, host, port)``, with `host` and `port`;
-    * ``HTTPExecutor(command, url, ...)``, see ``http()``, with `url` (as from
-      ``urlsplit``), `host` and `port`; anybody who listens on the port is in
-      its way;
-    * ``PidExecutor(command, filename)``: a file whose process runs is in its
-      way, a stale one is not;
+    * ``OutputExecutor(command, banner, *, failure=None)``. After the start,
+      `output` continues behind the line of the banner.
+    * ``TCPExecutor(command, host, port)``, with the attributes `host` and
+      `port`.
+    * ``HTTPExecutor(command, url, ...)``, see ``http()``, with the attributes
+      `url` (as from ``urlsplit``), `host` and `port`. Any process that listens
+      on the port is in the way of a start.
+    * ``PidExecutor(command, filename)``. A file whose process runs is in the
+      way of a start; a stale file is not.
     * ``UnixSocketExecutor(command, socket_name)``.
     """
 
@@ -939,33 +1018,34 @@ class IExecutorLayer(Interface):
     A layer of zope.testrunner: an executor that runs as long as tests need it.
 
     `make` is called when the layer is set up, and returns the executor. `name`
-    is the one that the test runner shows, with `module` (by default the one
-    that makes the layer); it is best the name of the variable. `bases` are
-    other layers, which are set up before this one.
+    is the name that the test runner shows, together with `module` (by default
+    the module that makes the layer). Best use the name of the variable.
+    `bases` are other layers, which are set up before this one.
     """
 
     executor = Attribute(
         'The executor; RuntimeError while the layer is not set up.')
 
     def setUp():
-        """Start it, with what it requires."""
+        """Start the executor, with the executors that it requires."""
 
     def testSetUp():
-        """Start anew what a test before has stopped, or what has failed."""
+        """Start anew each executor that a test has stopped or that has failed.
+        """
 
     def tearDown():
-        """Stop what was started."""
+        """Stop the executors that were started."""
 
 
 class ISupervisor(Interface):
     """The utility that knows what ZCML declares.
 
-    ``<include package="gocept.runner" />`` registers it, and beside it
+    ``<include package="gocept.runner" />`` registers it, together with
 
-    * the `IRunner` utility: `get_channel` of an application that is declared
-      starts it, if nobody has. What it requires is started before it. When
-      one was restarted, the worker is woken.
-    * the `IPoller` utility, whose `pause` is that between two ticks. It
+    * the `IRunner` utility. Its `get_channel` starts an application that is
+      declared and was not started yet, after what the application requires.
+      When the application was restarted, the worker is woken.
+    * the `IPoller` utility, whose `pause` is the pause between two ticks. It
       belongs to the worker, and is opened at its first use.
 
     Executors are `IExecutor` utilities with a name.
@@ -976,34 +1056,43 @@ class ISupervisor(Interface):
     workers = Attribute('A dictionary of workers, by name.')
 
     def add_app(name, eager=False, requires=(), **keywords):
-        """Add an application to the runner; see `IRunner.add`."""
+        """Add an application to the runner; see `IRunner.add`.
+
+        `requires` are the names of apps and executors.
+        """
 
     def add_executor(name, executor, eager=False, requires=(),
                      description=''):
-        """Know an `IExecutor`. `description` is for ``gocept-runner list``."""
+        """Add an `IExecutor`.
+
+        `requires` are the names of apps and executors. `description` is what
+        ``gocept-runner list`` shows.
+        """
 
     def connect(name):
         """Look up what a child requires.
 
-        ValueError for what is not there, and if it requires itself.
+        ValueError for a name that is not declared, and for children that
+        require each other.
         """
 
     def running(shutdown_timeout):
-        """Return a context manager, in which they run.
+        """Return a context manager, in which the children run.
 
-        First those that are `eager` are started, as `start_all` of
-        `gocept.runner.executor` does. CannotStart if one fails; Terminated if
-        a signal comes meanwhile. At the end there is `stop`, unless another
-        thread is inside; Terminated if the first signal comes then. A signal
-        ends the loop inside.
+        On entering, the children that are `eager` are started, as `start_all`
+        of `gocept.runner.executor` does. CannotStart if one fails; Terminated
+        if a signal comes meanwhile. On leaving, `stop` is called, unless
+        another thread is inside; Terminated if the first signal comes then. A
+        signal ends the loop that runs inside.
         """
 
     def stop(timeout):
-        """Stop all children that run, and close runner and poller.
+        """Stop all children that run, and close the runner and the poller.
 
-        Each is stopped after all that require it, and beside all that may be
-        stopped then; what is left after `timeout` seconds in all is killed.
-        Children that have ended badly are logged.
+        Each child is stopped after all those that require it. Children that do
+        not depend on each other are stopped side by side. A child that is left
+        after `timeout` seconds in all is killed. Children that have ended
+        badly are logged.
         """
 
 
@@ -1012,75 +1101,78 @@ class ILoopEvent(Interface):
 
     Events are sent through zope.event, by the thread in which they happen. A
     subscriber that fails is logged, and changes nothing. Outside a tick there
-    is no transaction, so what subscribers change in the database is not kept.
-    Who subscribes during a tick hears of it from the next one on.
+    is no transaction; so what a subscriber changes in the database then is not
+    kept. A subscription that is made during a tick counts from the next tick
+    on.
     """
 
     loop = Attribute('The `IMainLoop`.')
 
 
 class ILoopStarted(ILoopEvent):
-    """The first tick is next. Its site is set, and the handlers are."""
+    """The first tick is next. The site and the signal handlers are set."""
 
 
 class ILoopStopped(ILoopEvent):
-    """The last tick is over, whatever ended it."""
+    """The last tick is over, in whatever way the loop was ended."""
 
 
 class ITickStarted(ILoopEvent):
-    """The transaction is begun next."""
+    """The transaction begins next."""
 
 
 class ITickCommitted(ILoopEvent):
-    """It was committed; in a dry run, it would have been."""
+    """The transaction was committed; in a dry run, it would have been."""
 
 
 class ITickAborted(ILoopEvent):
-    """It was aborted, and is not tried again before the next tick."""
+    """The transaction was aborted, and is not tried again in this tick."""
 
     error = Attribute('The exception.')
 
 
 class IConflictRetried(ILoopEvent):
-    """It was aborted, and is tried again in the same tick."""
+    """The transaction was aborted, and is tried again in the same tick."""
 
     error = Attribute('The exception.')
 
-    attempt = Attribute('Which one has failed; the first is 1.')
+    attempt = Attribute('The number of the attempt that failed, from 1 on.')
 
 
 class IChildEvent(Interface):
     """Something happened to a child of a runner or an executor.
 
-    Sent as an `ILoopEvent` is, but by whatever thread has started it or
-    noticed its end, often the one that polls in the background. A worker that
-    is to react calls `wakeup` of its poller in a subscriber.
+    The event is sent like an `ILoopEvent`, but by the thread that has started
+    the child or has noticed its end. That is often the background thread. If
+    the worker is to react, a subscriber calls `wakeup` of the worker's poller.
     """
 
     process = Attribute('The `IProcess`.')
 
-    name = Attribute('Its alias or name.')
+    name = Attribute(
+        'The alias of the application, or the name of the executor.')
 
 
 class IChildStarted(IChildEvent):
-    """Its program runs."""
+    """The program of the child runs."""
 
 
 class IChildReady(IChildEvent):
-    """It can be used: what was waited for has happened."""
+    """The child can be used: what was waited for has happened."""
 
 
 class IChildEnded(IChildEvent):
-    """It has ended, wanted or not."""
+    """The child has ended, wanted or not."""
 
-    status = Attribute('As `IProcess.returncode`.')
+    status = Attribute('The status, as `IProcess.returncode`.')
 
 
 class IShutdown(Interface):
-    """The request that a loop ends, and the waits that it ends.
+    """The request that a loop ends, and the waits that the request ends.
 
-    A context manager; waits need it entered. While it is, it is what
-    `gocept.runner.signals.current_shutdown` yields in the same thread.
+    A shutdown is a context manager; it has to be entered before it can wait.
+    While it is entered, `gocept.runner.signals.current_shutdown` yields it in
+    the same thread.
     """
 
     requested = Attribute('Whether the loop is to end.')
@@ -1090,22 +1182,28 @@ class IShutdown(Interface):
     def request(signum=None):
         """Ask the loop to end; from any thread and from signal handlers.
 
-        Before it is entered as well: it holds until it is exited.
+        It may be called before the shutdown is entered; the request holds
+        until the shutdown is left.
         """
 
     def request_reopening():
-        """Ask the loop to reopen the log files; as `request`."""
+        """Ask the loop to reopen the log files; from where `request` may be
+        called.
+        """
 
     def attend():
-        """Do what signals asked for, other than to end; return `requested`."""
+        """Do what signals have asked for, except to end; return `requested`.
+        """
 
     def wait(seconds):
-        """Sleep, but no longer than to the request; return `requested`."""
+        """Sleep until the time is over or the end is requested; return
+        `requested`.
+        """
 
     def pause(seconds=None, poller=None):
         """Sleep as `wait` does, but no longer than `IPoller.pause` either.
 
-        Without a `poller` it is ended by `wakeup`. None is for ever.
+        Without a `poller`, `wakeup` ends the pause. None is for ever.
         """
 
     def wakeup():
