@@ -922,12 +922,12 @@ class NamesTests(TestCase):
     def test_exit_says_what_it_is(self):
         self.assertEqual('gocept.runner.Exit', repr(Exit))
 
-    def test_the_lower_floors_know_no_zodb(self):
+    def test_the_lower_floors_read_no_zcml(self):
+        # The contracts in .importlinter see all of zope as one package.
         program = self.program('''
             import sys
             import gocept.runner, gocept.runner.spawn, gocept.runner.testing
-            print({'ZODB', 'transaction', 'ZConfig',
-                   'zope.configuration', 'zope.schema'} & set(sys.modules))
+            print({'zope.configuration', 'zope.schema'} & set(sys.modules))
             ''')
         self.assertEqual(0, program.end())
         self.assertEqual('set()\n', program.output)

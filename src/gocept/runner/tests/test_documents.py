@@ -1,0 +1,70 @@
+"""What the documents name exists: files, modules and the names in them."""
+
+import importlib
+import pathlib
+import re
+import unittest
+
+import gocept.runner
+
+PACKAGE = pathlib.Path(gocept.runner.__file__).parent
+CHECKOUT = PACKAGE.parents[2]
+DOCUMENTS = sorted([
+    *CHECKOUT.glob('*.rst'), *CHECKOUT.glob('docs/*.rst'),
+    *PACKAGE.rglob('*.rst')])
+
+LINK = re.compile(r'`[^`<>]+<([^`<>]+)>`_')
+NAME = re.compile(r'\bgocept\.runner(?:\.\w+)*')
+PATH = re.compile(r'``([\w./-]+/|[\w./-]+/[\w.-]+\.(?:py|rst|zcml|xml))``')
+LOG_LINE = re.compile(r'^(?:DEBUG|INFO|WARNING|ERROR) .*$', re.MULTILINE)
+
+
+def resolve(name: str) -> object:
+    """The module of that name, or what a module has under that name."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise
+    module, _, attribute = name.rpartition('.')
+    return getattr(resolve(module), attribute)
+
+
+class DocumentTests(unittest.TestCase):
+
+    def test_the_documents_are_found(self) -> None:
+        found = {path.name for path in DOCUMENTS}
+        self.assertLessEqual({'README.rst', 'design.rst', 'zcml.rst'}, found)
+
+    def test_each_link_leads_to_a_file(self) -> None:
+        for document in DOCUMENTS:
+            for target in LINK.findall(document.read_text()):
+                with self.subTest(document=document.name, target=target):
+                    if '://' not in target:
+                        self.assertTrue((document.parent / target).exists())
+
+    def test_each_path_exists(self) -> None:
+        # Paths in the narratives are those of the reader's files.
+        for document in DOCUMENTS:
+            if PACKAGE in document.parents:
+                continue
+            for path in PATH.findall(document.read_text()):
+                with self.subTest(document=document.name, path=path):
+                    self.assertTrue(any(
+                        (base / path).exists()
+                        for base in (CHECKOUT, PACKAGE)))
+
+    def test_each_dotted_name_can_be_imported(self) -> None:
+        for document in DOCUMENTS:
+            text = LOG_LINE.sub('', document.read_text())
+            for name in sorted({*NAME.findall(text)}):
+                with self.subTest(document=document.name, name=name):
+                    resolve(name)
+
+    def test_the_map_of_contributing_has_each_room(self) -> None:
+        text = (CHECKOUT / 'CONTRIBUTING.rst').read_text()
+        rooms = {path.parent.relative_to(PACKAGE).as_posix()
+                 for path in PACKAGE.rglob('__init__.py')} - {'.'}
+        self.assertEqual([], [
+            room for room in sorted(rooms)
+            if not room.startswith('tests/') and f'``{room}/``' not in text])
