@@ -16,6 +16,7 @@ DOCUMENTS = sorted([
 LINK = re.compile(r'`[^`<>]+<([^`<>]+)>`_')
 NAME = re.compile(r'\bgocept\.runner(?:\.\w+)*')
 PATH = re.compile(r'``([\w./-]+/|[\w./-]+/[\w.-]+\.(?:py|rst|zcml|xml))``')
+THREAD = re.compile(r'\bThread(?:PoolExecutor)?\(')
 LOG_LINE = re.compile(r'^(?:DEBUG|INFO|WARNING|ERROR) .*$', re.MULTILINE)
 
 
@@ -68,3 +69,14 @@ class DocumentTests(unittest.TestCase):
         self.assertEqual([], [
             room for room in sorted(rooms)
             if not room.startswith('tests/') and f'``{room}/``' not in text])
+
+    def test_design_names_each_module_that_begins_threads(self) -> None:
+        text = (CHECKOUT / 'docs/design.rst').read_text()
+        _, _, text = text.partition('\nThreads\n=')
+        table, _, _ = text.partition('\nDecisions')
+        self.assertEqual(
+            sorted({*PATH.findall(table)}),
+            sorted(path.relative_to(PACKAGE).as_posix()
+                   for path in PACKAGE.rglob('*.py')
+                   if PACKAGE / 'tests' not in path.parents
+                   and THREAD.search(path.read_text())))
