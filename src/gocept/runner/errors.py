@@ -4,7 +4,9 @@ The statuses beyond 2 are those of ``sysexits.h``, which service managers show
 by name.
 """
 
-from typing import Any
+from typing import Any, Self, TypeVar
+
+E = TypeVar('E', bound='ExecutorError')
 
 SUCCESS = 0
 """All went well; also a loop that a signal or its worker ended."""
@@ -128,25 +130,44 @@ class StartError(RunnerError):
 class ExecutorError(RunnerError):
     """Raised when an executor's child does not become ready, or ends badly.
 
-    The message has what the executor knew then: which condition was awaited,
-    for how long, what was seen last, and the end of the child's output.
+    `situation` is what the executor knew then, as a part of the message:
+    which condition was awaited, for how long, what was seen last, and the end
+    of the child's output. A copy in another process has the text of the
+    executor in its place.
     """
 
-    def __init__(self, executor: Any, reason: str = 'has failed') -> None:
+    def __init__(self, executor: Any, reason: str = 'has failed', *,
+                 situation: str = '') -> None:
         super().__init__(executor)
         self.executor = executor
-        # Of this moment, as the executor goes on.
-        self.message = f'{executor} {reason}{_situation(executor)}'
+        self.reason = reason
+        self.situation = situation
 
     def __str__(self) -> str:
-        return self.message
+        return f'{self.executor} {self.reason}{self.situation}'
+
+    def __copy__(self) -> Self:
+        return _copied(type(self), vars(self))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _copied, (type(self), {
+            **vars(self), 'executor': str(self.executor)})
+
+
+def _copied(kind: type[E], attributes: dict[str, Any]) -> E:
+    error = kind.__new__(kind)
+    error.args = (attributes['executor'],)
+    vars(error).update(attributes)
+    return error
 
 
 class TimeoutExpired(ExecutorError, TimeoutError):
     """Raised when an executor's child is not ready in time."""
 
-    def __init__(self, executor: Any, timeout: float) -> None:
-        super().__init__(executor, f'was not ready after {timeout} s')
+    def __init__(self, executor: Any, timeout: float, *,
+                 situation: str = '') -> None:
+        super().__init__(executor, f'was not ready after {timeout} s',
+                         situation=situation)
         self.timeout = timeout
 
 
@@ -154,25 +175,22 @@ class AlreadyRunning(ExecutorError):
     """Raised when what an executor would wait for is there before its start.
     """
 
-    def __init__(self, executor: Any) -> None:
+    def __init__(self, executor: Any, *, situation: str = '') -> None:
         super().__init__(
             executor, 'seems to be running already: end what runs there, or '
-            'have this one use another place')
+            'have this one use another place', situation=situation)
 
 
 class ProcessExitedWithError(ExecutorError):
     """Raised when an executor's child ends before it is ready."""
 
-    def __init__(self, executor: Any, exit_code: int) -> None:
-        super().__init__(executor, f'ended with {exit_code}')
+    def __init__(self, executor: Any, exit_code: int, *,
+                 situation: str = '') -> None:
+        super().__init__(executor, f'ended with {exit_code}',
+                         situation=situation)
         self.exit_code = exit_code
 
 
 class ProcessFinishedWithError(ProcessExitedWithError):
     """Raised when an executor's child, told to stop, ends with a status that
     was not expected."""
-
-
-def _situation(executor: Any) -> str:
-    describe = getattr(executor, 'situation', None)
-    return describe() if describe is not None else ''

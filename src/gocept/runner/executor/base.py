@@ -1,11 +1,11 @@
 """An executor: a child, its output, and the wait until it is ready."""
 
 import contextlib
+import functools
 import os
 import shlex
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,10 +24,15 @@ from gocept.runner.executor.capture import Captures, Reader
 from gocept.runner.executor.conditions.base import Check, Condition
 from gocept.runner.interfaces import IExecutor
 from gocept.runner.poller import Poller
+from gocept.runner.poller.thread import hand_over
 from gocept.runner.process import Process
 from gocept.runner.waits.deadline import Deadline
+from gocept.runner.waits.forks import Lock
 
-Command = str | Sequence[str]
+Command = str | Sequence[str | os.PathLike[str]]
+
+Stream = int | IO[bytes] | IO[str] | None
+"""What Popen takes as a stream."""
 
 _FIRST_PAUSE = 0.001  # seconds between two probes
 
@@ -42,6 +47,8 @@ class SimpleExecutor:
 
     condition: Condition | None = None
 
+    _run: '_Run | None' = None
+
     def __init__(self, command: Command,
                  cwd: str | os.PathLike[str] | None = None,
                  shell: bool = False,
@@ -51,9 +58,9 @@ class SimpleExecutor:
                  kill_signal: int = signal.SIGKILL,
                  expected_returncode: int | None = None,
                  envvars: Mapping[str, str] | None = None,
-                 stdin: int | IO[Any] | None = subprocess.PIPE,
-                 stdout: int | IO[Any] | None = subprocess.PIPE,
-                 stderr: int | IO[Any] | None = None,
+                 stdin: Stream = subprocess.PIPE,
+                 stdout: Stream = subprocess.PIPE,
+                 stderr: Stream = None,
                  popen_kwargs: Mapping[str, Any] | None = None, *,
                  stop_timeout: float | None = None,
                  output_size: int = 2 ** 20,
@@ -61,8 +68,6 @@ class SimpleExecutor:
                  requires: Sequence['SimpleExecutor'] = (),
                  die_with_parent: bool | int = False,
                  name: str = '') -> None:
-        self.process: Process | None = None
-        self._lock = threading.RLock()  # around process and what belongs to it
         self._set_command(command)
         for each, value in (('timeout', timeout), ('sleep', sleep),
                             ('stop_timeout', stop_timeout or 0),
@@ -70,13 +75,9 @@ class SimpleExecutor:
             if not isinstance(value, int | float) or not value >= 0:
                 raise ValueError(f'{each} must be a number >= 0, not '
                                  f'{value!r}')
-        # Whatever is said there too is to be as it is said there.
-        self._popen = dict(popen_kwargs or {})
-        self._cwd = self._popen.pop('cwd', cwd)
-        self._shell = self._popen.pop('shell', shell)
-        self._streams = {
-            each: self._popen.pop(each, stream) for each, stream in (
-                ('stdin', stdin), ('stdout', stdout), ('stderr', stderr))}
+        self._popen = {
+            'cwd': cwd, 'shell': shell, 'stdin': stdin, 'stdout': stdout,
+            'stderr': stderr, **(popen_kwargs or {})}
         self._timeout = timeout
         self._sleep = sleep
         self._stop_signal = stop_signal
@@ -90,27 +91,28 @@ class SimpleExecutor:
         self._die_with_parent = die_with_parent
         self.name = name or os.path.basename(self.command_parts[0])
         self._deadline: Deadline | None = None
-        self._began = 0.0
-        self._check: Check | None = None
-        self._poller: Poller | None = None
-        self._captures = Captures()
-        self._terminated = False
-        self._obstacle = ''
+        self._changing = threading.Condition(Lock())  # of these two:
+        self._run = None
+        self._starter: threading.Thread | None = None
 
     def _set_command(self, command: Command) -> None:
         if self.condition is not None:
-            command = (self.condition.replaced(command)
-                       if isinstance(command, str)
-                       else [self.condition.replaced(os.fspath(each))
-                             for each in command])
+            command = _replaced(command, self.condition.replaced)
         if isinstance(command, str):
             self.command: str = command
-            self.command_parts: Sequence[str] = shlex.split(command)
+            self.command_parts: Sequence[str | os.PathLike[str]] = (
+                shlex.split(command))
         else:
-            self.command = shlex.join(map(os.fspath, command))
+            self.command = shlex.join(os.fspath(each) for each in command)
             self.command_parts = command
         if not self.command_parts:
             raise ValueError(f'there is no program in {command!r}')
+
+    @property
+    def process(self) -> Process | None:
+        """See `IExecutor`."""
+        run = self._run
+        return None if run is None else run.process
 
     @property
     def envvars(self) -> dict[str, str]:
@@ -129,109 +131,126 @@ class SimpleExecutor:
         if not self.is_up():
             for each in self.requires:
                 each.ensure_running()
-            if not self.is_up():  # still, after all that time
+            if not self.is_up():  # another thread may have started it
                 self.start()
         return self
 
     def _start(self) -> bool:
-        """Start the child; whether it did not run."""
+        """Start the child; False if it runs already."""
         deadline = self._deadline
         if self.process is not None and not self.running():
             self.kill()  # what it has left
             self._deadline = deadline
         return self.process is None and self._launch()
 
-    def _tell_ready(self) -> None:
-        process = self.process  # another thread may have stopped it
-        if process is not None:
-            child_ready(process)
-
     def _launch(self) -> bool:
-        self._began = time.monotonic()
-        with self._lock, contextlib.ExitStack() as undo:
-            if self.process is not None:  # another thread was faster
+        """Start the child, unless another thread does.
+
+        Subscribers of the start are called meanwhile, so that no lock is held.
+        """
+        me = threading.current_thread()
+        with self._changing:
+            if self._starter is me:
+                raise RuntimeError(f'{self} is just being started')
+            # A forked child may have a copy of a starter, but not the thread.
+            self._changing.wait_for(lambda: not (
+                self._starter is not None and self._starter.is_alive()))
+            if self._run is not None:
                 return False
-            undo.callback(self._clear)
-            if self.condition is not None:
-                self._check = self.condition.check()
-            self._poller = Poller()
-            self.process = Process(**self._options(self._check))
-            undo.callback(self.process.terminate, signal.SIGKILL, 0)
-            self._captures = Captures(
-                self._popen.get('encoding'), self._popen.get('errors'))
-            self._captures.take(
-                self.process, self._output_size, self._log_file)
-            self._poller.register(self.process)
-            if self._check is not None:
-                self._check.begin(
-                    self.process, list(self._captures.values()),
-                    self._poller, self._deadline or Deadline(self._timeout))
-            self._captures.begin()
-            undo.pop_all()
+            self._starter = me
+        run = None
+        try:
+            run = self._begin()
+        finally:
+            with self._changing:
+                self._run, self._starter = run, None
+                self._changing.notify_all()
         return True
+
+    def _begin(self) -> '_Run':
+        began = time.monotonic()
+        with contextlib.ExitStack() as undo:
+            check = None if self.condition is None else undo.enter_context(
+                self.condition.check())
+            poller = undo.enter_context(Poller())
+            process = Process(**self._options(check))
+            undo.callback(_close_channels, process)
+            undo.callback(process.terminate, signal.SIGKILL, 0)
+            captures = undo.enter_context(Captures(
+                process, self._output_size, self._log_file,
+                self._popen.get('encoding'), self._popen.get('errors')))
+            poller.register(process)
+            if check is not None:
+                check.begin(process, list(captures.values()), poller,
+                            self._deadline or Deadline(self._timeout))
+            captures.begin()
+            undo.pop_all()
+        return _Run(process, captures, check, poller, began)
 
     def _options(self, check: Check | None) -> dict[str, Any]:
         return process_options(
-            self.command if self._shell else self.command_parts,
-            self._streams, self.envvars, self._envvars, self._popen, check,
-        ) | {'shell': self._shell, 'cwd': self._cwd, 'adopt': True,
-             'stop_signal': self._stop_signal,
+            self.command if self._popen['shell'] else self.command_parts,
+            self._popen, self.envvars, self._envvars, check,
+        ) | {'adopt': True, 'stop_signal': self._stop_signal,
              'stop_timeout': (self._timeout if self._stop_timeout is None
                               else self._stop_timeout),
              'kill_signal': self._kill_signal, 'name': self.name,
              'die_with_parent': self._die_with_parent,
              'on_start': child_started, 'on_end': child_ended}
 
+    def _tell_ready(self) -> None:
+        process = self.process  # another thread may have stopped it
+        if process is not None:
+            child_ready(process)
+
     def _set_timeout(self) -> None:
-        """Begin the time that a start, or a stop, may take."""
+        """Begin the time that a start may take."""
         self._deadline = Deadline(self._timeout)
 
     def check_timeout(self) -> bool:
         """See `IExecutor`."""
         return self._deadline is None or not self._deadline.passed
 
-    def wait_for(self, wait_for: Callable[[], Any]) -> Self:
+    def wait_for(self, wait_for: Callable[[], object]) -> Self:
         """See `IExecutor`."""
         began = time.monotonic()
-        process, deadline = self.process, self._deadline
+        run = self._run
         try:
             while not wait_for():
-                deadline = self._deadline or deadline
-                self._require(process)
-                if deadline is not None and deadline.passed:
+                self._require(run)
+                if not self.check_timeout():
                     raise TimeoutExpired(self, self._timeout)
-                pause = (time.monotonic() - began) / _SLOWING
-                self._pause(min(max(pause, _FIRST_PAUSE),
-                                max(self._sleep, _FIRST_PAUSE)))
+                self._pause((time.monotonic() - began) / _SLOWING)
         except BaseException as error:
             if isinstance(error, Exception):
-                self._require(process)
-            if process is not None:
-                self._kill_now(process, error)
+                self._require(run)
+            if isinstance(error, ExecutorError) and error.executor is self:
+                error.situation = error.situation or self._situation()
+            if run is not None:
+                self._kill_now(run, error)
             raise
         return self
 
-    def _require(self, process: Process | None) -> None:
-        if self.process is not process:
+    def _require(self, run: '_Run | None') -> None:
+        if self._run is not run:
             raise ExecutorError(self, 'was stopped meanwhile')
 
-    def _kill_now(self, process: Process,
-                  error: BaseException | None = None) -> None:
+    def _kill_now(self, run: '_Run', error: BaseException) -> None:
         """Kill it, as nobody has time to wait; `error` is why."""
-        self._claim()
         try:
-            process.terminate(self._kill_signal, 0)
+            run.process.terminate(self._kill_signal, 0)
         except DeadlineExceeded as failure:  # so it can be stopped once more
-            if error is not None:
-                error.add_note(str(failure))
+            error.add_note(str(failure))
         else:
-            self._clear(process)
+            self._forget(run)
 
     def _pause(self, seconds: float) -> None:
+        seconds = max(min(seconds, self._sleep), _FIRST_PAUSE)
         if self._deadline is not None:
             seconds = min(seconds, self._deadline.left())
-        if self._poller is not None:
-            self._poller.poll(seconds)
+        poller = None if self._run is None else self._run.poller
+        if poller is not None:
+            poller.poll(seconds)
         else:
             with Poller() as poller:
                 poller.poll(seconds)
@@ -252,51 +271,50 @@ class SimpleExecutor:
     def stop(self, stop_signal: int | None = None,
              expected_returncode: int | None = None) -> Self:
         """See `IExecutor`."""
-        process = self.process
-        if process is None:
+        run = self._run
+        if run is None:
             return self
         if stop_signal is None:
             stop_signal = self._stop_signal
+        self._end(run, stop_signal, 'stopped')
+        status = run.process.returncode
+        expected = next(each for each in (
+            expected_returncode, self._expected_returncode, -stop_signal)
+            if each is not None)
         try:
-            self._end(process, stop_signal)
-        except DeadlineExceeded as error:
-            raise ExecutorError(self, f'cannot be stopped: {error}') from error
-        status = process.returncode
-        expected = next((each for each in (
-            expected_returncode, self._expected_returncode)
-            if each is not None), -stop_signal)
-        try:
-            if status and status != expected and not process.killed:
-                raise ProcessFinishedWithError(self, status)
+            if status and status != expected and not run.process.killed:
+                raise ProcessFinishedWithError(
+                    self, status, situation=self._situation())
         finally:
-            self._clear(process)
+            self._forget(run)
         return self
 
     def kill(self, wait: bool = True, sig: int | None = None) -> Self:
         """See `IExecutor`."""
-        process = self.process
+        run = self._run
+        if run is None:
+            return self
         if sig is None:
             sig = self._kill_signal
-        if process is None:
-            return self
-        try:
-            if wait:
-                self._end(process, sig)
-            else:
-                self._claim()
-                process.signal_all(sig)
-                if self._claim():  # as it has ended meanwhile
-                    process.signal_group(sig)
-        except DeadlineExceeded as error:
-            raise ExecutorError(self, f'cannot be killed: {error}') from error
-        self._clear(process)
+        if wait:
+            self._end(run, sig, 'killed')
+        else:
+            self._claim()
+            run.process.signal_all(sig)
+            if self._claim():  # as it has ended meanwhile
+                run.process.signal_group(sig)
+        self._forget(run)
         return self
 
-    def _end(self, process: Process, signum: int) -> None:
-        if self._claim() or not self._terminated:
-            process.terminate(signum)
-            if self._claim():  # it has become one meanwhile
-                process.terminate(signum)
+    def _end(self, run: '_Run', signum: int, how: str) -> None:
+        try:
+            if self._claim() or not run.terminated:
+                run.process.terminate(signum)
+                if self._claim():  # it has become one meanwhile
+                    run.process.terminate(signum)
+        except DeadlineExceeded as error:
+            raise ExecutorError(self, f'cannot be {how}: {error}',
+                                situation=self._situation()) from error
 
     def _claim(self) -> bool:
         """Know a daemon that the child has become, by what it serves.
@@ -309,27 +327,13 @@ class SimpleExecutor:
                 and process.is_ours and process.poll() is not None
                 and process.claim(self.condition.servers()))
 
-    def _clear(self, process: Process | None = None) -> None:
-        """Forget the process, unless another one has taken its place."""
-        with self._lock:
-            if process is not self.process and process is not None:
+    def _forget(self, run: '_Run') -> None:
+        """Let go of it, unless another one has taken its place."""
+        with self._changing:
+            if self._run is not run:
                 return
-            process, self.process = self.process, None
-            captures, self._captures = self._captures, Captures()
-            self._terminated = False
-            self._deadline = None
-            self._end_waiting()
-        captures.close()
-        if process is not None:
-            for channel in process.channels():
-                channel.close()
-
-    def _end_waiting(self) -> None:
-        """Let go of what only the start needs."""
-        check, self._check = self._check, None
-        poller, self._poller = self._poller, None
-        for each in filter(None, (check, poller)):
-            each.close()
+            self._run = self._deadline = None
+        run.close()
 
     @contextlib.contextmanager
     def stopped(self) -> Iterator[Self]:
@@ -345,31 +349,28 @@ class SimpleExecutor:
 
     def output(self) -> Reader | None:
         """See `IExecutor`."""
-        return self._captures.readers.get('stdout')
+        return self._readers.get('stdout')
 
     def err_output(self) -> Reader | None:
         """See `IExecutor`."""
-        return self._captures.readers.get('stderr')
+        return self._readers.get('stderr')
+
+    @property
+    def _readers(self) -> Mapping[str, Reader]:
+        run = self._run
+        return {} if run is None else run.captures.readers
 
     @property
     def dropped(self) -> int:
         """See `IExecutor`."""
-        return self._captures.dropped
+        run = self._run
+        return 0 if run is None else run.captures.dropped
 
-    def situation(self) -> str:
+    def _situation(self, obstacle: str = '') -> str:
         """What an error says beside its reason."""
-        parts = []
-        if self._obstacle:
-            parts.append(self._obstacle)
-        if self._check is not None and self.process is not None:
-            parts.append(f'waited {time.monotonic() - self._began:.2f} s for '
-                         f'{self._check.awaited}')
-            if self._check.seen:
-                parts.append(f'seen last: {self._check.seen}')
-        if self.process is not None and self.process.returncode is not None:
-            parts.append(f'its status is {self.process.returncode}')
-        parts += self._captures.tails()
-        return ''.join(f'; {part}' for part in parts)
+        run = self._run
+        parts = [obstacle, *(() if run is None else run.facts())]
+        return ''.join(f'; {part}' for part in parts if part)
 
     def __enter__(self) -> Self:
         return self.start()
@@ -378,59 +379,113 @@ class SimpleExecutor:
         self.stop()
 
     def __del__(self) -> None:
-        # When the interpreter exits, what is left is ended by its hook.
-        process = getattr(self, 'process', None)
-        if not sys.is_finalizing():
-            if process is not None and process.is_ours:
-                self._kill_now(process)
-            elif process is not None:
-                self._clear()
+        # When the interpreter exits, its hook ends the child.
+        if self._run is not None:
+            hand_over(functools.partial(self._run.abandon, self._kill_signal))
 
     def __str__(self) -> str:
         return f'<{type(self).__name__} {self.command!r}>'
 
     def __repr__(self) -> str:
-        state = (f'running as {self.process.pid}'
-                 if self.process is not None and self.process.poll() is None
+        process = self.process
+        state = (f'running as {process.pid}'
+                 if process is not None and process.poll() is None
                  else 'not running')
         return f'<{type(self).__name__} {self.command!r}: {state}>'
 
 
-_STREAMS: dict[Any, str] = {
+class _Run:
+    """One child of an executor, and all that belongs to it."""
+
+    def __init__(self, process: Process, captures: Captures,
+                 check: Check | None, poller: Poller, began: float) -> None:
+        self.process = process
+        self.captures = captures
+        self.check: Check | None = check
+        self.poller: Poller | None = poller
+        self.began = began
+        self.terminated = False
+
+    def facts(self) -> Iterator[str]:
+        """What is known of it, for a message."""
+        if self.check is not None:
+            yield (f'waited {time.monotonic() - self.began:.2f} s for '
+                   f'{self.check.awaited}')
+            if self.check.seen:
+                yield f'seen last: {self.check.seen}'
+        if self.process.returncode is not None:
+            yield f'its status is {self.process.returncode}'
+        yield from self.captures.tails()
+
+    def end_waiting(self) -> None:
+        """Let go of what only the start needs."""
+        check, self.check = self.check, None
+        poller, self.poller = self.poller, None
+        for each in filter(None, (check, poller)):
+            each.close()
+
+    def close(self) -> None:
+        """Let go of everything but the process."""
+        self.end_waiting()
+        self.captures.close()
+        _close_channels(self.process)
+
+    def abandon(self, signum: int) -> None:
+        """End it, as its executor was forgotten."""
+        try:
+            if self.process.is_ours:
+                self.process.terminate(signum, 0)
+        finally:
+            self.close()
+
+
+def _close_channels(process: Process) -> None:
+    for channel in process.channels():
+        channel.close()
+
+
+def _replaced(command: Command, replace: Callable[[str], str]) -> Command:
+    """The command, each part of which was replaced."""
+    if isinstance(command, str):
+        return replace(command)
+    return [replace(os.fspath(part)) for part in command]
+
+
+_STREAMS: Mapping[Stream, str] = {
     subprocess.PIPE: 'pipe', subprocess.DEVNULL: 'null',
     subprocess.STDOUT: 'merge', None: 'inherit'}
+"""What a process calls the streams of Popen."""
 
-# What a process has to know of the keywords of Popen.
 _GROUP = ('process_group', 'start_new_session')
-_KNOWN = ('user', 'group', 'extra_groups', *_GROUP)
+
+_KNOWN = ('shell', 'cwd', 'env', 'stdin', 'stdout', 'stderr', 'pass_fds',
+          'user', 'group', 'extra_groups', *_GROUP)
+"""The keywords of Popen that a process has as well."""
 
 
-def process_options(command: str | Sequence[str], streams: Mapping[str, Any],
+def process_options(command: Command, popen: Mapping[str, Any],
                     envvars: Mapping[str, str], added: Iterable[str],
-                    popen_kwargs: Mapping[str, Any], check: Check | None,
-                    ) -> dict[str, Any]:
-    """The keywords of a process that depend on what the caller has said.
+                    check: Check | None) -> dict[str, Any]:
+    """The keywords of a process that mean what those of Popen do.
 
-    `envvars` is the environment, and `added` are the names in it that were
-    added to ours. `popen_kwargs` come before all else.
+    `envvars` is the environment, unless `popen` has one, and `added` are the
+    names in it that were added to ours.
     """
-    popen = dict(popen_kwargs)
-    options = {key: popen.pop(key) for key in _KNOWN if key in popen}
-    environment = popen.pop('env', envvars)
+    options = {'env': envvars, 'pass_fds': ()} | {
+        key: popen[key] for key in _KNOWN if key in popen}
+    environment = options['env']
     # What is never inherited has to be said once more.
     extra = {name: environment[name] for name in added if name in environment}
-    pass_fds = tuple(popen.pop('pass_fds', ()))
     if check is not None:
         extra |= check.variables
-        pass_fds += tuple(check.pass_fds)
+        options['pass_fds'] = (*options['pass_fds'], *check.pass_fds)
         fd = check.variables.get('NOTIFY_FD', '{notify_fd}')
-        command = (command.replace('{notify_fd}', fd)
-                   if isinstance(command, str)
-                   else [os.fspath(each).replace('{notify_fd}', fd)
-                         for each in command])
+        command = _replaced(
+            command, lambda part: part.replace('{notify_fd}', fd))
+    for name in 'stdin', 'stdout', 'stderr':
+        options[name] = _STREAMS.get(options[name], options[name])
     return options | {
-        name: _STREAMS.get(stream, stream) for name, stream in streams.items()
-    } | {
-        'command': command, 'env': environment, 'extra_env': extra,
-        'pass_fds': pass_fds, 'popen_kwargs': popen,
-        'setsid': not any(each in options for each in _GROUP)}
+        'command': command, 'extra_env': extra,
+        'setsid': not any(each in options for each in _GROUP),
+        'popen_kwargs': {key: value for key, value in popen.items()
+                         if key not in _KNOWN}}

@@ -4,6 +4,7 @@ The thread of `gocept.runner.poller.background` reads, so the child never
 waits. Readers may be in any other thread.
 """
 
+import contextlib
 import io
 import logging
 import os
@@ -16,7 +17,8 @@ from gocept.runner.channel import PipeChannel
 from gocept.runner.errors import EndpointClosedException
 from gocept.runner.poller import background
 from gocept.runner.process import Process
-from gocept.runner.waits.forks import tell_forks
+from gocept.runner.waits.closing import Closing
+from gocept.runner.waits.forks import Lock, tell_forks
 from gocept.runner.waits.source import Source
 
 log = logging.getLogger('gocept.runner.executor')
@@ -46,20 +48,12 @@ class Capture(Source):
         self._begin = self._end = 0  # of what is kept, in the stream
         self._listeners: tuple[Listener, ...] = ()
         self.ended = False
-        self._set_locks()
+        self._reading = Lock()  # one reads at a time, so the order is kept
+        self._changed = threading.Condition(Lock())
         tell_forks(self)
 
-    def _set_locks(self) -> None:
-        # Around reading and keeping, so that the order is kept.
-        self._reading = threading.RLock()
-        self._changed = threading.Condition(threading.RLock())
-
     def after_fork(self) -> None:
-        """In a forked child: another thread may have had the locks.
-
-        What comes is the parent's to read.
-        """
-        self._set_locks()
+        """In a forked child: what comes is the parent's to read."""
         self.ended = True
 
     @property
@@ -245,7 +239,7 @@ class Reader(io.TextIOWrapper):
     def __init__(self, capture: Capture, encoding: str | None = None,
                  errors: str | None = None) -> None:
         self._raw = _Raw(capture)
-        self._turn = threading.RLock()
+        self._turn = Lock()
         super().__init__(io.BufferedReader(self._raw),
                          encoding=encoding or 'utf-8',
                          errors=errors or 'backslashreplace')
@@ -265,28 +259,27 @@ class Reader(io.TextIOWrapper):
             return super().readline(size)
 
 
-class Captures(dict[str, Capture]):
-    """The captures of a child, by the names of its streams; with readers.
+class Captures(dict[str, Capture], Closing):
+    """What a child says: the captures of its pipes, by their names.
 
-    `encoding` and `errors` are those of the readers.
+    `size` and `log_file` are those of `Capture`; `encoding` and `errors` those
+    of the readers.
     """
 
-    def __init__(self, encoding: str | None = None,
+    def __init__(self, process: Process, size: int,
+                 log_file: str | os.PathLike[str] | None = None,
+                 encoding: str | None = None,
                  errors: str | None = None) -> None:
         super().__init__()
-        self._encoding = encoding
-        self._errors = errors
         self.readers: dict[str, Reader] = {}
-
-    def take(self, process: Process, size: int,
-             log_file: str | os.PathLike[str] | None) -> None:
-        """Capture what is a pipe; see `Capture`."""
-        for name, channel in (('stdout', process.channel),
-                              ('stderr', process.stderr)):
-            if channel is not None and channel.is_readable:
-                capture = self[name] = Capture(channel, size, log_file)
-                self.readers[name] = Reader(
-                    capture, self._encoding, self._errors)
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.close)
+            for name, channel in (('stdout', process.channel),
+                                  ('stderr', process.stderr)):
+                if channel is not None and channel.is_readable:
+                    self[name] = Capture(channel, size, log_file)
+                    self.readers[name] = Reader(self[name], encoding, errors)
+            undo.pop_all()
 
     def begin(self) -> None:
         """Have them read in the background, with all who listen by now."""

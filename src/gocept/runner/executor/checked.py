@@ -20,6 +20,9 @@ from gocept.runner.waits.deadline import NEVER
 class Executor(SimpleExecutor):
     """See `ICheckedExecutor`."""
 
+    _obstacle = ''
+    """What `pre_start_check` has found."""
+
     def pre_start_check(self) -> bool:
         """See `ICheckedExecutor`."""
         raise NotImplementedError
@@ -30,58 +33,52 @@ class Executor(SimpleExecutor):
 
     def start(self) -> Self:
         """See `IExecutor`."""
-        if not self._is_checked:
+        if not self._overrides('pre_start_check', 'after_start_check',
+                               'check_subprocess'):
             return super().start()
         if self.process is not None and self.process.poll():
             self.kill()  # it has failed: what it has left is not in the way
         self._set_timeout()
-        if (type(self).pre_start_check is not Executor.pre_start_check
-                and self.pre_start_check()):
-            try:
-                raise AlreadyRunning(self)
-            finally:
-                self._obstacle = ''
+        self._obstacle = ''
+        if self._overrides('pre_start_check') and self.pre_start_check():
+            raise AlreadyRunning(
+                self, situation=self._situation(self._obstacle))
         started = self._start()
         self.wait_for(self.check_subprocess)
-        self._ready()
+        run = self._run  # another thread may have stopped it
+        if run is not None:
+            if run.check is not None:
+                run.captures.skip_to(run.check.place)
+            run.end_waiting()
         if started:
             self._tell_ready()
         return self
 
-    @property
-    def _is_checked(self) -> bool:
-        kind = type(self)
-        return (kind.pre_start_check is not Executor.pre_start_check
-                or kind.after_start_check is not Executor.after_start_check
-                or kind.check_subprocess is not Executor.check_subprocess)
+    def _overrides(self, *methods: str) -> bool:
+        return any(getattr(type(self), each) is not getattr(Executor, each)
+                   for each in methods)
 
     def check_subprocess(self) -> bool:
         """See `ICheckedExecutor`."""
-        process = self.process
-        if process is None:
+        run = self._run
+        if run is None:
             raise ExecutorError(self, 'was stopped meanwhile')
-        status = process.poll()  # first, as something else may answer later
+        check = run.check
+        status = run.process.poll()  # first, as somebody else may answer later
         if status is not None:
-            self._captures.read_rest()
-        said = self._check is not None and self._check.said_by_child
-        if status and not said:
+            run.captures.read_rest()
+        if status and not (check is not None and check.said_by_child):
             raise ProcessExitedWithError(self, status)
         if self.after_start_check():
             return True
         if status:
             raise ProcessExitedWithError(self, status)
-        if self._check is not None and (why := self._check.hopeless):
-            status = process.poll()  # it may have ended since
+        if check is not None and (why := check.hopeless):
+            status = run.process.poll()  # it may have ended since
             if status is not None:
                 raise ProcessExitedWithError(self, status)
             raise ExecutorError(self, why)
         return False
-
-    def _ready(self) -> None:
-        if self._check is not None:
-            self._captures.skip_to(self._check.place)
-        self._end_waiting()
-        self._claim()
 
 
 @zope.interface.implementer(IConditionExecutor)
@@ -109,4 +106,5 @@ class ConditionExecutor(Executor):
 
     def after_start_check(self) -> bool:
         """See `ICheckedExecutor`."""
-        return self._check is None or self._check.holds()
+        check = None if self._run is None else self._run.check
+        return check is None or check.holds()

@@ -167,8 +167,8 @@ def stop_all(executors: Iterable[Startable],
             # Nobody waits a second time for one that cannot be ended.
             if each.process in registry.processes:
                 continue
-            if isinstance(each, SimpleExecutor):
-                each._terminated = True
+            if isinstance(each, SimpleExecutor) and each._run is not None:
+                each._run.terminated = True
             try:
                 each.stop()
             except Exception as error:

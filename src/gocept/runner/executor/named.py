@@ -19,7 +19,7 @@ class OutputExecutor(ConditionExecutor):
                  failure: str | None = None, **kwargs: Any) -> None:
         super().__init__(command, output(banner, failure), **kwargs)
         if subprocess.PIPE not in (
-                self._streams['stdout'], self._streams['stderr']):
+                self._popen['stdout'], self._popen['stderr']):
             raise TypeError('a banner needs stdout or stderr to be a pipe')
 
 

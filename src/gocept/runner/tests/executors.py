@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from gocept.runner.executor import SimpleExecutor
+from gocept.runner.poller import background
+from gocept.runner.poller.thread import hand_over
 from gocept.runner.process import procfs
 from gocept.runner.tests.support import (
     DEADLINE,
@@ -33,7 +35,7 @@ class ExecutorTestCase(TestCase):
             if thread.name in ('gocept.runner.executor',
                                'gocept.runner.inotify'):
                 thread.join(DEADLINE)
-        gc.collect()
+        collect()
         end_background()
         adopt_no_more()
         # What is kept back to end processes with is kept for ever.
@@ -45,6 +47,16 @@ class ExecutorTestCase(TestCase):
     def stopping(self, executor: SimpleExecutor) -> Any:
         self.addCleanup(executor.kill)
         return executor
+
+
+def collect() -> None:
+    """Collect garbage, and wait until what was forgotten has ended."""
+    gc.collect()
+    done = threading.Event()
+    background()
+    hand_over(done.set)
+    if not done.wait(DEADLINE):
+        raise AssertionError('the background thread does not answer')
 
 
 def is_gone(pid: int) -> bool:
@@ -88,7 +100,8 @@ class Starting:
     def until_seen(self, what: str) -> None:
         """Wait until a look at the child has had that result."""
         until(lambda: self._started.done() or (
-            self.executor._check and what in self.executor._check.seen))
+            (run := self.executor._run) and run.check
+            and what in run.check.seen))
         if self._started.done():
             raise AssertionError(f'{what!r} was not seen: {self._started}')
 

@@ -10,8 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from unittest import mock
 
+import zope.event
 import zope.interface.verify
 
+from gocept.runner.events import ChildStarted
 from gocept.runner.executor import (
     Executor,
     ExecutorError,
@@ -31,8 +33,14 @@ from gocept.runner.interfaces import (
     IConditionExecutor,
     IExecutor,
 )
+from gocept.runner.poller import background
 from gocept.runner.process import Process, ending, procfs
-from gocept.runner.tests.executors import ExecutorTestCase, Starting, is_gone
+from gocept.runner.tests.executors import (
+    ExecutorTestCase,
+    Starting,
+    collect,
+    is_gone,
+)
 from gocept.runner.tests.support import DEADLINE
 from gocept.runner.tests.victims import until, victim
 from gocept.runner.waits.deadline import Deadline, wait_for
@@ -177,7 +185,32 @@ class SimpleTests(ExecutorTestCase):
         process = executor.process
         del executor
         gc.collect()
-        self.assertEqual(-signal.SIGKILL, process.returncode)
+        self.assertEqual(-signal.SIGKILL, process.wait(DEADLINE))
+
+    def test_one_may_be_forgotten_under_any_lock(self) -> None:
+        executor: Any = SimpleExecutor('sleep 100').start()
+        process, captures = executor.process, executor._run.captures
+        with executor._changing, captures['stdout']._reading, \
+                captures['stdout']._changed:
+            del executor
+            gc.collect()
+        self.assertEqual(-signal.SIGKILL, process.wait(DEADLINE))
+        collect()
+        self.assertTrue(process.channel.closed)
+
+    def test_a_subscriber_cannot_start_what_is_being_started(self) -> None:
+        def subscriber(event: object) -> None:
+            if isinstance(event, ChildStarted):
+                with self.assertRaisesRegex(RuntimeError, 'being started'):
+                    executor.start()
+                heard.append(event)
+
+        heard: list[object] = []
+        executor = self.stopping(SimpleExecutor('sleep 100'))
+        with mock.patch.object(zope.event, 'subscribers', [subscriber]):
+            executor.start()
+        self.assertEqual(1, len(heard))
+        self.assertTrue(executor.running())
 
 
 class NameTests(ExecutorTestCase):
@@ -343,7 +376,7 @@ class StopTests(ExecutorTestCase):
             pause()
             '''), 'ready', stop_timeout=0.1).start())
         pids = [int(line.split()[1]) for line in
-                executor._captures['stdout'].tail.splitlines()
+                executor._run.captures['stdout'].tail.splitlines()
                 if line.startswith('child')]
         self.assertEqual(2, len(pids))
         executor.stop()
@@ -431,18 +464,18 @@ class StopTests(ExecutorTestCase):
     def test_a_forked_copy_leaves_the_output_to_us(self) -> None:
         executor = self.stopping(SimpleExecutor('cat').start())
         process = executor.process
-        capture = executor._captures['stdout']
-        with capture._reading:  # so that only the copy could take it
-            process.channel.write(b'a line\n')
-            until(lambda: wait_for(
-                capture.fileno(), select.POLLIN, Deadline(0)))
-            copy = os.fork()
-            if not copy:
-                del capture
-                executor.__del__()
-                os._exit(0)
-            self.assertEqual(0, os.waitpid(copy, 0)[1])
+        capture = executor._run.captures['stdout']
+        background().unregister(capture)  # so that only the copy could read
+        process.channel.write(b'a line\n')
+        until(lambda: wait_for(capture.fileno(), select.POLLIN, Deadline(0)))
+        copy = os.fork()
+        if not copy:
+            executor._run.abandon(signal.SIGKILL)
+            os._exit(0)
+        self.assertEqual(0, os.waitpid(copy, 0)[1])
+        background().register(capture)
         self.assertEqual('a line\n', executor.output().readline())
+        self.assertTrue(executor.running())
 
     def test_who_cannot_be_killed_in_time_does_not_hide_the_reason(
             self) -> None:
@@ -496,23 +529,21 @@ class StopTests(ExecutorTestCase):
 
 class OptionsTests(unittest.TestCase):
 
-    def options(self, command: Any = ('true',), streams: Any = (),
-                check: Check | None = None, **popen: Any) -> dict[str, Any]:
+    def options(self, command: Any = ('true',), check: Check | None = None,
+                **popen: Any) -> dict[str, Any]:
         return process_options(
-            command, dict(streams), {'A': 'ours', 'B': 'ours'}, ['B', 'C'],
-            popen, check)
+            command, {'stdin': None, 'stdout': None, 'stderr': None, **popen},
+            {'A': 'ours', 'B': 'ours'}, ['B', 'C'], check)
 
     def test_streams_are_those_of_popen(self) -> None:
         with open('/dev/null') as file:
-            streams = {'stdin': subprocess.PIPE, 'stdout': file,
-                       'stderr': subprocess.STDOUT}
-            options = self.options(streams=streams)
+            options = self.options(stdin=subprocess.PIPE, stdout=file,
+                                   stderr=subprocess.STDOUT)
             self.assertEqual(['pipe', file, 'merge'], [
-                options[name] for name in streams])
-        self.assertEqual('inherit', self.options(
-            streams={'stdin': None})['stdin'])
+                options[name] for name in ('stdin', 'stdout', 'stderr')])
+        self.assertEqual('inherit', self.options()['stdin'])
         self.assertEqual('null', self.options(
-            streams={'stdin': subprocess.DEVNULL})['stdin'])
+            stdin=subprocess.DEVNULL)['stdin'])
 
     def test_what_was_added_is_passed_on_whatever_it_is(self) -> None:
         options = self.options()

@@ -43,7 +43,7 @@ class OutputTests(ExecutorTestCase):
             [sys.executable, '-c', "print('x' * 9_999_999)"],
             output_size=100_000).start())
         self.assertEqual(0, executor.process.wait(DEADLINE))
-        until(lambda: executor._captures['stdout'].ended)
+        until(lambda: executor._run.captures['stdout'].ended)
         output = executor.output().read()
         note, rest = output.split(' bytes were not kept]\n')
         dropped = int(note.removeprefix('\n['))
@@ -239,22 +239,12 @@ class CapturesTests(ExecutorTestCase):
         return (self.enterContext(PipeChannel(read)),
                 self.enterContext(PipeChannel(None, write)))
 
-    def take(self, size: int = 1000, log_file: Any = None,
-             **options: Any) -> Captures:
-        captures = Captures(**options)
-        self.addCleanup(captures.close)
+    def take(self, size: int = 1000, **options: Any) -> Captures:
         process: Any = types.SimpleNamespace(
             channel=self.stdout, stderr=self.stderr)
-        captures.take(process, size, log_file)
+        captures = Captures(process, size, **options)
+        self.addCleanup(captures.close)
         return captures
-
-    def test_none_before_the_start(self) -> None:
-        captures = Captures()
-        self.assertEqual(({}, {}), (captures, captures.readers))
-        self.assertEqual(0, captures.dropped)
-        self.assertEqual([], list(captures.tails()))
-        for call in captures.begin, captures.read_rest, captures.close:
-            call()
 
     def test_each_has_a_reader(self) -> None:
         captures = self.take()
@@ -343,6 +333,8 @@ class ExecutorCaptureTests(ExecutorTestCase):
     def test_a_start_has_its_own(self) -> None:
         executor = SimpleExecutor('echo x')
         self.assertIsNone(executor.output())
+        self.assertIsNone(executor.err_output())
+        self.assertEqual(0, executor.dropped)
         readers = []
         for _ in range(2):
             executor.start()

@@ -228,7 +228,7 @@ class TogetherTests(TogetherTestCase):
             'echo ready; wait', 'ready', shell=True) for _ in range(20)]
         start_all(many)
         pids = [int(pid) for each in many
-                for pid in each._captures['stdout'].tail.split()[:3]]
+                for pid in each._run.captures['stdout'].tail.split()[:3]]
         self.assertEqual(60, len(pids))
         self.assertFalse(any(map(is_gone, pids)))
         stop_all(many)

@@ -102,7 +102,7 @@ class ServiceTestCase(ExecutorTestCase):
         child = executor.process
         assert child is not None
         kill(killed := main() if main else child.pid)
-        until(lambda: not executor.running())
+        until(lambda: not executor.is_up())
         executor.start()
         probe()
         assert executor.process is not None

@@ -222,8 +222,8 @@ class AllTests(ExecutorTestCase):
             pause()
             '''), notified(), pid_file(path))
         starting = Starting(executor)
-        until(lambda: executor._check
-              and executor._check.awaited == f'the file {path}')
+        until(lambda: executor._run
+              and executor._run.check.awaited == f'the file {path}')
         starting.go_on()
         starting.wait()
 

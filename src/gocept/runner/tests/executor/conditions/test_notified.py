@@ -135,8 +135,8 @@ sys.stdin.readline()
 send('READY=1')
 pause()
 '''))
-        until(lambda: starting.executor._captures and
-              starting.executor._captures['stdout'].tail == 'closed')
+        until(lambda: starting.executor._run and
+              starting.executor._run.captures['stdout'].tail == 'closed')
         starting.go_on()
         starting.wait()
 

@@ -40,8 +40,8 @@ class BannerTests(ExecutorTestCase):
         size = 0
         for piece in pieces:
             size += len(piece)
-            until(lambda: executor._captures
-                  and executor._captures['stdout']._end == size)
+            until(lambda: executor._run
+                  and executor._run.captures['stdout']._end == size)
             starting.go_on()
         starting.wait()
         return executor
@@ -240,7 +240,7 @@ class TalkativeTests(ExecutorTestCase):
             say('over')
             pause()
             '''), 'ready')).start()
-        capture = executor._captures['stdout']
+        capture = executor._run.captures['stdout']
         until(lambda: capture.tail.endswith('\nover'))
         total = 200_000_000 + len('ready\nover\n')
         kept = total - executor.dropped

@@ -1,0 +1,69 @@
+"""The project's own errors."""
+
+import copy
+import pickle
+import unittest
+
+from gocept.runner.errors import (
+    AlreadyRunning,
+    ExecutorError,
+    ProcessExitedWithError,
+    ProcessFinishedWithError,
+    TimeoutExpired,
+)
+from gocept.runner.executor import Executor, SimpleExecutor
+
+
+class ExecutorErrorTests(unittest.TestCase):
+
+    def errors(self) -> list[ExecutorError]:
+        executor = SimpleExecutor('true')
+        return [
+            ExecutorError(executor, 'has said no'),
+            TimeoutExpired(executor, 2.5, situation='; waited'),
+            AlreadyRunning(executor),
+            ProcessExitedWithError(executor, 3),
+            ProcessFinishedWithError(executor, -9, situation='; and so on')]
+
+    def test_the_message(self) -> None:
+        self.assertEqual([
+            "<SimpleExecutor 'true'> has said no",
+            "<SimpleExecutor 'true'> was not ready after 2.5 s; waited",
+            "<SimpleExecutor 'true'> seems to be running already: end what "
+            'runs there, or have this one use another place',
+            "<SimpleExecutor 'true'> ended with 3",
+            "<SimpleExecutor 'true'> ended with -9; and so on",
+        ], list(map(str, self.errors())))
+
+    def test_one_that_is_copied(self) -> None:
+        for error in self.errors():
+            error.add_note('noted')
+            copied = copy.copy(error)
+            self.assertIs(type(error), type(copied))
+            self.assertEqual(str(error), str(copied))
+            self.assertEqual(vars(error), vars(copied))
+            self.assertEqual(error.args, copied.args)
+
+    def test_one_that_is_pickled(self) -> None:
+        for error in self.errors():
+            error.add_note('noted')
+            for copied in pickle.loads(pickle.dumps(error)), copy.deepcopy(
+                    error):
+                self.assertIs(type(error), type(copied))
+                self.assertEqual(str(error), str(copied))
+                self.assertEqual(
+                    {**vars(error), 'executor': "<SimpleExecutor 'true'>"},
+                    vars(copied))
+
+    def test_an_error_of_ones_own_gets_the_situation(self) -> None:
+        class Mine(Executor):
+            def after_start_check(self) -> bool:
+                assert self.process is not None
+                self.process.wait()
+                raise ExecutorError(self)
+
+        with self.assertRaises(ExecutorError) as caught:
+            Mine('echo sorry').start()
+        self.assertEqual(
+            "<Mine 'echo sorry'> has failed; its status is 0; its stdout ends "
+            'with:\nsorry', str(caught.exception))
