@@ -4,7 +4,7 @@ The names are handed out lazily, so that importing a module of this package
 imports no more than that module needs.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from gocept.runner.runner import Exit, appmain, from_config, once
@@ -21,14 +21,11 @@ _MODULES = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _MODULES:
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
     from importlib import import_module
-
-    from gocept.runner.boot.collector import paused
-    with paused():
-        value = getattr(import_module(f'{__name__}.{_MODULES[name]}'), name)
+    value = getattr(import_module(f'{__name__}.{_MODULES[name]}'), name)
     globals()[name] = value
     return value
 

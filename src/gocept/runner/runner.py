@@ -1,25 +1,26 @@
 """The main loop, and the decorators that make a program of a function.
 
-The loop belongs to the thread that calls it; `MainLoop.stop` may be called
-from any other, and `MainLoop.stopMainLoop` by a signal handler.
+The loop belongs to the thread that calls it. `MainLoop.stop` may be called
+from any thread, and `MainLoop.stopMainLoop` by a signal handler.
 """
 
 import contextlib
 import functools
-import inspect
 import logging
 import numbers
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
-from typing import Any
+from typing import Protocol, cast
 
 import transaction
 import zope.interface
+from zope.app.appsetup.product import getProductConfiguration
 from zope.authentication.interfaces import IAuthentication
 from zope.component import getGlobalSiteManager
 from zope.component.hooks import getSite, getSiteManager, setSite
 from zope.component.hooks import site as site_set
+from zope.component.interfaces import ISite
 from zope.security.management import (
     endInteraction,
     getSecurityPolicy,
@@ -27,8 +28,25 @@ from zope.security.management import (
     thread_local,
 )
 
-from gocept.runner.boot import collector, environment
-from gocept.runner.errors import WORKER_FAILED, Terminated
+from gocept.runner.boot import environment
+from gocept.runner.boot.attempts import (
+    Failure,
+    Observer,
+    abort,
+    checked_attempts,
+    nobody,
+    run_attempts,
+    text,
+)
+from gocept.runner.boot.environment import ConfigFile
+from gocept.runner.boot.program import (
+    Principal,
+    Program,
+    Worker,
+    booted,
+    check_arguments,
+    run,
+)
 from gocept.runner.events import (
     ConflictRetried,
     LoopStarted,
@@ -46,13 +64,6 @@ from gocept.runner.signals.shutdown import (
     handling,
     raising,
     restore_defaults,
-)
-from gocept.runner.transaction import (
-    Failure,
-    Observer,
-    abort,
-    run_attempts,
-    text,
 )
 
 log = logging.getLogger(__name__)
@@ -78,12 +89,9 @@ class _Exit:
 
 Exit = _Exit()
 
-Worker = Callable[..., object]
-Principal = str | Callable[[], str] | None
-
 
 class _Observer(Observer):
-    """Tells the events of a tick."""
+    """Sends the events of a tick."""
 
     def __init__(self, loop: 'MainLoop') -> None:
         self._loop = loop
@@ -102,7 +110,7 @@ class _Observer(Observer):
 class MainLoop:
     """See `IMainLoop`."""
 
-    def __init__(self, app: Any, ticks: float, worker: Callable[[], object],
+    def __init__(self, app: ISite, ticks: float, worker: Callable[[], object],
                  principal: Principal = None, once: bool = False, *,
                  attempts: int = 3, max_backoff: float = MAX_BACKOFF) -> None:
         self.app = app
@@ -110,7 +118,7 @@ class MainLoop:
         self.worker = worker
         self.principal = principal
         self.once = once
-        self.attempts = _checked_attempts(attempts)
+        self.attempts = checked_attempts(attempts)
         self.max_backoff = _seconds(max_backoff)
         self.failed = False
         self._failures = 0  # in a row
@@ -155,12 +163,12 @@ class MainLoop:
 
     def _participation(self, principal: str | None,
                        ) -> Callable[[], object] | None:
-        """What begins the interaction of a tick, if it is to have one."""
+        """Return what begins the interaction of a tick, or None."""
         if principal is None:
             return None
         # Imported here, since it takes its time and few workers need it.
         from zope.publisher.base import BaseRequest, BaseResponse
-        response = BaseResponse()  # nobody reads it, so one will do
+        response = BaseResponse()  # never read, so all requests share it
 
         get_utility = getSiteManager().getUtility
 
@@ -168,7 +176,7 @@ class MainLoop:
             request = BaseRequest(None, {}, response)
             request.setPrincipal(
                 get_utility(IAuthentication).getPrincipal(principal))
-            # What newInteraction() does, but for a check that there is none.
+            # Like newInteraction(), without the check that there is none.
             thread_local.interaction = getSecurityPolicy()(request)
 
         # Report an unknown one before the first tick.
@@ -194,8 +202,8 @@ class MainLoop:
         is_heard = hearing_of_ticks(getSiteManager())
         telling = _Observer(self)
         while not self._shutdown.attend():
-            observer = telling if is_heard() else None
-            if observer is not None:
+            observer = telling if is_heard() else nobody
+            if observer is telling:
                 notify(TickStarted(self))
             pause = self._tick(step, observer)
             if queryInteraction() is not None:  # to ask is cheaper
@@ -206,14 +214,14 @@ class MainLoop:
                 pause = self._backoff()
                 log.debug('Sleeping %s seconds after %d errors in a row',
                           pause, self._failures)
-                # A child that says something must not make it try sooner.
+                # Output of a child must not shorten this pause.
                 self._shutdown.wait(pause)
             elif pause:
                 log.debug('Sleeping %s seconds', pause)
                 self._shutdown.pause(pause, poller)
 
     def _tick(self, step: Callable[[int], _Exit | float],
-              observer: Observer | None) -> _Exit | float:
+              observer: Observer) -> _Exit | float:
         try:
             outcome = run_attempts(
                 step, self.attempts, self._shutdown, self._report, observer)
@@ -255,10 +263,15 @@ def _seconds(value: object) -> float:
         f'not {text(value, repr)}')
 
 
-def _checked_attempts(attempts: int) -> int:
-    if attempts < 1:
-        raise ValueError(f'attempts must be at least 1, not {attempts!r}')
-    return attempts
+class DecoratedWorker(Protocol):
+    """What `appmain` makes of a worker; see `IAppMain`."""
+
+    decorator: 'appmain'
+    worker: Worker
+
+    def __call__(self, appname: str | None = ..., configfile: ConfigFile = ...,
+                 *args: object) -> int | None:
+        """See `IAppMain`."""
 
 
 class appmain:
@@ -273,73 +286,50 @@ class appmain:
             raise TypeError(self._hint)
         self.ticks = _seconds(ticks)
         self.principal = principal
-        self.attempts = _checked_attempts(attempts)
+        self.attempts = checked_attempts(attempts)
         self.max_backoff = _seconds(max_backoff)
         self.shutdown_timeout = _seconds(shutdown_timeout)
 
     _hint = 'use parentheses: @gocept.runner.appmain(), @gocept.runner.once()'
 
     def __call__(self, worker: Worker | None = None,
-                 *misplaced: Any) -> Callable[..., int | None]:
+                 *misplaced: object) -> DecoratedWorker:
         """See `IAppMain`."""
         if worker is None or misplaced:
-            # The worker went where the principal belongs: it may be callable.
+            # A worker was passed as the principal, which may be callable.
             raise TypeError(self._hint)
-        nothing = object()
+        nothing = cast(str, object())
 
         @functools.wraps(worker)
-        def program(appname: Any = nothing, configfile: Any = nothing,
-                    *args: Any) -> int | None:
+        def program(appname: str | None = nothing,
+                    configfile: ConfigFile = nothing,
+                    *args: object) -> int | None:
             if appname is nothing and configfile is nothing:
                 from gocept.runner.cli.worker import main
-                return main(self, worker)
+                return main(Program(self, worker))
             if appname is nothing or configfile is nothing:
                 raise TypeError(
                     f'{worker.__name__}() takes an object name and the path '
                     'of a zope.conf, or neither to read the command line')
-            return self._run(worker, appname, configfile, args)
+            check_arguments(worker, args)
+            return run(lambda: Program(self, worker), args, appname,
+                       configfile).result
 
-        # Its own signature is the one that callers need.
+        # Callers need the signature of the program, not that of the worker.
         del program.__wrapped__  # type: ignore[attr-defined]
-        # For ZCML, which may name it as a handler.
-        program.decorator = self  # type: ignore[attr-defined]
-        program.worker = worker  # type: ignore[attr-defined]
-        return program
+        decorated = cast(DecoratedWorker, program)
+        # For ZCML, which may name the program as a handler.
+        decorated.decorator, decorated.worker = self, worker
+        return decorated
 
-    def loop(self, app: Any, worker: Worker, args: tuple[Any, ...] = (),
-             **options: Any) -> MainLoop:
-        """The loop that runs `worker` with its arguments.
-
-        `options` are keywords of `MainLoop`, in place of the decorator's.
-        """
-        options = {'ticks': self.ticks, 'principal': self.principal,
-                   'once': self.once, 'attempts': self.attempts,
-                   'max_backoff': self.max_backoff} | options
+    def loop(self, app: ISite, worker: Worker,
+             args: Sequence[object] = ()) -> MainLoop:
+        """The loop that calls `worker` with its arguments."""
         return MainLoop(
-            app, worker=functools.partial(worker, *args) if args else worker,
-            **options)
-
-    @staticmethod
-    def check_arguments(worker: Worker, args: Sequence[Any]) -> None:
-        """Raise TypeError unless `worker` can be called with `args`."""
-        try:
-            signature = inspect.signature(worker)
-        except ValueError:
-            return  # written in C, and says nothing about itself
-        signature.bind(*args)
-
-    def _run(self, worker: Worker, appname: str | None, configfile: Any,
-             args: tuple[Any, ...]) -> int | None:
-        self.check_arguments(worker, args)
-        failed = False
-        with (booted(appname, configfile) as app,
-              # While children are started or stopped there is no loop.
-              contextlib.suppress(Terminated),
-              environment.supervised(self.shutdown_timeout)):
-            loop = self.loop(app, worker, args)
-            loop()
-            failed = loop.once and loop.failed
-        return WORKER_FAILED if failed else None
+            app, self.ticks,
+            functools.partial(worker, *args) if args else worker,
+            self.principal, self.once, attempts=self.attempts,
+            max_backoff=self.max_backoff)
 
 
 class once(appmain):
@@ -354,34 +344,19 @@ class once(appmain):
 
 
 @contextlib.contextmanager
-def init(appname: str | None, configfile: Any, *,
-         shutdown_timeout: float = SHUTDOWN_TIMEOUT) -> Iterator[Any]:
+def init(appname: str | None, configfile: ConfigFile, *,
+         shutdown_timeout: float = SHUTDOWN_TIMEOUT) -> Iterator[ISite]:
     """See `IInit`."""
     timeout, before = _seconds(shutdown_timeout), handlers()
-    with (booted(appname, configfile) as app,
+    with (booted(lambda: None, appname, configfile) as (app, _),
           environment.supervised(timeout) as supervisor,
           raising(before) if supervisor else contextlib.nullcontext()):
         yield app
 
 
-@contextlib.contextmanager
-def booted(appname: str | None, configfile: Any) -> Iterator[Any]:
-    """The site, with its database open, but nothing that ZCML declares."""
-    with contextlib.ExitStack() as close:
-        with collector.paused():
-            options = environment.load(configfile)
-            with environment.configured(options):
-                database = close.enter_context(
-                    environment.open_databases(options))
-                root = close.enter_context(environment.root_of(database))
-                site = environment.find_site(root, appname)
-        yield site
-
-
 def from_config(section: str, variable: str) -> Callable[[], str]:
     """See `IFromConfig`."""
     def get_config() -> str:
-        from zope.app.appsetup.product import getProductConfiguration
         config = getProductConfiguration(section)
         if config is None:
             raise KeyError(f'No such section {section}')

@@ -2,8 +2,9 @@
 
 `load` reads zope.conf, `configured` sets up paths, product configuration,
 loggers and components, `open_databases` and `root_of` open databases and a
-connection, `find_site` looks up the object that becomes the site, and in
-`supervised` the children run that ZCML declares.
+connection, and `find_site` looks up the object that becomes the site. In
+`supervised`, the children run that ZCML declares. `gocept.runner.boot.program`
+takes the steps in this order.
 """
 
 import contextlib
@@ -13,9 +14,9 @@ import os.path
 import sys
 import urllib.parse
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import Protocol
 
 import transaction
 import ZConfig
@@ -28,11 +29,12 @@ import zope.security.management
 from ZConfig.components.logger.loghandler import NullHandler
 from zope.app.appsetup import appsetup, product
 from zope.component.hooks import getSite, setSite
+from zope.component.interfaces import ISite
 
 from gocept.runner.boot import registrations
+from gocept.runner.boot.attempts import abort
 from gocept.runner.errors import ConfigurationError, NotASiteError
 from gocept.runner.interfaces import ISupervisor
-from gocept.runner.transaction import abort
 
 log = logging.getLogger('gocept.runner.environment')
 
@@ -41,8 +43,51 @@ APPLICATION = 'Application'
 
 here = os.path.dirname(__file__)
 
+ConfigFile = str | os.PathLike[str]
 
-def load(configfile: str | os.PathLike[str]) -> Any:
+
+class DatabaseFactory(Protocol):
+    """A ``<zodb>`` section."""
+
+    name: str | None
+
+    def open(self) -> ZODB.DB:
+        """Open the database."""
+
+
+class LoggerFactory(Protocol):
+    """An ``<eventlog>`` or ``<logger>`` section."""
+
+    name: str | None
+
+    def __call__(self) -> logging.Logger:
+        """Set up the logger."""
+
+
+class Section(Protocol):
+    """A section of zope.conf that only a web server needs."""
+
+    def getSectionType(self) -> str:
+        """The word after the ``<``."""
+
+
+class Options(Protocol):
+    """What is in a zope.conf; ``zopeconf.xml`` is the schema."""
+
+    databases: Sequence[DatabaseFactory]
+    eventlog: LoggerFactory | None
+    loggers: Sequence[LoggerFactory]
+    site_definition: str
+    path: Sequence[str]
+    devmode: bool
+    product_config: Mapping[str, Mapping[str, str]]
+    web_sections: Sequence[Section]
+
+    def getSectionAttributes(self) -> list[str]:
+        """The names of all attributes."""
+
+
+def load(configfile: ConfigFile) -> Options:
     """Read a zope.conf; ZConfig.ConfigurationError tells what is wrong."""
     if not os.path.isfile(configfile):
         raise ZConfig.ConfigurationError(f'no such file: {configfile}')
@@ -71,31 +116,32 @@ def load(configfile: str | os.PathLike[str]) -> Any:
     options.site_definition = os.path.abspath(
         options.site_definition
         or os.path.join(os.path.dirname(here), 'site.zcml'))
-    return options
+    return options  # type: ignore[no-any-return]
 
 
 @functools.cache
-def _schema() -> Any:
+def _schema() -> ZConfig.info.SchemaType:
     path = os.path.join(here, 'zopeconf.xml')
     with open(path, encoding='utf-8') as file:
         return ZConfig.loadSchemaFile(file, _url(path))
 
 
-def _url(path: str | os.PathLike[str]) -> str:
+def _url(path: ConfigFile) -> str:
     # ZConfig could open the file as well, but would set up urllib for it.
     return 'file://' + urllib.parse.quote(os.path.abspath(path))
 
 
 @contextlib.contextmanager
-def configured(options: Any, *, verbose: bool = False, logs: bool = True,
+def configured(options: Options, *, verbose: bool = False, logs: bool = True,
                ) -> Iterator[None]:
-    """Set up the process as zope.conf says; leave it as it was on an error.
+    """Set up the process as zope.conf says; after an error, put it back.
 
-    That is, on one in the block too: it holds the other steps of booting. The
-    loggers, product configuration and components stay when it has ended well;
-    the same site definition a second time runs no ZCML. `verbose` shows debug
-    messages, and all messages on standard error. Without `logs` the loggers
-    stay as they are, and no log file is opened.
+    The block holds the other steps of booting: an error in the block has the
+    same effect. When the block has ended well, the loggers, the product
+    configuration and the components stay. A second call with the same site
+    definition runs no ZCML. `verbose` shows debug messages, and all messages
+    on standard error. Without `logs` the loggers stay as they are, and no log
+    file is opened.
 
     Raises zope.configuration's ConfigurationError for wrong ZCML, and
     `gocept.runner.errors.ConfigurationError` for another site definition.
@@ -115,7 +161,7 @@ def configured(options: Any, *, verbose: bool = False, logs: bool = True,
             handler.close()
 
 
-def _set_paths(paths: list[str], undo: contextlib.ExitStack) -> None:
+def _set_paths(paths: Sequence[str], undo: contextlib.ExitStack) -> None:
     undo.callback(sys.path.__setitem__, slice(None), list(sys.path))
     new = [os.path.abspath(path) for path in paths]
     sys.path[:0] = [path for path in new if path not in sys.path]
@@ -125,7 +171,7 @@ def _set_paths(paths: list[str], undo: contextlib.ExitStack) -> None:
 _installed: weakref.WeakSet[logging.Handler] = weakref.WeakSet()
 
 
-def _set_loggers(options: Any, verbose: bool, undo: contextlib.ExitStack,
+def _set_loggers(options: Options, verbose: bool, undo: contextlib.ExitStack,
                  ) -> list[logging.Handler]:
     replaced: list[logging.Handler] = []
     for factory in [options.eventlog, *options.loggers]:
@@ -175,7 +221,7 @@ def _restore_logger_on_error(logger: logging.Logger,
     undo.callback(restore)
 
 
-def _report_ignored(options: Any) -> None:
+def _report_ignored(options: Options) -> None:
     ignored = [f'<{section.getSectionType()}>'
                for section in options.web_sections]
     ignored += [name.removeprefix('web_').replace('_', '-')
@@ -187,7 +233,7 @@ def _report_ignored(options: Any) -> None:
                   ', '.join(ignored))
 
 
-def _load_zcml(options: Any, undo: contextlib.ExitStack) -> None:
+def _load_zcml(options: Options, undo: contextlib.ExitStack) -> None:
     wanted = options.site_definition
     if appsetup.getConfigContext() is not None:
         loaded = appsetup.getConfigSource()
@@ -225,10 +271,10 @@ def without_interaction() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def open_databases(options: Any) -> Iterator[Any]:
+def open_databases(options: Options) -> Iterator[ZODB.DB]:
     """Open all databases, and hand out the first; close them at the end.
 
-    If it is empty, it gets its root folder.
+    An empty first database gets a root folder.
 
     Raises what the storage raises if it is locked or cannot be reached, and
     ConfigurationError if the database belongs to another application.
@@ -240,8 +286,8 @@ def open_databases(options: Any) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def root_of(database: Any) -> Iterator[Any]:
-    """Tell subscribers of the database, and hand out its root.
+def root_of(database: ZODB.DB) -> Iterator[Mapping[str, ISite]]:
+    """Send the events of an opened database, and hand out its root.
 
     At the end the site is the one from before, the transaction is aborted, and
     the connection is closed.
@@ -251,17 +297,17 @@ def root_of(database: Any) -> Iterator[Any]:
         connection = database.open()
         close.callback(connection.close)
         close.callback(abort)
-        # Callers set the site themselves, and it is no good once it is closed.
+        # Callers set the site themselves; once closed, it cannot be used.
         close.callback(setSite, getSite())
         yield connection.root()
 
 
 @contextlib.contextmanager
-def supervised(shutdown_timeout: float) -> Iterator[Any]:
-    """Start what ZCML declares as eager, and stop at the end what runs.
+def supervised(shutdown_timeout: float) -> Iterator[ISupervisor | None]:
+    """Start what ZCML declares as eager; at the end, stop all children.
 
-    Hands out the `ISupervisor`; None, and nothing to do, if ZCML includes
-    none. The errors are those of its `running`.
+    Hands out the `ISupervisor`, or None if ZCML includes none. The errors are
+    those of `ISupervisor.running`.
     """
     supervisor = zope.component.queryUtility(ISupervisor)
     if supervisor is None:
@@ -271,11 +317,12 @@ def supervised(shutdown_timeout: float) -> Iterator[Any]:
             yield supervisor
 
 
-def _open_all(factories: list[Any], close: contextlib.ExitStack) -> Any:
+def _open_all(factories: Sequence[DatabaseFactory],
+              close: contextlib.ExitStack) -> ZODB.DB:
     components = zope.component.getGlobalSiteManager()
 
-    def closing(factory: Any) -> SimpleNamespace:
-        def open_database() -> Any:
+    def closing(factory: DatabaseFactory) -> SimpleNamespace:
+        def open_database() -> ZODB.DB:
             database = factory.open()
             close.callback(database.close)
             # It is registered next, and perhaps the following one fails.
@@ -288,7 +335,7 @@ def _open_all(factories: list[Any], close: contextlib.ExitStack) -> Any:
     return databases[0]
 
 
-def _ensure_root_folder(database: Any) -> None:
+def _ensure_root_folder(database: ZODB.DB) -> None:
     # With a manager of its own, since this is not the worker's transaction.
     manager = transaction.TransactionManager()
     connection = database.open(manager)
@@ -310,7 +357,7 @@ def _ensure_root_folder(database: Any) -> None:
         connection.close()
 
 
-def _new_root_folder() -> Any:
+def _new_root_folder() -> ISite:
     from zope.lifecycleevent import ObjectCreatedEvent
     from zope.site.folder import rootFolder
     from zope.site.site import LocalSiteManager
@@ -322,7 +369,7 @@ def _new_root_folder() -> Any:
     return folder
 
 
-def _notify_opened(database: Any) -> None:
+def _notify_opened(database: ZODB.DB) -> None:
     """Send the events that zope.app.appsetup sends for an opened database.
 
     Its own subscriber, where ZCML includes it, answers the first with the
@@ -341,10 +388,11 @@ def _notify_opened(database: Any) -> None:
             zope.processlifetime.DatabaseOpenedWithRoot(database))
 
 
-def find_site(root: Any, appname: str | None) -> Any:
+def find_site(root: Mapping[str, ISite], appname: str | None) -> ISite:
     """The root folder, or the object in it that `appname` names.
 
-    Raises KeyError if there is none, and NotASiteError if it is no site.
+    Raises KeyError if there is no such object, and NotASiteError if it has no
+    site manager.
     """
     site = root[APPLICATION]
     what = 'the root folder'

@@ -2,20 +2,43 @@
 
 import contextlib
 import copy
+import itertools
 import sys
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable
-from typing import Any
+from collections.abc import Hashable, Iterable
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import zope.component
 import zope.security.checker
 from zope.security.management import getSecurityPolicy, setSecurityPolicy
 
+if TYPE_CHECKING:
+    from zope.principalregistry.principalregistry import PrincipalRegistry
+
+K = TypeVar('K')
+V = TypeVar('V')
+
+
+class Registration(Protocol):
+    """A registration in the global registry; its kind has more attributes."""
+
+    info: str
+
+
+_KINDS = (
+    ('Utility', 'Utilities', 'component', 'provided', 'name'),
+    ('Adapter', 'Adapters', 'factory', 'required', 'provided', 'name'),
+    ('SubscriptionAdapter', 'SubscriptionAdapters',
+     'factory', 'required', 'provided'),
+    ('Handler', 'Handlers', 'factory', 'required'),
+)
+"""The kinds of registrations, the plural of each, and its attributes."""
+
 
 def restore_with(undo: contextlib.ExitStack) -> None:
     """Let `undo` put back what is registered now."""
-    for kind in _component_kinds():
-        undo.callback(kind.restore, kind.current())
+    for kind in itertools.starmap(_Kind, _KINDS):
+        undo.callback(kind.restore, list(kind.registered()))
     checkers = zope.security.checker._checkers
     undo.callback(_restore_mapping, checkers, dict(checkers))
     undo.callback(setSecurityPolicy, getSecurityPolicy())
@@ -23,37 +46,33 @@ def restore_with(undo: contextlib.ExitStack) -> None:
 
 
 class _Kind:
-    """One of the four kinds of registrations in the global registry."""
+    """A kind of registrations in the global registry."""
 
-    def __init__(self, registered: Callable[[], Iterable[Any]],
-                 register: Callable[..., object],
-                 unregister: Callable[..., object],
-                 *attributes: str) -> None:
-        self._registered = registered
-        self._register = register
-        self._unregister = unregister
+    def __init__(self, name: str, plural: str, *attributes: str) -> None:
+        components = zope.component.getGlobalSiteManager()
+        self.registered = getattr(components, f'registered{plural}')
+        self._register = getattr(components, f'register{name}')
+        self._unregister = getattr(components, f'unregister{name}')
         self._attributes = attributes
 
-    def current(self) -> list[Any]:
-        return list(self._registered())
-
-    def _arguments(self, registration: Any) -> list[Any]:
+    def _arguments(self, registration: Registration) -> list[object]:
         return [getattr(registration, name) for name in self._attributes]
 
-    def _key(self, registration: Any) -> Hashable:
+    def _key(self, registration: Registration) -> Hashable:
         # By identity, as components need not be hashable.
         first, *others = self._arguments(registration)
         return (id(first), *others, registration.info)
 
-    def restore(self, before: list[Any]) -> None:
-        for registration in self._missing_in(before, self.current()):
+    def restore(self, before: list[Registration]) -> None:
+        for registration in self._missing_in(before, self.registered()):
             self._unregister(*self._arguments(registration))
         # What was replaced, and equal subscribers that went with the others.
-        for registration in self._missing_in(self.current(), before):
+        for registration in self._missing_in(self.registered(), before):
             self._register(*self._arguments(registration),
                            info=registration.info, event=False)
 
-    def _missing_in(self, known: list[Any], wanted: list[Any]) -> list[Any]:
+    def _missing_in(self, known: Iterable[Registration],
+                    wanted: Iterable[Registration]) -> list[Registration]:
         counts = Counter(map(self._key, known))
         missing = []
         for registration in wanted:
@@ -65,48 +84,28 @@ class _Kind:
         return missing
 
 
-def _component_kinds() -> list[_Kind]:
-    components = zope.component.getGlobalSiteManager()
-    return [
-        _Kind(components.registeredUtilities,
-              components.registerUtility, components.unregisterUtility,
-              'component', 'provided', 'name'),
-        _Kind(components.registeredAdapters,
-              components.registerAdapter, components.unregisterAdapter,
-              'factory', 'required', 'provided', 'name'),
-        _Kind(components.registeredSubscriptionAdapters,
-              components.registerSubscriptionAdapter,
-              components.unregisterSubscriptionAdapter,
-              'factory', 'required', 'provided'),
-        _Kind(components.registeredHandlers,
-              components.registerHandler, components.unregisterHandler,
-              'factory', 'required'),
-    ]
-
-
-def _restore_mapping(mapping: dict[Any, Any], before: dict[Any, Any]) -> None:
+def _restore_mapping(mapping: dict[K, V], before: dict[K, V]) -> None:
     mapping.clear()
     mapping.update(before)
 
 
-def _registry() -> Any:
+def _registry() -> 'PrincipalRegistry | None':
     # Not imported for its own sake: only ZCML that uses it brings it in.
     module = sys.modules.get('zope.principalregistry.principalregistry')
-    return module.principalRegistry if module is not None else None
+    return None if module is None else module.principalRegistry
 
 
-def _principals() -> dict[str, Any] | None:
+def _principals() -> dict[str, object] | None:
     registry = _registry()
     if registry is None:
         return None
     return {name: copy.copy(value) for name, value in vars(registry).items()}
 
 
-def _restore_principals(before: dict[str, Any] | None) -> None:
+def _restore_principals(before: dict[str, object] | None) -> None:
     registry = _registry()
-    if registry is None:
-        return
-    if before is None:
-        registry._clear()
-    else:
-        _restore_mapping(vars(registry), before)
+    if registry is not None:
+        if before is None:
+            registry._clear()
+        else:
+            _restore_mapping(vars(registry), before)

@@ -1,14 +1,17 @@
 """The subcommands ``gocept-runner run`` and ``gocept-runner list``."""
 
 import argparse
-import contextlib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
 import zope.component
 
 from gocept.runner import errors
-from gocept.runner.boot import collector
+from gocept.runner.boot.program import (
+    Decorator,
+    Program,
+    Worker,
+    configuration,
+)
 from gocept.runner.cli import worker as command
 from gocept.runner.interfaces import ISupervisor
 
@@ -53,22 +56,17 @@ def _parser(name: str, usage: str, description: str,
         formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
-def _find(name: str, args: Sequence[str]) -> command.Program:
+def _find(name: str, args: Sequence[str]) -> Program:
     supervisor = zope.component.queryUtility(ISupervisor)
     workers = {} if supervisor is None else supervisor.workers
     if name not in workers:
-        raise command.ExpectedError(
+        raise command.UserError(
             f'no worker {name!r} is declared, but '
             + (', '.join(sorted(workers)) or 'none at all'),
             errors.BAD_USAGE)
     _, decorator, worker = workers[name]
-    try:
-        decorator.check_arguments(worker, args)
-    except TypeError as error:
-        raise command.ExpectedError(
-            f'arguments of the worker (after --): {error}',
-            errors.BAD_USAGE) from error
-    return decorator, worker
+    command.check_arguments(worker, args)
+    return Program(decorator, worker)
 
 
 def list_(argv: Sequence[str]) -> int:
@@ -82,10 +80,7 @@ def list_(argv: Sequence[str]) -> int:
 
 
 def _list(options: argparse.Namespace) -> int:
-    conf = command.load(options.config)
-    with contextlib.ExitStack() as boot:
-        with collector.paused():
-            command.configure(conf, boot, logs=False)
+    with configuration(options.config, command.expecting, logs=False) as conf:
         rows = list(_rows())
     if not rows:
         print(f'Nothing is declared in {conf.site_definition}.')
@@ -103,20 +98,19 @@ def _rows() -> Iterator[tuple[str, str, str, str, str]]:
     for _, child in sorted(supervisor.children.items()):
         yield (child.kind, child.name, 'eager' if child.eager else 'lazy',
                ' '.join(child.required_names) or '-', child.description)
-    for _, each in sorted(supervisor.workers.items()):
-        yield 'worker', each.name, '-', '-', _description(each)
+    for name, (_, decorator, worker) in sorted(supervisor.workers.items()):
+        yield 'worker', name, '-', '-', _description(decorator, worker)
 
 
-def _description(worker: Any) -> str:
-    decorator, function = worker.decorator, worker.worker
-    if not hasattr(function, '__qualname__'):
-        function = type(function)  # an object that can be called
-    parts = [f'{function.__module__}:{function.__qualname__}']
+def _description(decorator: Decorator, worker: Worker) -> str:
+    # A worker is a function, or an object that can be called.
+    named = worker if hasattr(worker, '__qualname__') else type(worker)
+    parts = [f'{named.__module__}:{named.__qualname__}']
     parts.append('once' if decorator.once else f'every {decorator.ticks} s')
     if isinstance(decorator.principal, str):
         parts.append(f'as {decorator.principal}')
     elif decorator.principal is not None:
-        parts.append('with a principal')  # which is asked for when it runs
+        parts.append('with a principal')  # only its callable is known
     return ', '.join(parts)
 
 

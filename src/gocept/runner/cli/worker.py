@@ -5,22 +5,21 @@ import contextlib
 import inspect
 import logging
 import os
-import signal
 import sys
 import urllib.parse
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
 
 import ZConfig
 import zope.configuration.exceptions
 from zc.lockfile import LockError
+from ZODB.POSException import POSKeyError
 from zope.authentication.interfaces import PrincipalLookupError
 from zope.interface.interfaces import ComponentLookupError
 
 from gocept.runner import errors
-from gocept.runner.boot import collector, environment
-from gocept.runner.signals.shutdown import handling
-from gocept.runner.transaction import dry_run
+from gocept.runner.boot import program as boot
+from gocept.runner.boot.dryrun import dry_run
+from gocept.runner.boot.program import Decorator, Loop, Program, Worker
 
 log = logging.getLogger('gocept.runner.command')
 
@@ -39,44 +38,13 @@ statuses:
 '''
 
 
-class Loop(Protocol):
-    """What the command line needs to know of an `IMainLoop`."""
+def main(program: Program) -> int:
+    """Run a worker as its command line says; returns the status.
 
-    once: bool
-    failed: bool
-    ended_by: SystemExit | KeyboardInterrupt | None
-
-    def __call__(self) -> None:
-        """See `IMainLoop`."""
-
-    def stop(self) -> None:
-        """See `IMainLoop`."""
-
-
-class Decorator(Protocol):
-    """What the command line needs to know of an `IAppMain`."""
-
-    ticks: float
-    once: bool
-    shutdown_timeout: float
-
-    def check_arguments(self, worker: Callable[..., object],
-                        args: Sequence[Any]) -> None:
-        """Raise TypeError unless `worker` can be called with `args`."""
-
-    def loop(self, app: Any, worker: Callable[..., object],
-             args: tuple[Any, ...], **options: Any) -> Loop:
-        """The loop that runs `worker` with its arguments."""
-
-
-Program = tuple[Decorator, Callable[..., object]]
-
-
-def main(decorator: Decorator, worker: Callable[..., object]) -> int:
-    """Run `worker` as its command line says; returns the status.
-
-    A SystemExit of the worker is raised once more when all is closed.
+    If the worker raised SystemExit, it is raised again when the database is
+    closed.
     """
+    decorator, worker = program
     parser = argparse.ArgumentParser(
         usage=f'%(prog)s [options]{_usage_of_arguments(worker)}',
         description=inspect.getdoc(worker), epilog=STATUSES,
@@ -87,11 +55,19 @@ def main(decorator: Decorator, worker: Callable[..., object]) -> int:
     argv, args = split(sys.argv[1:])
     options = parser.parse_args(argv)
     try:
-        decorator.check_arguments(worker, args)
+        check_arguments(worker, args)
+    except UserError as error:
+        parser.error(str(error))
+    return guarded(parser.prog, lambda: run(lambda: program, options, args))
+
+
+def check_arguments(worker: Worker, args: Sequence[str]) -> None:
+    """Raise UserError unless `worker` can be called with `args`."""
+    try:
+        boot.check_arguments(worker, args)
     except TypeError as error:
-        parser.error(f'arguments of the worker (after --): {error}')
-    return guarded(parser.prog, lambda: run(
-        lambda: (decorator, worker), options, args))
+        raise UserError(f'arguments of the worker (after --): {error}',
+                        errors.BAD_USAGE) from error
 
 
 def add_config_option(parser: argparse.ArgumentParser) -> None:
@@ -105,8 +81,7 @@ def add_config_option(parser: argparse.ArgumentParser) -> None:
 
 def add_options(parser: argparse.ArgumentParser,
                 decorator: Decorator | None = None) -> None:
-    """Add the options of a worker; without a decorator it is not known yet.
-    """
+    """Add the options of a worker, which may not be known yet."""
     parser.add_argument(
         '--site', metavar='NAME',
         help='the object in the root folder that becomes the site '
@@ -131,7 +106,7 @@ def add_options(parser: argparse.ArgumentParser,
         help='log debug messages, and all messages to standard error')
 
 
-def _usage_of_arguments(worker: Callable[..., object]) -> str:
+def _usage_of_arguments(worker: Worker) -> str:
     with contextlib.suppress(ValueError):
         parameters = inspect.signature(worker).parameters
         if parameters:
@@ -159,10 +134,8 @@ def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 def guarded(prog: str, call: Callable[[], int]) -> int:
     """Call it; a mistake of the user becomes one line and a status."""
     try:
-        # Outside the loop the log files are new, or not needed any more.
-        with handling({signal.SIGUSR2: lambda signum, frame: None}):
-            return call()
-    except ExpectedError as error:
+        return call()
+    except UserError as error:
         print(f'{prog}: error: {error}', file=sys.stderr)
         return error.status
     except KeyboardInterrupt:
@@ -171,83 +144,26 @@ def guarded(prog: str, call: Callable[[], int]) -> int:
 
 
 def run(find: Callable[[], Program], options: argparse.Namespace,
-        args: list[str]) -> int:
-    """Run the worker that `find` returns when ZCML is read."""
-    loop: Loop | None = None
-    with contextlib.ExitStack() as stack:
-        with collector.paused():
-            app, (decorator, worker) = _boot(find, options, stack)
-        # While children are started or stopped there is no loop.
-        stack.enter_context(_ending_early())
-        with expecting(errors.CANNOT_START):
-            stack.enter_context(
-                environment.supervised(decorator.shutdown_timeout))
-        loop = decorator.loop(
-            app, worker, tuple(args), once=options.once or decorator.once,
-            ticks=decorator.ticks if options.ticks is None else options.ticks)
-        debugger = _PostMortem(loop)
-        if options.debug:
-            debugger.install(stack)
-        with (dry_run() if options.dry_run else contextlib.nullcontext(),
-              expecting(errors.BAD_CONFIGURATION, KeyError),
-              expecting(errors.UNKNOWN_PRINCIPAL,
-                        PrincipalLookupError, ComponentLookupError)):
-            loop()
-    if loop is None:
-        return errors.SUCCESS
-    if isinstance(loop.ended_by, SystemExit):
-        raise loop.ended_by
-    if loop.ended_by is not None:
-        return errors.INTERRUPTED
-    if debugger.used or (loop.once and loop.failed):
-        return errors.WORKER_FAILED
-    return errors.SUCCESS
+        args: Sequence[str]) -> int:
+    """Run the worker that `find` returns when ZCML has been read."""
+    debugger = _PostMortem(logging.ERROR)
+
+    @contextlib.contextmanager
+    def as_told(loop: Loop) -> Iterator[None]:
+        if options.ticks is not None:
+            loop.ticks = options.ticks
+        loop.once = loop.once or options.once
+        nothing = contextlib.nullcontext()
+        with (dry_run() if options.dry_run else nothing,
+              debugger.watching(loop) if options.debug else nothing):
+            yield
+
+    end = boot.run(find, args, options.site, options.config, expecting,
+                   verbose=options.verbose, within=as_told)
+    return end._replace(failed=end.failed or debugger.used).status
 
 
-@contextlib.contextmanager
-def _ending_early() -> Iterator[None]:
-    try:
-        yield
-    except errors.Terminated as error:
-        log.info('Received signal %d, terminating.', error.signum)
-
-
-def load(config: str) -> Any:
-    """Read a zope.conf."""
-    with expecting(errors.BAD_CONFIGURATION, ZConfig.ConfigurationError,
-                   OSError, ValueError):
-        return environment.load(config)
-
-
-def configure(conf: Any, boot: contextlib.ExitStack, **options: Any) -> None:
-    """Set up the process; see `environment.configured`."""
-    with expecting(errors.BAD_CONFIGURATION,
-                   zope.configuration.exceptions.ConfigurationError,
-                   OSError):
-        boot.enter_context(environment.configured(conf, **options))
-
-
-def _boot(find: Callable[[], Program], options: argparse.Namespace,
-          close: contextlib.ExitStack) -> tuple[Any, Program]:
-    conf = load(options.config)
-    with contextlib.ExitStack() as boot:
-        configure(conf, boot, verbose=options.verbose)
-        program = find()
-        with expecting(errors.DATABASE_UNAVAILABLE, Exception):
-            database = close.enter_context(environment.open_databases(conf))
-        root = close.enter_context(environment.root_of(database))
-        with expecting(errors.UNKNOWN_SITE):
-            try:
-                return environment.find_site(root, options.site), program
-            except KeyError as error:
-                if type(error) is not KeyError:
-                    raise  # POSKeyError: a broken database
-                raise ExpectedError(
-                    f'the root folder has no object {options.site!r}',
-                    errors.UNKNOWN_SITE) from None
-
-
-class ExpectedError(Exception):
+class UserError(Exception):
     """Ends the program with one line and a status."""
 
     def __init__(self, message: str, status: int) -> None:
@@ -257,16 +173,19 @@ class ExpectedError(Exception):
 
 @contextlib.contextmanager
 def expecting(status: int, *kinds: type[Exception]) -> Iterator[None]:
+    """Make a `UserError` of the project's own errors, and of these kinds."""
     expected: tuple[type[Exception], ...] = (errors.RunnerError, *kinds)
     try:
         yield
     except expected as error:
+        if isinstance(error, POSKeyError) and KeyError in kinds:
+            raise  # of a broken database
         log.debug('This ends the program', exc_info=True)
-        raise ExpectedError(
-            _message(error), getattr(error, 'status', status)) from error
+        status = getattr(error, 'status', status)
+        raise UserError(_message(error, status), status) from error
 
 
-def _message(error: Exception) -> str:
+def _message(error: Exception, status: int | None = None) -> str:
     message = ' '.join(str(error).split())
     match error:
         case LockError():
@@ -277,6 +196,8 @@ def _message(error: Exception) -> str:
         case ComponentLookupError():
             return ('the principal cannot be looked up, as the ZCML registers '
                     'no authentication (IAuthentication)')
+        case KeyError() if status == errors.UNKNOWN_SITE:
+            return f'the root folder has no object {message}'
         case KeyError():
             return str(error.args[0]) if error.args else 'KeyError'
         case ZConfig.ConfigurationError() if getattr(error, 'lineno', None):
@@ -290,24 +211,27 @@ def _message(error: Exception) -> str:
 
 
 class _PostMortem(logging.Handler):
-    """Starts a debugger where the worker's first error is logged.
+    """Starts a debugger where the first error of the worker is logged.
 
-    That is before the abort, so the transaction can be looked at.
+    That is before the abort, so one can look at the transaction.
     """
 
-    def __init__(self, loop: Loop) -> None:
-        super().__init__(logging.ERROR)
-        self.used = False
-        self._loop = loop
+    used = False
 
-    def install(self, undo: contextlib.ExitStack) -> None:
-        """Watch the errors that this package logs."""
+    @contextlib.contextmanager
+    def watching(self, loop: Loop) -> Iterator[None]:
+        """Debug the first error that this package logs; it ends the loop."""
+        self._loop = loop
         logger = logging.getLogger('gocept.runner')
-        undo.callback(logger.setLevel, logger.level)
+        level = logger.level
         if not logger.isEnabledFor(logging.ERROR):
             logger.setLevel(logging.ERROR)
         logger.addHandler(self)
-        undo.callback(logger.removeHandler, self)
+        try:
+            yield
+        finally:
+            logger.removeHandler(self)
+            logger.setLevel(level)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Debug the exception of `record`, if it is the first."""

@@ -98,11 +98,10 @@ def demo(argv: list[str] | None = None) -> int:
     argparse.ArgumentParser(description=demo.__doc__).parse_args(argv)
     directories = [sysconfig.get_path('stdlib'), str(MANUAL)]
     CONF.parent.mkdir(exist_ok=True)
-    if not CONF.exists():
-        # The script beside this one, which finds what this one does.
-        converter = Path(sys.argv[0]).absolute().with_name('demo-converter')
-        CONF.write_text(ZOPE_CONF.format(converter=shlex.quote(
-            str(converter))))
+    # The script beside this one has the same module search path.
+    converter = Path(sys.argv[0]).absolute().with_name('demo-converter')
+    # Written each time, as an earlier version may have had other paths.
+    CONF.write_text(ZOPE_CONF.format(converter=shlex.quote(str(converter))))
     print(f'Indexing {directories[0]}\nand {directories[1]}\n'
           f'into {DATABASE}; the log is {LOG}', flush=True)
     started = time.monotonic()

@@ -1,17 +1,18 @@
 """A worker to copy: it keeps a full-text index of files up to date.
 
-The worker is `index_tree`. ``example.zcml`` declares it, and the child that
-makes text of other formats, `gocept.runner.example.converter`. Start it with one or
-more directories; it runs until a signal ends it::
+The worker is `index_tree`. ``example.zcml`` declares the worker, and the child
+that makes text of other formats, `gocept.runner.example.converter`. Start the
+worker with one or more directories; it runs until a signal ends it::
 
     gocept-runner run index --config zope.conf -- DIRECTORY
 
 A tick compares the disk and the database, and indexes a batch of what differs.
-So it does not matter whether the tick before was committed, aborted or killed;
-the work that is left is found anew. What the child is asked for is remembered
-only to ask no more than once. When it has an answer it wakes the worker.
+So it does not matter whether the tick before was committed, aborted or killed:
+each tick finds the work that is left. The requests to the child are remembered
+only to make none of them twice. An answer of the child wakes the worker.
 
-`gocept.runner.example.demo` shows it with the source of Python's standard library.
+`gocept.runner.example.demo` runs the worker on the source of Python's standard
+library.
 """
 
 import collections

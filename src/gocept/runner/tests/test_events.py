@@ -20,6 +20,7 @@ from ZODB.POSException import ConflictError
 from zope.authentication.interfaces import PrincipalLookupError
 
 from gocept.runner import Exit, interfaces
+from gocept.runner.boot.dryrun import dry_run
 from gocept.runner.events import (
     ChildEnded,
     ChildReady,
@@ -49,7 +50,6 @@ from gocept.runner.tests.spawn.test_runner import SpawnTestCase
 from gocept.runner.tests.support import DEADLINE, SIGNALS, TestCase
 from gocept.runner.tests.test_runner import LoopCase
 from gocept.runner.tests.victims import until, victim
-from gocept.runner.transaction import dry_run
 
 LOGGER = 'gocept.runner.events'
 

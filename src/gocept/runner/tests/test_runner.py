@@ -55,7 +55,7 @@ class LoopCase(TestCase):
         connection.root()['Application'] = self.app
         transaction.commit()
         zope.component.hooks.setHooks()
-        patch = mock.patch('gocept.runner.transaction.LONGEST_PAUSE', 0.001)
+        patch = mock.patch('gocept.runner.boot.attempts.LONGEST_PAUSE', 0.001)
         patch.start()
         self.addCleanup(patch.stop)
 
@@ -504,7 +504,8 @@ class PauseTests(LoopCase):
 
     def test_other_signals_do_not(self):
         self.open(CountingPoller())
-        with mock.patch('gocept.runner.signals.shutdown._reopen_logs') as reopen:
+        with mock.patch(
+                'gocept.runner.signals.shutdown._reopen_logs') as reopen:
             self.loop(lambda: signal.raise_signal(signal.SIGUSR2), None,
                       ticks=3600)()
         reopen.assert_called_once_with()
@@ -670,13 +671,15 @@ class BackOffTests(LoopCase):
                 (lambda: appmain(max_backoff=5, shutdown_timeout=7), 5, 7),
                 (lambda: once(shutdown_timeout=0), 60, 0),
                 (appmain, 60, 30)):
-            with mock.patch('gocept.runner.boot.environment.supervised') as within:
+            with mock.patch(
+                    'gocept.runner.boot.environment.supervised') as within:
                 loops = []
                 decorator = make()
                 build = decorator.loop
 
                 def loop(*args):
-                    loops.append(build(*args, once=True))
+                    loops.append(build(*args))
+                    loops[-1].once = True
                     return loops[-1]
                 decorator.loop = loop
                 decorator(lambda: None)(None, self.zope_conf())
@@ -730,7 +733,8 @@ class SignalTests(LoopCase):
         self.assertEqual([signal.SIG_DFL] * 3, seen)
 
     def test_sigusr2_reopens_the_logs(self):
-        with mock.patch('gocept.runner.signals.shutdown._reopen_logs') as reopen:
+        with mock.patch(
+                'gocept.runner.signals.shutdown._reopen_logs') as reopen:
             self.loop(lambda: signal.raise_signal(signal.SIGUSR2), None)()
         reopen.assert_called_once_with()
         self.assertEqual(3, self.calls)

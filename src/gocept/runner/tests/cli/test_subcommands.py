@@ -50,7 +50,8 @@ class MainTests(unittest.TestCase):
     def test_nobody_reads_any_more(self) -> None:
         program = subprocess.Popen(
             [sys.executable, '-c', 'import sys; '
-             'from gocept.runner import cli; from gocept.runner.cli import declared; sys.stdin.read(); '
+             'from gocept.runner import cli; '
+             'from gocept.runner.cli import declared; sys.stdin.read(); '
              'declared.list_ = print; sys.exit(cli.main(["list"]))'],
             env=child_environment(), stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE)

@@ -31,9 +31,8 @@ import zope.configuration.exceptions
 from zope.site.folder import rootFolder
 from zope.site.site import LocalSiteManager
 
-import gocept.runner.transaction
 from gocept.runner import errors, runner
-from gocept.runner.boot import environment
+from gocept.runner.boot import attempts, environment
 from gocept.runner.poller import poller
 from gocept.runner.signals import shutdown
 from gocept.runner.tests import support
@@ -54,7 +53,7 @@ PREAMBLE = '''\
 import os, signal, sys
 import transaction
 import gocept.runner
-from gocept.runner.tests.cli.test_program import (
+from gocept.runner.tests.cli.test_worker import (
     Joined,
     acknowledge,
     count,
@@ -293,9 +292,9 @@ class EachSignal:
     def test_between_two_attempts(self):
         program = self.start('''
             from ZODB.POSException import ConflictError
-            import gocept.runner.transaction
-            gocept.runner.transaction.FIRST_PAUSE = 3600
-            gocept.runner.transaction.LONGEST_PAUSE = 3600
+            import gocept.runner.boot.attempts
+            gocept.runner.boot.attempts.FIRST_PAUSE = 3600
+            gocept.runner.boot.attempts.LONGEST_PAUSE = 3600
             @gocept.runner.appmain(ticks=3600, attempts=1000000)
             def worker():
                 count()
@@ -313,7 +312,8 @@ class EachSignal:
             def worker():
                 count()
                 say('in the tick')
-                wait()
+                while True:  # no system call, which could begin just after
+                    pass     # the signal and go on for ever
             worker(None, 'zope.conf')
             ''')
         program.wait_for('in the tick')
@@ -503,7 +503,7 @@ class EachInstantTests(support.TestCase):
         self.events = {
             runner.__file__: 'opcode', shutdown.__file__: 'opcode',
             environment.__file__: 'line', poller.__file__: 'line',
-            gocept.runner.transaction.__file__: 'line',
+            attempts.__file__: 'line',
             contextlib.__file__: 'line'}
 
     def handle_outside(self, signum, frame):

@@ -16,7 +16,7 @@ from typing import Any
 
 from gocept.runner import errors
 from gocept.runner.process import procfs
-from gocept.runner.tests.cli.test_program import (
+from gocept.runner.tests.cli.test_worker import (
     LOG_TO_STDOUT,
     PREAMBLE,
     ProgramTestCase,
@@ -142,10 +142,9 @@ class EachSignal:
                 self.assertNobodyLeft(3)
                 self.assertIn('a ended', self.notes)
                 self.assertNotIn('Sleeping', program.output)
-                if mode == 'command':
-                    self.assertIn(
-                        f'Received signal {self.signum:d}, terminating.\n',
-                        program.output)
+                self.assertIn(
+                    f'Received signal {self.signum:d}, terminating.\n',
+                    program.output)
 
     def test_a_second_one_while_they_are_slow_to_end(self: Any) -> None:
         ignore = "signal.signal(signal.SIGTERM, lambda *args: note('told'))\n"

@@ -1,0 +1,180 @@
+"""A worker as a program: how it is booted and run, and what its end means.
+
+A call in Python and a command line run a worker by the same sequence. They
+differ in `guard`, which may replace an expected error, and in the view of the
+`End`.
+"""
+
+import contextlib
+import inspect
+import logging
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from typing import NamedTuple, Protocol, TypeVar
+
+import ZConfig
+import zope.configuration.exceptions
+from zope.authentication.interfaces import PrincipalLookupError
+from zope.component.interfaces import ISite
+from zope.interface.interfaces import ComponentLookupError
+
+from gocept.runner import errors
+from gocept.runner.boot import environment
+from gocept.runner.boot.environment import ConfigFile, Options
+from gocept.runner.signals.shutdown import handling
+
+log = logging.getLogger('gocept.runner.runner')
+
+T = TypeVar('T')
+
+Worker = Callable[..., object]
+Principal = str | Callable[[], str] | None
+
+Guard = Callable[..., AbstractContextManager[None]]
+"""Called with a status and the kinds of errors that end a step with it."""
+
+
+class Loop(Protocol):
+    """What a run needs to know of an `IMainLoop`."""
+
+    ticks: float
+    once: bool
+    failed: bool
+    ended_by: SystemExit | KeyboardInterrupt | None
+
+    def __call__(self) -> None:
+        """See `IMainLoop`."""
+
+    def stop(self) -> None:
+        """See `IMainLoop`."""
+
+
+class Decorator(Protocol):
+    """What a run needs to know of an `IAppMain`."""
+
+    ticks: float
+    principal: Principal
+    once: bool
+    shutdown_timeout: float
+
+    def loop(self, app: ISite, worker: Worker,
+             args: Sequence[object]) -> Loop:
+        """The loop that calls `worker` with its arguments."""
+
+
+class Program(NamedTuple):
+    """A worker, and how it is to be run."""
+
+    decorator: Decorator
+    worker: Worker
+
+
+class End(NamedTuple):
+    """How a run has ended; by default, a signal came before the loop."""
+
+    failed: bool = False
+    by: SystemExit | KeyboardInterrupt | None = None
+
+    @property
+    def result(self) -> int | None:
+        """What a call in Python returns."""
+        return errors.WORKER_FAILED if self.failed else None
+
+    @property
+    def status(self) -> int:
+        """What a command line returns; a SystemExit is raised again."""
+        if isinstance(self.by, SystemExit):
+            raise self.by
+        if self.by is not None:
+            return errors.INTERRUPTED
+        return errors.WORKER_FAILED if self.failed else errors.SUCCESS
+
+
+def unguarded(status: int, *kinds: type[Exception],
+              ) -> AbstractContextManager[None]:
+    """The `Guard` that raises errors as they are."""
+    return nullcontext()
+
+
+def check_arguments(worker: Worker, args: Sequence[object]) -> None:
+    """Raise TypeError unless `worker` can be called with `args`."""
+    try:
+        signature = inspect.signature(worker)
+    except ValueError:
+        return  # written in C, without a signature
+    signature.bind(*args)
+
+
+@contextlib.contextmanager
+def configuration(configfile: ConfigFile, guard: Guard = unguarded, *,
+                  verbose: bool = False, logs: bool = True,
+                  ) -> Iterator[Options]:
+    """Read zope.conf, and set up the process; see `environment.configured`."""
+    with guard(errors.BAD_CONFIGURATION, ZConfig.ConfigurationError, OSError,
+               ValueError):
+        options = environment.load(configfile)
+    with ExitStack() as undo:
+        with guard(errors.BAD_CONFIGURATION, OSError,
+                   zope.configuration.exceptions.ConfigurationError):
+            undo.enter_context(environment.configured(
+                options, verbose=verbose, logs=logs))
+        yield options
+
+
+@contextlib.contextmanager
+def booted(find: Callable[[], T], appname: str | None, configfile: ConfigFile,
+           guard: Guard = unguarded, *, verbose: bool = False,
+           ) -> Iterator[tuple[ISite, T]]:
+    """From zope.conf to the site in an open database.
+
+    Also hands out what `find` returns, which is called when ZCML has been
+    read. The children that ZCML declares do not run.
+    """
+    with ExitStack() as close:
+        with configuration(configfile, guard, verbose=verbose) as options:
+            found = find()
+            with guard(errors.DATABASE_UNAVAILABLE, Exception):
+                database = close.enter_context(
+                    environment.open_databases(options))
+            root = close.enter_context(environment.root_of(database))
+            with guard(errors.UNKNOWN_SITE, KeyError):
+                site = environment.find_site(root, appname)
+        yield site, found
+
+
+def run(find: Callable[[], Program], args: Sequence[object],
+        appname: str | None, configfile: ConfigFile,
+        guard: Guard = unguarded, *, verbose: bool = False,
+        within: Callable[[Loop], AbstractContextManager[object]] = nullcontext,
+        ) -> End:
+    """Run the worker that `find` returns, in the block of ``within(loop)``."""
+    loop: Loop | None = None
+    with (
+        # Outside the loop the log files are new, or not needed any more.
+        handling({signal.SIGUSR2: lambda signum, frame: None}),
+        booted(find, appname, configfile, guard, verbose=verbose) as (
+            site, (decorator, worker)),
+        _terminated(),
+        ExitStack() as stack,
+    ):
+        with guard(errors.CANNOT_START):
+            stack.enter_context(
+                environment.supervised(decorator.shutdown_timeout))
+        loop = decorator.loop(site, worker, args)
+        with (within(loop),
+              guard(errors.BAD_CONFIGURATION, KeyError),
+              guard(errors.UNKNOWN_PRINCIPAL,
+                    PrincipalLookupError, ComponentLookupError)):
+            loop()
+    return End() if loop is None else End(loop.once and loop.failed,
+                                          loop.ended_by)
+
+
+@contextlib.contextmanager
+def _terminated() -> Iterator[None]:
+    """While children are started or stopped, no loop handles a signal."""
+    try:
+        yield
+    except errors.Terminated as error:
+        log.info('Received signal %d, terminating.', error.signum)

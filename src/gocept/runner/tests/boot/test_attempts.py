@@ -1,0 +1,481 @@
+import threading
+import unittest
+from unittest import mock
+
+import persistent
+import transaction
+import transaction.interfaces
+import ZODB
+from ZODB.POSException import ConflictError
+
+from gocept.runner import transaction_per_item
+from gocept.runner.boot.attempts import (
+    Failure,
+    Observer,
+    abort,
+    run_attempts,
+    text,
+)
+from gocept.runner.signals import Shutdown
+
+LOGGER = 'gocept.runner.transaction'
+
+
+class Thing(persistent.Persistent):
+    pass
+
+
+class Case(unittest.TestCase):
+
+    def setUp(self):
+        transaction.abort()
+        self.addCleanup(transaction.abort)
+        self.db = ZODB.DB(None)
+        self.addCleanup(self.db.close)
+        self.connection = self.db.open()
+        self.addCleanup(self.connection.close)
+        self.addCleanup(transaction.abort)
+        self.root = self.connection.root()
+        patch = mock.patch('gocept.runner.boot.attempts.LONGEST_PAUSE', 0.001)
+        patch.start()
+        self.addCleanup(patch.stop)
+
+    def committed(self):
+        with self.db.transaction() as connection:
+            return dict(connection.root())
+
+
+class DataManager:
+    """Fails where it is told to."""
+
+    transaction_manager = transaction.manager
+
+    def __init__(self, **errors):
+        self.errors = errors
+        transaction.get().join(self)
+
+    def sortKey(self):
+        return '~'
+
+    def _call(self, name):
+        if name in self.errors:
+            raise self.errors[name]
+
+    def abort(self, txn):
+        self._call('abort')
+
+    def tpc_begin(self, txn):
+        self._call('tpc_begin')
+
+    def commit(self, txn):
+        self._call('commit')
+
+    def tpc_vote(self, txn):
+        self._call('tpc_vote')
+
+    def tpc_finish(self, txn):
+        self._call('tpc_finish')
+
+    def tpc_abort(self, txn):
+        self._call('tpc_abort')
+
+
+class Synchronizer:
+    """Fails when a transaction has been completed."""
+
+    def newTransaction(self, txn):
+        pass
+
+    beforeCompletion = newTransaction
+
+    def afterCompletion(self, txn):
+        raise transaction.interfaces.TransientError('server lost')
+
+
+class RunAttemptsTests(Case):
+
+    def setUp(self):
+        super().setUp()
+        self.reported = []
+        self.shutdown = Shutdown()
+        self.shutdown.__enter__()
+        self.addCleanup(self.shutdown.__exit__, None, None, None)
+
+    def run_attempts(self, step, attempts=3):
+        return run_attempts(
+            step, attempts, self.shutdown, self.reported.append)
+
+    def test_commits_and_returns_the_result(self):
+        def step(number):
+            self.root['x'] = number
+            return 'result'
+        self.assertEqual('result', self.run_attempts(step))
+        self.assertEqual({'x': 1}, self.committed())
+
+    def test_reports_before_the_abort(self):
+        changed = []
+
+        def step(number):
+            self.root['x'] = number
+            raise ValueError(number)
+        result = run_attempts(step, 3, self.shutdown, lambda error: (
+            changed.append(self.root['x'])))
+        self.assertEqual([1], changed)
+        self.assertEqual({}, dict(self.root))
+        self.assertEqual(repr(Failure(ValueError(1), False)), repr(result))
+
+    def test_retries_conflicts(self):
+        numbers = []
+
+        def step(number):
+            numbers.append(number)
+            if number < 3:
+                raise ConflictError()
+            self.root['x'] = number
+        with self.assertLogs(LOGGER, 'WARNING') as logs:
+            self.assertIsNone(self.run_attempts(step))
+        self.assertEqual([1, 2, 3], numbers)
+        self.assertEqual({'x': 3}, self.committed())
+        self.assertEqual(2, len(logs.records))
+        for record in logs.records:
+            self.assertIn('Conflict error in attempt', record.getMessage())
+            self.assertIsNone(record.exc_info)
+
+    def test_a_conflict_in_the_last_attempt(self):
+        def step(number):
+            raise ConflictError()
+        with self.assertLogs(LOGGER, 'WARNING') as logs:
+            result = self.run_attempts(step, 2)
+        self.assertTrue(result.conflict)
+        self.assertEqual([], self.reported)
+        last = logs.records[-1]
+        self.assertEqual('Conflict error', last.getMessage())
+        self.assertEqual(ConflictError, last.exc_info[0])
+        self.assertEqual(2, len(logs.records))
+
+    def test_a_real_conflict_at_commit(self):
+        self.root['thing'] = Thing()
+        transaction.commit()
+
+        def step(number):
+            transaction.begin()
+            self.root['thing'].mine = number
+            if number == 1:
+                with self.db.transaction() as connection:
+                    connection.root()['thing'].others = True
+        with self.assertLogs(LOGGER, 'WARNING'):
+            self.run_attempts(step)
+        thing = self.committed()['thing']
+        self.assertEqual(2, self.root['thing'].mine)
+        self.assertTrue(self.root['thing'].others, thing)
+
+    def test_what_a_data_manager_calls_retryable(self):
+        def step(number):
+            if number == 1:
+                manager = DataManager()
+                manager.should_retry = lambda error: True
+                raise OSError('passes')
+            return number
+        with self.assertLogs(LOGGER, 'WARNING') as logs:
+            self.assertEqual(2, self.run_attempts(step))
+        self.assertIn('Transient error in attempt 1 of 3, trying again: '
+                      'passes', logs.output[0])
+
+    def test_a_transient_error_that_stays_is_reported(self):
+        def step(number):
+            raise transaction.interfaces.TransientError(number)
+        with self.assertLogs(LOGGER, 'WARNING') as logs:
+            result = self.run_attempts(step, 2)
+        self.assertEqual([result.error], self.reported)
+        self.assertFalse(result.conflict)
+        self.assertEqual(1, len(logs.records))
+
+    def test_a_request_to_shut_down_ends_the_pause_and_the_attempts(self):
+        numbers = []
+
+        def step(number):
+            numbers.append(number)
+            threading.Timer(0.01, self.shutdown.request).start()
+            raise ConflictError()
+        with (mock.patch('gocept.runner.boot.attempts._pause_after',
+                         return_value=3600),
+              self.assertLogs(LOGGER, 'WARNING')):
+            result = self.run_attempts(step)
+        self.assertTrue(result.conflict)
+        self.assertEqual([1], numbers)
+
+    def test_pauses_are_random_and_bounded(self):
+        with (mock.patch('gocept.runner.boot.attempts.LONGEST_PAUSE', 1.0),
+              mock.patch('random.uniform') as uniform):
+            from gocept.runner.boot.attempts import _pause_after
+            for number in (1, 2, 3, 100):
+                _pause_after(number)
+        self.assertEqual(
+            [(0, 0.02), (0, 0.04), (0, 0.08), (0, 1.0)],
+            [call.args for call in uniform.call_args_list])
+
+    def test_system_exit_aborts_and_propagates(self):
+        for kind in (SystemExit, KeyboardInterrupt):
+            def step(number, kind=kind):
+                self.root['x'] = 1
+                raise kind()
+            with self.assertRaises(kind):
+                self.run_attempts(step)
+            self.assertEqual({}, dict(self.root))
+        self.assertEqual([], self.reported)
+
+    def test_other_base_exceptions_are_failures(self):
+        class Cancelled(BaseException):
+            pass
+
+        def step(number):
+            raise Cancelled()
+        self.run_attempts(step)
+        self.assertIsInstance(self.reported[0], Cancelled)
+
+    def test_a_commit_that_fails_at_any_step(self):
+        for name in ('tpc_begin', 'commit', 'tpc_vote', 'tpc_finish'):
+            with self.subTest(name):
+                def step(number, name=name):
+                    self.root['x'] = name
+                    DataManager(**{name: OSError(name),
+                                   'abort': OSError('abort'),
+                                   'tpc_abort': OSError('tpc_abort')})
+                with self.silent():
+                    result = self.run_attempts(step)
+                self.assertEqual(name, str(result.error))
+                self.run_attempts(
+                    lambda number: self.root.update(then='works'))
+                self.assertEqual('works', self.committed()['then'])
+                del self.root['then']
+                transaction.commit()
+
+    def silent(self):
+        return self.assertLogs(f'txn.{threading.get_ident()}', 'ERROR')
+
+    def test_an_object_that_cannot_be_pickled(self):
+        def step(number):
+            self.root['x'] = lambda: None
+        self.run_attempts(step)
+        self.assertEqual(1, len(self.reported))
+        self.assertEqual({}, dict(self.root))
+
+    def test_what_is_committed_is_not_done_twice(self):
+        numbers = []
+        synchronizer = Synchronizer()
+
+        def step(number):
+            numbers.append(number)
+            self.root['x'] = number
+            if number == 1:
+                transaction.manager.registerSynch(synchronizer)
+                self.addCleanup(abort)
+        try:
+            with self.assertLogs(LOGGER, 'ERROR') as logs:
+                self.assertIsNone(self.run_attempts(step))
+        finally:
+            transaction.manager.unregisterSynch(synchronizer)
+        self.assertEqual([1], numbers)
+        self.assertEqual({'x': 1}, self.committed())
+        self.assertIn('Committed, but', logs.output[0])
+
+    def test_a_doomed_transaction_is_aborted_in_silence(self):
+        def step(number):
+            self.root['x'] = 1
+            transaction.doom()
+            return 7
+        self.assertEqual(7, self.run_attempts(step))
+        self.assertEqual({}, dict(self.root))
+
+    def test_a_data_manager_that_cannot_tell_whether_to_retry(self):
+        def step(number):
+            DataManager().should_retry = lambda error: 1 / 0
+            raise KeyError('worker')
+        with self.assertLogs(LOGGER, 'ERROR') as logs:
+            result = self.run_attempts(step)
+        self.assertEqual([result.error], self.reported)
+        self.assertIsInstance(result.error, KeyError)
+        self.assertIn('cannot tell whether to retry', logs.output[0])
+
+    def test_a_step_that_ends_an_explicit_transaction(self):
+        transaction.manager.explicit = True
+        self.addCleanup(setattr, transaction.manager, 'explicit', False)
+
+        def step(number):
+            transaction.begin()
+            self.root['x'] = 1
+            transaction.commit()
+            return 7
+        self.assertEqual(7, self.run_attempts(step))
+        self.assertEqual({'x': 1}, self.committed())
+
+    def test_explicit_transactions(self):
+        transaction.manager.explicit = True
+        self.addCleanup(setattr, transaction.manager, 'explicit', False)
+
+        def step(number):
+            transaction.begin()
+            if number == 1:
+                transaction.abort()
+                raise ConflictError()
+            return number
+        with self.assertLogs(LOGGER, 'WARNING'):
+            self.assertEqual(2, self.run_attempts(step))
+
+
+class Recording(Observer):
+    """What it is told, and what is in the database by then."""
+
+    def __init__(self, case):
+        self.case = case
+        self.told = []
+
+    def tell(self, *what):
+        self.told.append((*what, self.case.committed(), {**self.case.root}))
+
+    def committed(self):
+        self.tell('committed')
+
+    def aborted(self, error):
+        self.tell('aborted', error)
+
+    def retried(self, error, number):
+        self.tell('retried', error, number)
+
+
+class ObserverTests(Case):
+
+    def run_attempts(self, step, attempts=3):
+        """What the observer is told."""
+        observer = Recording(self)
+        with Shutdown() as self.shutdown:
+            self.result = run_attempts(
+                step, attempts, self.shutdown, lambda error: None, observer)
+        return observer.told
+
+    def failing(self, *errors):
+        """A step that changes something, and raises these in turn."""
+        remaining = list(errors)
+
+        def step(number):
+            transaction.begin()
+            self.root['x'] = number
+            if remaining:
+                raise remaining.pop(0)
+        return step
+
+    def test_of_nothing_it_does_nothing(self):
+        observer = Observer()
+        observer.committed()
+        observer.aborted(KeyError())
+        observer.retried(KeyError(), 1)
+
+    def test_committed(self):
+        self.assertEqual([('committed', {'x': 1}, {'x': 1})],
+                         self.run_attempts(self.failing()))
+
+    def test_aborted(self):
+        error = KeyError()
+        self.assertEqual([('aborted', error, {}, {})],
+                         self.run_attempts(self.failing(error)))
+        self.assertIs(error, self.result.error)
+
+    def test_an_error_of_the_commit(self):
+        error = OSError('disk full')
+
+        def step(number):
+            self.root['x'] = 1
+            DataManager(commit=error)
+        self.assertEqual([('aborted', error, {}, {})],
+                         self.run_attempts(step))
+
+    def test_retried(self):
+        errors = [ConflictError(), transaction.interfaces.TransientError()]
+        with self.assertLogs(LOGGER, 'WARNING'):
+            self.assertEqual(
+                [('retried', errors[0], 1, {}, {}),
+                 ('retried', errors[1], 2, {}, {}),
+                 ('committed', {'x': 3}, {'x': 3})],
+                self.run_attempts(self.failing(*errors)))
+
+    def test_a_conflict_in_the_last_attempt(self):
+        errors = [ConflictError(), ConflictError()]
+        with self.assertLogs(LOGGER, 'WARNING'):
+            self.assertEqual(
+                [('retried', errors[0], 1, {}, {}),
+                 ('aborted', errors[1], {}, {})],
+                self.run_attempts(self.failing(*errors), 2))
+
+    def test_a_conflict_that_a_request_does_not_let_be_retried(self):
+        error = ConflictError()
+
+        def step(number):
+            self.shutdown.request()
+            raise error
+        with self.assertLogs(LOGGER, 'WARNING'):
+            self.assertEqual([('aborted', error, {}, {})],
+                             self.run_attempts(step))
+
+    def test_doomed(self):
+        def step(number):
+            self.root['x'] = 1
+            transaction.doom()
+        [(what, error, committed, root)] = self.run_attempts(step)
+        self.assertEqual(('aborted', {}, {}), (what, committed, root))
+        self.assertIsInstance(error, transaction.interfaces.DoomedTransaction)
+        self.assertIsNone(self.result)
+
+    def test_what_ends_the_loop(self):
+        for error in SystemExit(3), KeyboardInterrupt():
+            observer = Recording(self)
+            with Shutdown() as shutdown, self.assertRaises(type(error)):
+                run_attempts(self.failing(error), 3, shutdown,
+                             lambda error: None, observer)
+            self.assertEqual([('aborted', error, {}, {})], observer.told)
+
+    def test_what_fails_after_the_commit_was_committed(self):
+        synchronizer = Synchronizer()
+
+        def step(number):
+            self.root['x'] = number
+            transaction.manager.registerSynch(synchronizer)
+        try:
+            with self.assertLogs(LOGGER, 'ERROR'):
+                told = self.run_attempts(step)
+        finally:
+            transaction.manager.unregisterSynch(synchronizer)
+            abort()
+        self.assertEqual([('committed', {'x': 1}, {'x': 1})], told)
+
+    def test_an_error_is_reported_before_it_is_told(self):
+        observer, order = Recording(self), []
+        observer.aborted = lambda error: order.append('told')
+        with Shutdown() as shutdown:
+            run_attempts(self.failing(KeyError()), 3, shutdown,
+                         lambda error: order.append('reported'), observer)
+        self.assertEqual(['reported', 'told'], order)
+
+    def test_items_tell_nobody(self):
+        @transaction_per_item
+        def items():
+            yield lambda: self.root.update(a=1)
+            yield lambda: 1 / 0
+
+        def step(number):
+            items()
+        with self.assertLogs(LOGGER, 'INFO'):
+            self.assertEqual([('committed', {'a': 1}, {'a': 1})],
+                             self.run_attempts(step))
+
+
+class TextTests(unittest.TestCase):
+
+    def test_what_cannot_be_printed(self):
+        class Broken(Exception):
+            def __str__(self):
+                raise ValueError
+            __repr__ = __str__
+        self.assertEqual('<Broken, unprintable: ValueError>', text(Broken()))
+        self.assertEqual('<Broken, unprintable: ValueError>',
+                         text(Broken(), repr))
+        self.assertEqual('x', text('x'))
