@@ -1,7 +1,10 @@
 """The usual executors, by name."""
 
 import os
+import ssl
 import subprocess
+from collections.abc import Callable
+from http.client import HTTPResponse
 from typing import Any
 
 from gocept.runner.executor.base import Command
@@ -43,14 +46,15 @@ class HTTPExecutor(TCPExecutor):
                  payload: dict[str, str] | None = None,
                  headers: dict[str, str] | None = None,
                  request_timeout: float | None = None, *,
-                 ssl_context: Any = None, expect: Any = None,
+                 ssl_context: ssl.SSLContext | None = None,
+                 expect: Callable[[HTTPResponse], object] | None = None,
                  **kwargs: Any) -> None:
         condition = http(url, status, method, payload, headers,
                          request_timeout, ssl_context=ssl_context,
                          expect=expect)
         ConditionExecutor.__init__(self, command, condition, **kwargs)
-        self.host = condition.tcp.host
-        self.port = condition.tcp.port
+        self.host = condition.host
+        self.port = condition.port
         self.url = condition.url
 
 

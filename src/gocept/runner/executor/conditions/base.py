@@ -6,18 +6,15 @@ which belongs to one start of one child.
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import zope.interface
 
+from gocept.runner.executor.capture import Capture
 from gocept.runner.interfaces import ICondition
 from gocept.runner.poller import Poller
+from gocept.runner.process import Process
 from gocept.runner.waits.closing import Closing
 from gocept.runner.waits.deadline import Deadline
-
-if TYPE_CHECKING:
-    from gocept.runner.executor.capture import Capture
-    from gocept.runner.process import Process
 
 
 class Check(Closing):
@@ -43,12 +40,17 @@ class Check(Closing):
     pass_fds: Sequence[int] = ()
     """The descriptors that the child gets."""
 
-    def begin(self, process: 'Process', captures: 'Sequence[Capture]',
+    def begin(self, process: Process, captures: Sequence[Capture],
               poller: Poller, deadline: Deadline) -> None:
         """The child has been started."""
         self.process = process
+        self.captures = captures
         self.poller = poller
         self.deadline = deadline
+        self._watch()
+
+    def _watch(self) -> None:
+        """Begin to wait for the events that may change the answer."""
 
     def holds(self) -> bool:
         """Whether it does."""
@@ -59,7 +61,7 @@ class Check(Closing):
         """Why it never will, whatever the child does; or ''."""
         return ''
 
-    def place(self, capture: 'Capture') -> tuple[int, bool]:
+    def place(self, capture: Capture) -> tuple[int, bool]:
         """Where to read on, and whether to leave out the rest of the line."""
         return 0, False
 
@@ -116,8 +118,8 @@ class all_of(Condition):
     def holds_already(self, poller: Poller, deadline: Deadline) -> str:
         """See `ICondition`."""
         for each in self.conditions:
-            if who := each.holds_already(poller, deadline):
-                return who
+            if obstacle := each.holds_already(poller, deadline):
+                return obstacle
         return ''
 
     def replaced(self, text: str) -> str:
@@ -141,11 +143,10 @@ class _All(Check):
                           for name, value in each.variables.items()}
         self.pass_fds = [fd for each in checks for fd in each.pass_fds]
 
-    def begin(self, process: 'Process', captures: 'Sequence[Capture]',
-              poller: Poller, deadline: Deadline) -> None:
-        """See `Check`."""
+    def _watch(self) -> None:
         for each in self._checks:
-            each.begin(process, captures, poller, deadline)
+            each.begin(self.process, self.captures, self.poller,
+                       self.deadline)
 
     def holds(self) -> bool:
         """See `Check`."""
@@ -173,7 +174,7 @@ class _All(Check):
         return next(filter(None, (
             each.hopeless for each in self._pending)), '')
 
-    def place(self, capture: 'Capture') -> tuple[int, bool]:
+    def place(self, capture: Capture) -> tuple[int, bool]:
         """See `Check`."""
         return max(each.place(capture) for each in self._checks)
 

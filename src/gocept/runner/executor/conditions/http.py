@@ -4,23 +4,18 @@ import contextlib
 import re
 import socket
 import ssl
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from http.client import HTTPConnection, HTTPException, HTTPResponse
-from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, urlencode, urlsplit
 
-from gocept.runner.executor.conditions.base import Check, Condition
+from gocept.runner.executor.conditions.base import Check
 from gocept.runner.executor.conditions.network import TCPCheck, tcp
-from gocept.runner.executor.conditions.threads import Aside
-from gocept.runner.poller import Poller
+from gocept.runner.executor.conditions.threads import in_thread
 from gocept.runner.waits.deadline import Deadline
 
-if TYPE_CHECKING:
-    from gocept.runner.executor.capture import Capture
-    from gocept.runner.process import Process
 
-
-class http(Condition):
+class http(tcp):
     """That a request is answered as it should be."""
 
     def __init__(self, url: str, status: str | int = r'^2\d\d$',
@@ -29,7 +24,7 @@ class http(Condition):
                  headers: Mapping[str, str] | None = None,
                  request_timeout: float | None = None, *,
                  ssl_context: ssl.SSLContext | None = None,
-                 expect: Callable[[HTTPResponse], Any]
+                 expect: Callable[[HTTPResponse], object]
                  | None = None) -> None:
         self.url = urlsplit(url)
         if self.url.scheme not in ('http', 'https') or not self.url.hostname:
@@ -50,9 +45,9 @@ class http(Condition):
         port = self.url.port
         if port is None:
             port = 443 if self.url.scheme == 'https' else 80
-        self.tcp = tcp(self.url.hostname, port)
+        super().__init__(self.url.hostname, port)
         if port == 0:
-            self.url = _with_port(self.url, self.tcp.port)
+            self.url = _with_port(self.url, self.port)
 
     @property
     def _target(self) -> str:
@@ -71,30 +66,18 @@ class http(Condition):
             headers['Content-Type'] = 'application/x-www-form-urlencoded'
         return headers
 
-    def replaced(self, text: str) -> str:
-        """See `ICondition`."""
-        return self.tcp.replaced(text)
-
-    def holds_already(self, poller: Poller, deadline: Deadline) -> str:
-        """See `ICondition`."""
-        return self.tcp.holds_already(poller, deadline)
-
-    def servers(self) -> Iterator[int]:
-        """See `ICondition`."""
-        return self.tcp.servers()
-
     def check(self) -> Check:
         """See `ICondition`."""
-        return _HTTPCheck(self, self.tcp.check())
+        return _HTTPCheck(self)
 
     def ask(self, sock: socket.socket) -> tuple[bool, str]:
         """Send the request; whether the answer is right, and what it is."""
-        connection = HTTPConnection(self.tcp.host, self.tcp.port)
+        connection = HTTPConnection(self.host, self.port)
         connection.sock = sock
         with contextlib.closing(connection):
             if self.ssl_context is not None and self.url.scheme == 'https':
                 connection.sock = self.ssl_context.wrap_socket(
-                    sock, server_hostname=self.tcp.host)
+                    sock, server_hostname=self.host)
             connection.request(self.method, self._target, self._body,
                                self._fields)
             with connection.getresponse() as response:
@@ -116,43 +99,36 @@ def _without_user(url: SplitResult) -> str:
     return url._replace(netloc=url.netloc.rpartition('@')[2]).geturl()
 
 
-class _HTTPCheck(Check):
+class _HTTPCheck(TCPCheck):
 
-    def __init__(self, condition: http, connecting: TCPCheck) -> None:
-        self._condition = condition
-        self._tcp = connecting
+    _condition: http
+
+    def __init__(self, condition: http) -> None:
+        super().__init__(condition)
         self._sock: socket.socket | None = None
-        self._asking: Aside[tuple[bool, str]] | None = None
+        self._asking: Future[tuple[bool, str]] | None = None
         self._limit = Deadline(0)
         self._answer = ''
         self.awaited = (f'an answer with status {condition.status} to '
                         f'{condition.method} {_without_user(condition.url)}')
-
-    def begin(self, process: 'Process', captures: 'Sequence[Capture]',
-              poller: Poller, deadline: Deadline) -> None:
-        """See `Check`."""
-        super().begin(process, captures, poller, deadline)
-        self._tcp.begin(process, captures, poller, deadline)
 
     def holds(self) -> bool:
         """See `Check`."""
         if self._asking is None:
             self._begin_asking()
             return False
-        if not self._asking.done:
+        if not self._asking.done():
             if self._limit.passed:
                 self._answer = self.seen = self._too_late
                 self._abandon()
             return False
-        asking, self._asking = self._asking, None
+        right = False
         try:
-            right, self._answer = asking.result()
+            right, self._answer = self._asking.result()
         except TimeoutError:
             self._answer = self._too_late
-            right = False
         except (OSError, HTTPException) as error:
             self._answer = f'{type(error).__name__}: {error}'
-            right = False
         finally:
             self._abandon()
         self.seen = self._answer
@@ -163,8 +139,8 @@ class _HTTPCheck(Check):
         return f'connected, but no answer in {self._limit.seconds:.2f} s'
 
     def _begin_asking(self) -> None:
-        sock = self._tcp.connect()
-        seen = self._tcp.seen
+        sock = self.connect()
+        seen = self.seen
         if sock is not None:
             seen += ', but no answer yet'
         # The deadline may pass here: what is wrong was said before.
@@ -177,7 +153,8 @@ class _HTTPCheck(Check):
         sock.settimeout(self._limit.seconds)
         # Of our own, as the other one is the thread's.
         self._sock = sock.dup()
-        self._asking = Aside(lambda: self._condition.ask(sock), self.poller)
+        self._asking = in_thread(
+            lambda: self._condition.ask(sock), self.poller)
 
     def _abandon(self) -> None:
         self._asking = None
@@ -190,4 +167,4 @@ class _HTTPCheck(Check):
     def close(self) -> None:
         """See `Check`."""
         self._abandon()
-        self._tcp.close()
+        super().close()

@@ -6,23 +6,21 @@ import select
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from concurrent.futures import Future
+from typing import Any
 
 from gocept.runner.executor.conditions import listeners
 from gocept.runner.executor.conditions.base import Check, Condition
-from gocept.runner.executor.conditions.threads import Aside, within
+from gocept.runner.executor.conditions.threads import in_thread, within
 from gocept.runner.poller import Poller
 from gocept.runner.process import descendants, unixsocket
 from gocept.runner.waits.deadline import Deadline, wait_for
 
-if TYPE_CHECKING:
-    from gocept.runner.executor.capture import Capture
-    from gocept.runner.process import Process
-
 _LONGEST_CONNECT = 1.0
 """Seconds after which to try again, as a full backlog drops connections."""
 
-Address = tuple[int, Any]
+Address = tuple[int, tuple[Any, ...]]
+"""A family, and an address in it as `socket.socket.connect` takes it."""
 
 
 def resolve(host: str, port: int) -> list[Address]:
@@ -119,7 +117,8 @@ class tcp(Condition):
         if not isinstance(port, int) or not 0 <= port < 2 ** 16:
             raise ValueError(f'a port is a number up to 65535, not {port!r}')
         self.host = host
-        self._addresses: list[Address] | None = None  # for the next check
+        # So that a start looks the name up once.
+        self._addresses: list[Address] | None = None
         self._chosen = port == 0
         self._reserved: socket.socket | None = None
         if self._chosen:
@@ -131,24 +130,31 @@ class tcp(Condition):
         """See `ICondition`."""
         return text.replace('{port}', str(self.port)) if self._chosen else text
 
-    def check(self) -> 'TCPCheck':
+    def check(self) -> Check:
         """See `ICondition`."""
+        return TCPCheck(self)
+
+    def hold(self) -> None:
+        """Hold a port that was chosen, for the next child."""
         if self._chosen and self._reserved is None:
             # Should another one have it by now, it is seen before the start.
             with contextlib.suppress(OSError):
                 self._reserved = listeners.reserve(self.host, self.port)
-        addresses, self._addresses = self._addresses, None
-        return TCPCheck(self, addresses)
 
     def release(self) -> None:
-        """Hold the port no more."""
-        if self._reserved is not None:
-            self._reserved.close()
-            self._reserved = None
+        """Hold the port no more, as the child listens."""
+        reserved, self._reserved = self._reserved, None
+        if reserved is not None:
+            reserved.close()
 
     def __del__(self) -> None:
-        if getattr(self, '_reserved', None) is not None:
+        if hasattr(self, '_reserved'):
             self.release()
+
+    def take_addresses(self) -> list[Address] | None:
+        """What `holds_already` has looked up; None if there is nothing new."""
+        addresses, self._addresses = self._addresses, None
+        return addresses
 
     def holds_already(self, poller: Poller, deadline: Deadline) -> str:
         """See `ICondition`."""
@@ -181,23 +187,21 @@ class tcp(Condition):
 class TCPCheck(Check):
     """Connects now and then; for HTTP as well."""
 
-    def __init__(self, condition: tcp,
-                 addresses: Sequence[Address] | None) -> None:
+    def __init__(self, condition: tcp) -> None:
+        condition.hold()
         self._condition = condition
+        addresses = condition.take_addresses()
         self._connector = Connector(addresses) if addresses else None
-        self._resolving: Aside[list[Address]] | None = None
+        self._resolving: Future[list[Address]] | None = None
         self.awaited = (f'connections to {condition.host} port '
                         f'{condition.port}')
 
-    def begin(self, process: 'Process', captures: 'Sequence[Capture]',
-              poller: Poller, deadline: Deadline) -> None:
-        """See `Check`."""
-        super().begin(process, captures, poller, deadline)
+    def _watch(self) -> None:
         if self._connector is None:
             self._resolve()
 
     def _resolve(self) -> None:
-        self._resolving = Aside(
+        self._resolving = in_thread(
             lambda: resolve(self._condition.host, self._condition.port),
             self.poller)
 
@@ -222,7 +226,7 @@ class TCPCheck(Check):
 
     def _take_addresses(self) -> bool:
         assert self._resolving is not None
-        if not self._resolving.done:
+        if not self._resolving.done():
             self.seen = f'the name {self._condition.host!r} is looked up'
             return False
         try:

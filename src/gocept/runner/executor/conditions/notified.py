@@ -10,11 +10,7 @@ from typing import Any
 
 from gocept.runner.channel import PipeChannel
 from gocept.runner.errors import EndpointClosedException
-from gocept.runner.executor.capture import Capture
 from gocept.runner.executor.conditions.base import Check, Condition
-from gocept.runner.poller import Poller
-from gocept.runner.process import Process
-from gocept.runner.waits.deadline import Deadline
 from gocept.runner.waits.source import Source
 
 
@@ -60,13 +56,10 @@ class _NotifiedCheck(Check):
                           'NOTIFY_FD': str(self._write)}
         self.pass_fds = [self._write]
 
-    def begin(self, process: Process, captures: Sequence[Capture],
-              poller: Poller, deadline: Deadline) -> None:
-        """See `Check`."""
-        super().begin(process, captures, poller, deadline)
+    def _watch(self) -> None:
         self._close_write()
-        poller.register(self._pipe, self._take)
-        poller.register(self._messages, self._hear)
+        self.poller.register(self._pipe, self._take)
+        self.poller.register(self._messages, self._hear)
 
     def _take(self, data: bytes, channel: Any) -> None:
         self._told = self._told or b'\n' in data

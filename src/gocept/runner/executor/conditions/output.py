@@ -1,12 +1,10 @@
 """The condition that a child says something."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from gocept.runner.executor.capture import Capture
 from gocept.runner.executor.conditions.base import Check, Condition
-from gocept.runner.poller import Poller
-from gocept.runner.process import Process
 from gocept.runner.waits.deadline import Deadline
 
 _BRIEFLY = 0.1
@@ -49,12 +47,9 @@ class _OutputCheck(Check):
         self._briefly: Deadline | None = None
         self.awaited = f'{condition.text!r} in its output'
 
-    def begin(self, process: Process, captures: Sequence[Capture],
-              poller: Poller, deadline: Deadline) -> None:
-        """See `Check`."""
-        super().begin(process, captures, poller, deadline)
-        self._searches = [_Search(self._condition, each, poller.wakeup)
-                          for each in captures]
+    def _watch(self) -> None:
+        self._searches = [_Search(self._condition, each, self.poller.wakeup)
+                          for each in self.captures]
 
     def holds(self) -> bool:
         """See `Check`."""

@@ -4,14 +4,13 @@ import contextlib
 import os
 import stat
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
-from gocept.runner.executor.capture import Capture
 from gocept.runner.executor.conditions.base import Check, Condition
 from gocept.runner.executor.conditions.inotify import Directory
 from gocept.runner.poller import Poller
-from gocept.runner.process import Process, descendants, procfs
+from gocept.runner.process import descendants, procfs
 from gocept.runner.waits.deadline import Deadline
 
 _BRIEFLY = 0.1
@@ -76,14 +75,11 @@ class _PidFileCheck(Check):
         self._briefly: Deadline | None = None
         self.awaited = f'the file {path}'
 
-    def begin(self, process: Process, captures: Sequence[Capture],
-              poller: Poller, deadline: Deadline) -> None:
-        """See `Check`."""
-        super().begin(process, captures, poller, deadline)
+    def _watch(self) -> None:
         # If it cannot be watched, it is looked for now and then.
         with contextlib.suppress(OSError):
             self._directory = Directory(os.path.dirname(self._path))
-            poller.register(self._directory)
+            self.poller.register(self._directory)
 
     def holds(self) -> bool:
         """See `Check`."""

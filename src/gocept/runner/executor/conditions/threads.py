@@ -1,8 +1,10 @@
-"""A call that may hang, so that nobody waits longer for it than he wants."""
+"""Calls that may hang, in a thread of their own, so that nobody waits longer
+for one than it is allowed to take."""
 
 import threading
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from concurrent.futures import Future
+from typing import TypeVar
 
 from gocept.runner.poller import Poller
 from gocept.runner.waits.deadline import Deadline
@@ -10,39 +12,28 @@ from gocept.runner.waits.deadline import Deadline
 T = TypeVar('T')
 
 
-class Aside(Generic[T]):
-    """Calls `function` in a daemon thread; its end wakes the poller."""
+def in_thread(function: Callable[[], T], poller: Poller) -> Future[T]:
+    """Call `function` in a daemon thread, whose end wakes the poller."""
+    future: Future[T] = Future()
 
-    def __init__(self, function: Callable[[], T], poller: Poller) -> None:
-        self._function = function
-        self._poller = poller
-        self._value: T
-        self._error: BaseException | None = None
-        self.done = False
-        threading.Thread(target=self._run, daemon=True,
-                         name='gocept.runner.executor').start()
-
-    def _run(self) -> None:
+    def run() -> None:
         try:
-            self._value = self._function()
+            future.set_result(function())
         except BaseException as error:  # raised where the result is taken
-            self._error = error
-        self.done = True
-        self._poller.wakeup()
+            future.set_exception(error)
+        poller.wakeup()
 
-    def result(self) -> T:
-        """What it has returned or raised."""
-        if self._error is not None:
-            raise self._error
-        return self._value
+    threading.Thread(target=run, daemon=True,
+                     name='gocept.runner.executor').start()
+    return future
 
 
 def within(function: Callable[[], T], poller: Poller,
            deadline: Deadline) -> T:
-    """Call it, but wait no longer than that; TimeoutError."""
-    aside = Aside(function, poller)
-    while not aside.done:
+    """Return what `function` returns; TimeoutError after the deadline."""
+    future = in_thread(function, poller)
+    while not future.done():
         if deadline.passed:
             raise TimeoutError('no answer in time')
         poller.poll(deadline.left())
-    return aside.result()
+    return future.result()

@@ -1,17 +1,18 @@
 """Calls that may hang."""
 
 import threading
+from concurrent.futures import Future
 from typing import Any
 from unittest import mock
 
-from gocept.runner.executor.conditions.threads import Aside, within
+from gocept.runner.executor.conditions.threads import in_thread, within
 from gocept.runner.poller import Poller
 from gocept.runner.tests.executors import ExecutorTestCase
 from gocept.runner.tests.support import DEADLINE
 from gocept.runner.waits.deadline import NEVER, Deadline
 
 
-class AsideTestCase(ExecutorTestCase):
+class ThreadTestCase(ExecutorTestCase):
 
     def setUp(self) -> None:
         super().setUp()
@@ -35,46 +36,45 @@ class AsideTestCase(ExecutorTestCase):
         return 'gone on'
 
 
-class AsideTests(AsideTestCase):
+class InThreadTests(ThreadTestCase):
 
     def test_its_end_wakes_the_poller(self) -> None:
-        aside = Aside(self.wait, self.poller)
-        self.assertFalse(aside.done)
+        future = in_thread(self.wait, self.poller)
+        self.assertFalse(future.done())
         self.go_on.set()
         deadline = Deadline(DEADLINE)
-        while not aside.done and not deadline.passed:
+        while not future.done() and not deadline.passed:
             self.poller.poll(2 * DEADLINE)
         self.assertFalse(deadline.passed)
-        self.assertEqual('gone on', aside.result())
+        self.assertEqual('gone on', future.result())
 
     def test_what_it_raises_is_raised_where_the_result_is_taken(self) -> None:
         for kind in OSError, SystemExit, KeyboardInterrupt:
             with self.subTest(kind), mock.patch(
                     'threading.excepthook') as complain:
-                aside: Aside[Any] = Aside(
+                future: Future[Any] = in_thread(
                     mock.Mock(side_effect=kind('sorry')), self.poller)
                 self.end_threads()
-                self.assertTrue(aside.done)
-                self.assertRaisesRegex(kind, 'sorry', aside.result)
+                self.assertTrue(future.done())
+                self.assertRaisesRegex(kind, 'sorry', future.result)
                 self.assertFalse(complain.called)
 
     def test_the_poller_may_be_closed_meanwhile(self) -> None:
         with mock.patch('threading.excepthook') as complain:
             with Poller() as poller:
-                aside = Aside(self.wait, poller)
+                future = in_thread(self.wait, poller)
             self.end_threads()
-        self.assertEqual('gone on', aside.result())
+        self.assertEqual('gone on', future.result())
         self.assertFalse(complain.called)
 
     def test_one_that_hangs_does_not_delay_the_exit(self) -> None:
         program = self.program('''
             import threading
-            from gocept.runner.executor.conditions.threads import Aside
+            from gocept.runner.executor.conditions.threads import in_thread
             from gocept.runner.poller import Poller
             poller = Poller()
             begun = threading.Event()
-            aside = Aside(lambda: begun.set() or threading.Event().wait(),
-                          poller)
+            in_thread(lambda: begun.set() or threading.Event().wait(), poller)
             begun.wait()
             poller.close()
             ''')
@@ -85,7 +85,7 @@ class AsideTests(AsideTestCase):
         self.assertEqual((0, ''), (program.end(), program.output))
 
 
-class WithinTests(AsideTestCase):
+class WithinTests(ThreadTestCase):
 
     def within(self, function: Any, deadline: Deadline) -> Any:
         return within(function, self.poller, deadline)
