@@ -10,11 +10,17 @@ from concurrent.futures import (
     ThreadPoolExecutor,
     wait,
 )
-from typing import Any, Protocol, TypeVar
+from graphlib import CycleError, TopologicalSorter
+from typing import Protocol, TypeVar, cast
 
-from gocept.runner.errors import DeadlineExceeded, Terminated
+from gocept.runner.errors import (
+    DeadlineExceeded,
+    ProcessFinishedWithError,
+    Terminated,
+)
 from gocept.runner.executor.base import SimpleExecutor
 from gocept.runner.process import Process, registry, terminate_all
+from gocept.runner.signals import Shutdown
 from gocept.runner.waits.deadline import Deadline
 
 T = TypeVar('T', bound='Startable')
@@ -26,7 +32,7 @@ class Startable(Protocol):
     """What is started and stopped together: an executor, or the like."""
 
     @property
-    def requires(self) -> Sequence[Any]:
+    def requires(self) -> Sequence['Startable']:
         """Others that are to be started before."""
 
     @property
@@ -46,7 +52,7 @@ class Startable(Protocol):
         """End it at once."""
 
 
-def start_all(executors: Iterable[T], *, shutdown: Any = None,
+def start_all(executors: Iterable[T], *, shutdown: Shutdown | None = None,
               stop: Callable[[list[T]], object] | None = None) -> list[T]:
     """Start them side by side, each when those that it requires are ready.
 
@@ -116,7 +122,8 @@ def start_all(executors: Iterable[T], *, shutdown: Any = None,
     return _started(ordered, starts)
 
 
-def _wait(starts: Collection[Future[bool]], shutdown: Any) -> None:
+def _wait(starts: Collection[Future[bool]],
+          shutdown: Shutdown | None) -> None:
     """Wait until all is done, or one has failed."""
     if shutdown is None:
         wait(starts, return_when=FIRST_EXCEPTION)
@@ -173,12 +180,14 @@ def stop_all(executors: Iterable[Startable],
                 each.stop()
             except Exception as error:
                 errors.append(error)
-        for late in wait(stops, deadline.left()).not_done:
-            process = stops[late].process
-            if process is not None:
-                process.killed = True  # as it will be: no error of its own
-            stops[late].kill()
-    errors += filter(None, (each.exception() for each in stops))
+        late = wait(stops, deadline.left()).not_done
+        for stop in late:
+            stops[stop].kill()
+    # What is killed here cannot end with the status that is expected of it.
+    errors += [failure for stop in stops
+               if (failure := stop.exception()) is not None and not (
+                   stop in late
+                   and isinstance(failure, ProcessFinishedWithError))]
     _raise('stopping', errors)
 
 
@@ -197,19 +206,16 @@ def _raise(doing: str, errors: list[BaseException]) -> None:
 def in_order(executors: Iterable[T]) -> list[T]:
     """Each after those that it requires, which are added if not there."""
     found: dict[int, T] = {}
-    path: list[T] = []
-
-    def add(executor: T) -> None:
-        if executor in path:
-            raise ValueError('these require each other: ' + ', '.join(
-                map(str, [*path[path.index(executor):], executor])))
-        if id(executor) not in found:
-            path.append(executor)
-            for each in executor.requires:
-                add(each)
-            path.pop()
-            found[id(executor)] = executor
-
-    for each in executors:
-        add(each)
-    return list(found.values())
+    order: TopologicalSorter[int] = TopologicalSorter()
+    pending = list(executors)
+    for each in pending:  # it grows
+        if id(each) not in found:
+            found[id(each)] = each
+            order.add(id(each), *map(id, each.requires))
+            pending += cast(Sequence[T], each.requires)
+    try:
+        return [found[key] for key in order.static_order()]
+    except CycleError as error:
+        cycle = [str(found[key]) for key in reversed(error.args[1])]
+        raise ValueError(
+            f'these require each other: {", ".join(cycle)}') from None
