@@ -336,7 +336,7 @@ class Program(Meddling):
         # What an earlier process of an alias has left in its group is held
         # until the exit.
         if self.interrupted or any(
-                process._group for process in self.started.processes):
+                process.has_left for process in self.started.processes):
             return
         gc.collect()
         if len(descriptors()) != len(self.descriptors):

@@ -10,7 +10,6 @@ import logging
 import os
 import select
 import signal
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -21,13 +20,12 @@ from gocept.runner.errors import DeadlineExceeded
 from gocept.runner.interfaces import IProcess
 from gocept.runner.poller import Poller, background
 from gocept.runner.process import descendants, procfs, registry
-from gocept.runner.process.ending import reserve
 from gocept.runner.process.launch import Launch, new_mark
 from gocept.runner.process.pidfd import Gone, Handle, hold
 from gocept.runner.process.registry import terminate_all
 from gocept.runner.waits.closing import Closing
 from gocept.runner.waits.deadline import Deadline, wait_for
-from gocept.runner.waits.forks import tell_forks
+from gocept.runner.waits.forks import Lock, tell_forks
 from gocept.runner.waits.source import Source
 
 __all__ = ['LOST_STATUS', 'Process', 'terminate_all']
@@ -53,6 +51,7 @@ class Process(Source, Closing):
                  poller: Poller | None = None,
                  on_start: Callable[['Process'], object] | None = None,
                  on_end: Callable[['Process'], object] | None = None,
+                 servers: Callable[[], Iterable[int]] | None = None,
                  name: str = '',
                  **options: Any) -> None:
         channel = {key: options.pop(key) for key in CHANNEL_OPTIONS
@@ -67,25 +66,26 @@ class Process(Source, Closing):
         self.stop_timeout = stop_timeout
         self.kill_signal = signal.Signals(kill_signal)
         self.killed = False
+        self.finished = False
         self.detached = launch.detached
         self.leads_group = launch.leads_group
-        self.adopt = adopt
+        self._adopt = adopt
         self.mark = '' if launch.detached else new_mark()
         self.returncode: int | None = None
         self.ended_at = 0
-        self.being_ended = False  # by somebody who looks for descendants
+        self._is_lost = False
         self.channel: PipeChannel | None = None
         self.stderr: PipeChannel | None = None
         self._on_end = on_end
+        self._servers = servers
         self._owner = os.getpid()
-        # Reentrant, as a signal handler may ask as well.
-        self._lock = threading.RLock()
-        self._reaping = False
-        self._group: list[Handle] = []
+        self._lock = Lock()  # around the reaping, and what is left behind
+        self._left: list[Handle] = []
         if channel:
             PipeChannel(**channel).close()  # what is wrong is said now
         if not self.detached:
-            reserve()
+            # A signal handler may raise as soon as the child is there.
+            registry.hook()
         if adopt:
             descendants.adopt_orphans()
         self._poller = poller
@@ -111,14 +111,14 @@ class Process(Source, Closing):
                     unowned -= {faucet, sink}
                     undo.callback(it.close)
                     setattr(self, name, it)
-            self._handle = self._hold()
-            undo.callback(self._handle.close)
+            self.handle = self._hold()
+            undo.callback(self.handle.close)
             for each in self.channels():
                 each.name = f'{self.name!r} ({self.pid})'
                 poller.send_for(each)
             tell_forks(self)
             if not self.detached:
-                registry.add(self)
+                registry.processes.add(self)
                 undo.callback(registry.processes.discard, self)
             if on_start is not None:
                 on_start(self)
@@ -146,12 +146,12 @@ class Process(Source, Closing):
 
     def fileno(self) -> int:
         """See `Source`."""
-        return self._handle.fileno()
+        return self.handle.fileno()
 
     def layers(self) -> Iterator[Source]:
         """See `Source`."""
         yield self
-        yield self._handle
+        yield self.handle
 
     @property
     def buffered(self) -> bool:
@@ -169,49 +169,46 @@ class Process(Source, Closing):
             reaped = False
             try:
                 with self._lock:
-                    # A signal handler may ask while its thread reaps.
-                    if self.returncode is None and not self._reaping:
-                        self._reaping = True
+                    if self.returncode is None:
                         try:
                             self._reap()
                         finally:
-                            self._reaping = False
                             reaped = self.returncode is not None
-            finally:  # a signal may have come meanwhile
+            finally:  # a signal handler may have raised meanwhile
                 if reaped:
                     self._tell_end()
         return self.returncode
 
     def _reap(self) -> None:
+        """Take its status, if it has ended; with the lock held."""
         try:
-            self.returncode = self._handle.reap()
+            self.returncode = self.handle.reap()
         except ChildProcessError:
-            if self._handle.has_ended():
+            if self.handle.has_ended():
+                self._is_lost = True
                 self.returncode = LOST_STATUS
-                log.warning('Somebody else has reaped %r; its status is lost',
-                            self)
         if self.returncode is None:
             return
         try:
             descendants.started.discard(self.pid)
             self.ended_at = descendants.clock()
-            if not (self.being_ended and self.adopts):
-                self._take_up(self._left_behind())
+            self._take_in(self._left_behind())
         finally:
-            self._handle.close()  # and so the pollers are told
-        self._watch_group()
+            self.handle.close()  # and so the pollers are told
 
-    def _take_up(self, handles: Iterable[Handle]) -> bool:
-        """Hold those that are not held yet; whether there are some."""
-        known = {handle.pid for handle in self._group}
-        before = len(known)
+    def _take_in(self, handles: Iterable[Handle]) -> list[Handle]:
+        """Hold those that are not held yet; returns these. With the lock held.
+        """
+        known = {handle.pid for handle in self._left}
+        new = []
         for handle in handles:
             if handle.pid in known:
                 handle.close()
             else:
                 known.add(handle.pid)
-                self._group.append(handle)
-        return len(known) > before
+                self._left.append(handle)
+                new.append(handle)
+        return new
 
     def _left_behind(self) -> Iterator[Handle]:
         if self.leads_group:
@@ -222,25 +219,31 @@ class Process(Source, Closing):
 
     @property
     def adopts(self) -> bool:
-        """Whether its orphans are children of ours; for `Ending`."""
-        return self.adopt and descendants.adopting()
+        """See `descendants.Parent`."""
+        return self._adopt and descendants.adopting()
 
     def _tell_end(self) -> None:
+        if self._is_lost:
+            log.warning('Somebody else has reaped %r; its status is lost',
+                        self)
+        self._watch_left()
         if self._on_end is not None:
             try:
                 self._on_end(self)
             except Exception:  # the one who waits is not to blame
                 log.exception('on_end of %r failed', self)
 
-    def _watch_group(self) -> None:
+    def _watch_left(self) -> None:
         """Let go of those it has left behind as soon as they end."""
-        for handle in self._group:
-            if handle.fileno() >= 0:
-                # One that is closed polls nobody.
-                with contextlib.suppress(RuntimeError):
-                    self._polled_by.register(handle, self._forget)
-        if not self._group:
-            registry.processes.discard(self)
+        with self._lock:
+            left = list(self._left)
+            if not left:
+                registry.processes.discard(self)
+        for handle in left:
+            # A poller that is closed polls nobody; one that is to be made
+            # needs descriptors.
+            with contextlib.suppress(RuntimeError, OSError):
+                self._polled_by.register(handle, self._forget)
 
     @property
     def _polled_by(self) -> Poller:
@@ -248,27 +251,23 @@ class Process(Source, Closing):
 
     def _forget(self, ended: bool, handle: Handle) -> None:
         with self._lock:
-            if handle in self._group:
-                self._group.remove(handle)
+            if handle in self._left:
+                self._left.remove(handle)
                 descendants.reap(handle)
                 handle.close()
-            if not self._group and self.returncode is not None:
+            if not self._left and self.returncode is not None:
                 registry.processes.discard(self)
 
     def wait(self, timeout: float | None = None) -> int:
         """See `IProcess`."""
-        self._require_owner()
+        self.require_ours()
         deadline = Deadline(timeout)
         while self.poll() is None:
             with self._lock:
                 if self.returncode is not None:
                     break
-                if self._reaping:
-                    raise RuntimeError(
-                        f'{self!r} is just being reaped by whom this signal '
-                        'handler has interrupted: it cannot wait for that')
                 # Of our own, as another thread may reap it and close that one.
-                fd = os.dup(self._handle.fileno())
+                fd = os.dup(self.handle.fileno())
             try:
                 if not wait_for(fd, select.POLLIN, deadline):
                     raise DeadlineExceeded(
@@ -282,63 +281,91 @@ class Process(Source, Closing):
         """See `IProcess`."""
         with self._lock:
             if self.returncode is None:
-                self._handle.signal(signum)
+                self.handle.signal(signum)
 
     def signal_group(self, signum: int) -> None:
         """See `IProcess`."""
         with self._lock:
-            for handle in self._group:
-                handle.signal(signum)
+            self._signal_group(signum)
+
+    def _signal_group(self, signum: int) -> None:
+        """Do the same, with the lock held."""
+        for handle in self._left:
+            handle.signal(signum)
+        if self.returncode is not None:
+            return
+        if self.leads_group:
             # While it is not reaped, the number of its group is its own.
-            if (self.returncode is None and self.leads_group
-                    and not self._reaping):
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(self.pid, signum)
-                    return
-            self.send_signal(signum)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signum)
+                return
+        self.handle.signal(signum)
 
     def signal_all(self, signum: int) -> None:
         """See `IProcess`."""
-        self._require_owner()
+        self.require_ours()
+        self._find_servers()
         with contextlib.ExitStack() as held:
             others = [held.enter_context(contextlib.closing(handle))
                       for handle in descendants.of(self)]
             with self._lock:
-                # Who is told by its group is not told once more.
-                told = {handle.pid for handle in self._group}
+                # Those that are told by their group are not told once more.
+                told = {handle.pid for handle in self._left}
                 if self.leads_group and self.returncode is None:
                     told |= {handle.pid for handle in others
                              if procfs.group(handle.pid) == self.pid}
-                self.signal_group(signum)
+                self._signal_group(signum)
             for handle in others:
+                if handle.pid not in told:
+                    handle.signal(signum)
+                    told.add(handle.pid)
+        # It may have ended meanwhile, and have become a daemon.
+        new = self._find_servers()
+        with self._lock:
+            for handle in new:
                 if handle.pid not in told:
                     handle.signal(signum)
 
     @property
     def has_left(self) -> bool:
         """Whether it has ended and left somebody behind who runs."""
+        self._find_servers()
         with self._lock:
-            return self.returncode is not None and bool(self._group)
+            return self.returncode is not None and bool(self._left)
 
-    def take_group(self) -> list[Handle]:
-        """Members of its group that it has left behind; for `Ending`."""
+    def take_left(self) -> list[Handle]:
+        """See `ending.Child`."""
         with self._lock:
-            group, self._group = self._group, []
-        return group
+            left, self._left = self._left, []
+        return left
+
+    def find_servers(self) -> bool:
+        """See `ending.Child`."""
+        return bool(self._find_servers())
+
+    def _find_servers(self) -> list[Handle]:
+        if self._servers is None or self.finished or self.poll() is None:
+            return []
+        return self._hold_servers(self._servers())
+
+    def _hold_servers(self, pids: Iterable[int]) -> list[Handle]:
+        handles = [handle for pid in pids if (
+            handle := descendants.stranger(pid)) is not None]
+        with self._lock:
+            new = self._take_in(handles)
+            if new:
+                self.finished = False
+                registry.processes.add(self)
+        if new:
+            self._watch_left()
+        return new
 
     def claim(self, pids: Iterable[int]) -> bool:
         """Children of ours that it has left behind, as its user knows.
 
         Whether there are some that were not known.
         """
-        with self._lock:
-            new = self._take_up(handle for pid in pids if (
-                handle := descendants.stranger(pid)) is not None)
-            if new:
-                registry.add(self)
-        if new:
-            self._watch_group()
-        return new
+        return bool(self._hold_servers(pids))
 
     def terminate(self, signum: int | None = None,
                   timeout: float | None = None) -> int:
@@ -352,7 +379,8 @@ class Process(Source, Closing):
         """See `IProcess`."""
         return self._owner == os.getpid()
 
-    def _require_owner(self) -> None:
+    def require_ours(self) -> None:
+        """See `ending.Child`."""
         if not self.is_ours:
             raise RuntimeError(
                 f'{self!r} is a child of process {self._owner}, of which this '
@@ -369,7 +397,6 @@ class Process(Source, Closing):
 
     def after_fork(self) -> None:
         """In a forked child, for which it is nobody's."""
-        self._lock = threading.RLock()
         registry.processes.discard(self)
         descendants.started.discard(self.pid)
 

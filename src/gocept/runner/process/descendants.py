@@ -1,19 +1,18 @@
-"""The children of a child, and theirs, wherever they have gone.
+"""The descendants of a child, wherever they have gone.
 
 A descendant is found in one of three ways: as a child of a process that is
 known, in the process group of the child, or by the mark in its environment.
-It is held by a pidfd and made sure of afterwards, so that no other process is
-ever taken for it.
+It is held by a pidfd and looked at once more afterwards, so that no other
+process is ever taken for it.
 """
 
 import contextlib
 import ctypes
 import math
 import os
-import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Generic, Protocol, TypeVar
 
 from gocept.runner.process import procfs
 from gocept.runner.process.launch import MARKER
@@ -22,21 +21,46 @@ from gocept.runner.process.pidfd import Handle, Unwatched, hold
 _LOOKS = 100  # where others start processes all the time
 
 
+class Parent(Protocol):
+    """The child of ours whose descendants are looked for; a `Process`."""
+
+    pid: int
+    mark: str
+    """The word in the environment of all its descendants; '' for none."""
+    leads_group: bool
+    started_at: int
+    """In ticks of `clock`."""
+    ended_at: int
+    """In ticks of `clock`; 0 while it runs."""
+
+    @property
+    def adopts(self) -> bool:
+        """Whether its orphans are children of ours."""
+
+    def poll(self) -> int | None:
+        """See `IProcess`."""
+
+
+P = TypeVar('P', bound=Parent)
+
+
 def hold_if(pid: int, is_it: Callable[[], bool]) -> Handle | None:
-    """Hold a process, if it still is the one it should be then."""
-    handle: Handle
-    try:
+    """Hold a process, if it still is the right one then; None if not."""
+    kinds: Iterable[Callable[[int], Handle]] = (hold, Unwatched)
+    for kind in kinds:
         try:
-            handle = hold(pid)
+            handle = kind(pid)
         except ProcessLookupError:
-            raise
-        except OSError:  # no descriptors are left
-            handle = Unwatched(pid)
-    except OSError:
-        return None
-    if is_it():
-        return handle
-    handle.close()
+            return None
+        except OSError:  # no descriptor is left
+            continue
+        if is_it():
+            return handle
+        # Unless the handle has taken the last descriptor, it is another one.
+        is_another = procfs.is_readable()
+        handle.close()
+        if is_another:
+            break
     return None
 
 
@@ -75,18 +99,16 @@ started: set[int] = set()
 """The children of ours that are a `Process`, and so nobody's orphans."""
 
 
-class Adopted:
-    """Finds whom some processes that adopt have left to us.
+class Adopted(Generic[P]):
+    """Finds the processes that the children which adopt have left to us.
 
-    A descendant of theirs that has lost its parent is a child of ours that is
-    no `Process` and not older than they are, or descends from such a one. It
-    is known by its mark, or by its session or group. Others may be those of
-    another library's children, which are none of our business. Each is looked
-    at once.
+    Such an orphan is a child of ours that is no `Process` and not older than
+    those who adopt, or descends from such a one. It is known by its mark, or
+    by its session or group. Others may be children of another library, which
+    are none of our business. Each is looked at once.
     """
 
-    def __init__(self, processes: Iterable[Any]) -> None:
-        adopting = [each for each in processes if each.adopt]
+    def __init__(self, adopting: Collection[P]) -> None:
         self._by_mark = {each.mark: each for each in adopting if each.mark}
         self._by_group = {
             each.pid: each for each in adopting if each.leads_group}
@@ -97,8 +119,8 @@ class Adopted:
         self.unsure = False
         """Whether one was just becoming another program: look again."""
 
-    def look(self) -> Iterator[tuple[Any, Handle]]:
-        """Those that were not there before, each with whose it is."""
+    def look(self) -> Iterator[tuple[P, Handle]]:
+        """Those that were not there before, each with its forebear."""
         self.unsure = False
         pids = [pid for pid in strangers() if pid not in self._older]
         while pids:
@@ -109,21 +131,20 @@ class Adopted:
             if pid not in self._older:
                 pids += procfs.children(pid)
 
-    def _take(self, pid: int) -> Iterator[tuple[Any, Handle]]:
-        process = self._whose(pid)
+    def _take(self, pid: int) -> Iterator[tuple[P, Handle]]:
+        process = self._forebear(pid)
         if process is not None:
-            handle = hold_if(pid, lambda: self._whose(pid) is process)
+            handle = hold_if(pid, lambda: self._forebear(pid) is process)
             if handle is not None:
                 yield process, handle
-            else:  # for lack of descriptors, say
+            else:
                 self._seen.discard(pid)
 
     def _is_unsure(self, pid: int) -> bool:
         return (pid not in self._seen and pid not in self._older
                 and procfs.stat(pid) is not None)
 
-    def _whose(self, pid: int) -> Any:
-        """The process that it descends from, or None."""
+    def _forebear(self, pid: int) -> P | None:
         now = procfs.stat(pid)
         if now is None:
             return None
@@ -155,7 +176,7 @@ def strangers() -> Iterator[int]:
 
 
 def stranger(pid: int) -> Handle | None:
-    """One of these, held."""
+    """A handle of such a child; None if `pid` is none."""
     return hold_if(pid, lambda: (
         pid not in started and _parent(pid) == os.getpid()))
 
@@ -206,10 +227,9 @@ _adopting: set[int] = set()
 def adopt_orphans() -> None:
     """Become the parent of all descendants whose own parent ends.
 
-    Where the system has nothing like it, they are found by their marks only.
     See PR_SET_CHILD_SUBREAPER in prctl(2).
     """
-    if os.getpid() not in _adopting and sys.platform == 'linux':
+    if os.getpid() not in _adopting:
         if ctypes.CDLL(None, use_errno=True).prctl(
                 _PR_SET_CHILD_SUBREAPER, 1):
             number = ctypes.get_errno()
@@ -222,15 +242,16 @@ def adopting() -> bool:
     return os.getpid() in _adopting
 
 
-def of(process: Any) -> Iterator[Handle]:
+def of(process: Parent) -> Iterator[Handle]:
     """All descendants of a process that there are now, each once."""
     found = list(tree(process.pid, lambda: process.poll() is None))
     for parent in found:  # it grows
         found += tree(parent.pid, lambda: not parent.has_ended())  # noqa: B023
     yield from found
     known = {process.pid, *(handle.pid for handle in found)}
-    others = (Adopted([process]).look() if process.adopt and adopting()
-              else marked(lambda mark: mark == process.mark))
+    others: Iterator[tuple[object, Handle]] = (
+        Adopted([process]).look() if process.adopts
+        else marked(lambda mark: mark == process.mark))
     for _, handle in others:
         if handle.pid in known:
             handle.close()

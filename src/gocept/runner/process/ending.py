@@ -2,22 +2,23 @@
 
 A child is sent its signal first, with its process group if it leads one. When
 it has ended, so are its descendants, which may have been told by it. What is
-left at the deadline is killed. Each end is an event of one poller, which is
-when new descendants are looked for.
+left at the deadline is killed. Each end is an event of one poller; new
+descendants are looked for then.
 """
 
 import contextlib
+import errno
 import logging
-import os
 import signal
+import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
+from gocept.runner.channel import PipeChannel
 from gocept.runner.poller import Poller
 from gocept.runner.process import descendants, procfs
 from gocept.runner.process.pidfd import Handle
-from gocept.runner.waits.deadline import Deadline
-from gocept.runner.waits.forks import Lock
+from gocept.runner.waits.deadline import NEVER, Deadline
 
 log = logging.getLogger('gocept.runner.process')
 
@@ -30,21 +31,57 @@ _SOON, _BECOMING = 0.001, 1.0
 """Seconds between two looks at processes that are becoming other programs, and
 until these are given up; it takes less than a millisecond, as a rule."""
 
-_NEEDED = 4  # descriptors, of a poller and a file in /proc
+_PATIENCE = 0.1
+"""Seconds until all processes are looked through though not all children have
+ended, as those who have left one that did are not told before."""
+
+
+class Child(descendants.Parent, Protocol):
+    """What its end needs of a child; a `Process`."""
+
+    handle: Handle
+    """By which its end is waited for."""
+    stop_signal: signal.Signals
+    stop_timeout: float
+    kill_signal: signal.Signals
+    killed: bool
+    """Whether it was sent its `kill_signal`; set by `terminate_all`."""
+    finished: bool
+    """Whether all has ended; set by `terminate_all`."""
+
+    def require_ours(self) -> None:
+        """RuntimeError in a forked copy of its parent."""
+
+    def channels(self) -> Iterator[PipeChannel]:
+        """See `IProcess`."""
+
+    def send_signal(self, signum: int) -> None:
+        """See `IProcess`."""
+
+    def signal_group(self, signum: int) -> None:
+        """See `IProcess`."""
+
+    def find_servers(self) -> bool:
+        """Hold the daemons that it has become; whether there are new ones."""
+
+    def take_left(self) -> list[Handle]:
+        """Hand over those that it has left behind, as far as they are held.
+        """
 
 
 class Ending:
-    """One child on its way to its end; see `Process` for what it uses.
+    """One child on its way to its end, with its descendants.
 
-    Without a process it is for strays, of which nobody is left to be told.
+    Without a child it is for strays, of which nobody is left to be told.
     """
 
-    def __init__(self, process: Any, signum: int, timeout: float) -> None:
-        self.process = process
+    def __init__(self, child: Child | None, signum: int, timeout: float,
+                 ) -> None:
+        self.child = child
         self.failed = False
         self._signum = signum
         self._kill_signal = (
-            signal.SIGKILL if process is None else process.kill_signal)
+            signal.SIGKILL if child is None else child.kill_signal)
         self._deadline = Deadline(timeout)
         self.killing = False
         """Whether the time is over."""
@@ -58,7 +95,7 @@ class Ending:
     @property
     def over(self) -> bool:
         """Whether all have ended, or cannot be ended."""
-        return self.failed or (not self._runs() and not self._take_group()
+        return self.failed or (not self._runs() and not self._take_left()
                                and not self._members)
 
     def give_up(self) -> bool:
@@ -93,12 +130,13 @@ class Ending:
         return any(handle.fileno() < 0 for handle in self._members.values())
 
     def _runs(self) -> bool:
-        return self.process is not None and self.process.poll() is None
+        return self.child is not None and self.child.poll() is None
 
     def add(self, handle: Handle) -> bool:
         """Take a descendant in; False if it is known."""
         if handle.pid in self._members or (
-                self._runs() and handle.pid == self.process.pid):
+                self.child is not None and self._runs()
+                and handle.pid == self.child.pid):
             handle.close()
             return False
         self._members[handle.pid] = handle
@@ -106,20 +144,19 @@ class Ending:
 
     def begin(self) -> None:
         """Send the signal to the child, and to its group."""
-        if self.process is None:
-            return
-        self.process.being_ended = True
         self._gather()
-        if self._runs():
-            in_group = {pid for pid in self._members
-                        if procfs.group(pid) == self.process.pid}
-            images = {pid: procfs.image(pid) for pid in in_group}
-            _send(self.process.signal_group, self._signum, self.process.pid)
-            _wake_stopped(self.process.pid, self.process.send_signal)
-            if self.process.leads_group:
-                self._told |= images
-                for pid in in_group:
-                    _wake_stopped(pid, self._members[pid].signal)
+        child = self.child
+        if child is None or not self._runs():
+            return
+        in_group = {pid for pid in self._members
+                    if procfs.group(pid) == child.pid}
+        images = {pid: procfs.image(pid) for pid in in_group}
+        _send(child.signal_group, self._signum, child.pid)
+        _wake_stopped(child.pid, child.send_signal)
+        if child.leads_group:
+            self._told |= images
+            for pid in in_group:
+                _wake_stopped(pid, self._members[pid].signal)
 
     def step(self) -> None:
         """Do what is due now."""
@@ -136,25 +173,25 @@ class Ending:
         elif not self._runs():
             self._tell()
 
-    def _take_group(self) -> bool:
-        """Take in whom the child has left in its group; whether there are."""
-        group = self.process.take_group() if self.process is not None else ()
-        for handle in group:
+    def _take_left(self) -> bool:
+        """Take in those that the child has left behind; whether there are."""
+        left = self.child.take_left() if self.child is not None else ()
+        for handle in left:
             self.add(handle)
-        return bool(group)
+        return bool(left)
 
     def _gather(self) -> None:
         """Find the children of all, and let go of those that have ended."""
-        self._take_group()
+        self._take_left()
         for pid, handle in list(self._members.items()):
             if handle.has_ended():
                 descendants.reap(handle)
                 handle.close()
                 del self._members[pid]
         new = list(self._members.values())
-        if self._runs():
+        if self.child is not None and self._runs():
             new += self._add_all(descendants.tree(
-                self.process.pid, self._runs))
+                self.child.pid, self._runs))
         while new:
             parent = new.pop()
             new += self._add_all(descendants.tree(
@@ -172,96 +209,159 @@ class Ending:
                 _wake_stopped(pid, handle.signal)
 
     def _kill(self) -> None:
-        if self._runs():
-            _send(self.process.signal_group, self._kill_signal,
-                  self.process.pid)
+        if self.child is not None and self._runs():
+            _send(self.child.signal_group, self._kill_signal, self.child.pid)
         for pid, handle in self._members.items():
             _send(handle.signal, self._kill_signal, pid)
 
-    def register(self, poller: Poller, owners: dict[int, 'Ending']) -> None:
-        """Have the poller wait for the ends, as this one's."""
-        sources = [handle for handle in self._members.values()
-                   if handle.fileno() >= 0]
-        if self._awaited:
-            sources.append(self.process)
-        for source in sources:
-            poller.register(source)
-            owners[id(source)] = self
+    def awaited(self) -> Iterator[Handle]:
+        """Those whose end is an event that is to be waited for."""
+        for handle in self._members.values():
+            if handle.fileno() >= 0:
+                yield handle
+        if self.child is not None and self._awaited:
+            yield self.child.handle
+
+    def close_channels(self) -> None:
+        """Give descriptors back, once the child has ended."""
+        if self.child is not None and not self._runs():
+            for channel in self.child.channels():
+                channel.close()
 
     def close(self) -> None:
         """Let go of those that could not be ended."""
-        if self.process is not None:
-            self.process.being_ended = False
         for handle in self._members.values():
             handle.close()
 
     def __str__(self) -> str:
         pids = ', '.join(map(str, self._members))
-        return (f'{self.process!r}'
+        return (f'{self.child!r}'
                 + (f' with descendants {pids}' if pids else '')
                 + f', killed {KILL_TIMEOUT} s ago')
 
 
-def end(endings: Iterable[Ending],
-        ending_of: Callable[[str], Ending | None] | None) -> None:
+EndingOf = Callable[[str], Ending | None]
+"""Which ending a mark belongs to."""
+
+
+def end(endings: Iterable[Ending], ending_of: EndingOf | None) -> bool:
     """Carry the endings out; each says in the end whether it failed.
 
-    `ending_of` tells which one a mark belongs to; None if there are no marks.
-    All processes are looked through for marks at the beginning and in the end,
-    however many endings there are, and again as long as some is found.
+    `ending_of` is None if there are no marks. All processes are looked through
+    for marks once all children have ended, however many endings there are; and
+    again as long as some is found. Returns whether the last look could miss
+    nobody: with no descriptor left, it could.
     """
     endings = list(endings)
-    leavers = _Leavers(endings, ending_of)
-    _release()
-    try:
-        with Poller() as poller:
-            for ending in endings:
-                ending.begin()
-            leavers.find()
-            _wait(poller, endings, leavers)
-            while found := leavers.find_all(poller):
-                _wait(poller, found, leavers)
-    finally:
+    with contextlib.ExitStack() as stack:
         for ending in endings:
-            ending.close()
-        with contextlib.suppress(OSError):
-            reserve()
+            stack.callback(ending.close)
+        poller = stack.enter_context(_poller())
+        for ending in endings:
+            ending.begin()
+        leavers = _Leavers(endings, ending_of, poller)
+        pending = set(endings)
+        look = Deadline(_PATIENCE)
+        while True:
+            pending = _wait(poller, pending, leavers, look)
+            found = leavers.find_all()
+            if not found and not pending:
+                return leavers.all_seen
+            pending |= found
+            look = NEVER
+
+
+class _Pauses:
+    """Waits in place of a poller, where no descriptor is left for one.
+
+    The ends are asked for by `waitid` and the like, which take no descriptor,
+    with pauses that grow. Nothing else in this package sleeps.
+    """
+
+    _FIRST, _LAST = 0.001, 0.05
+
+    def __init__(self) -> None:
+        self._handles: dict[Handle, None] = {}
+
+    def register(self, handle: Handle) -> None:
+        """Wait for the end of this one as well."""
+        self._handles[handle] = None
+
+    def poll(self, timeout: float) -> list[tuple[Any, Handle]]:
+        """Those that have ended, each once."""
+        deadline = Deadline(timeout)
+        pause = self._FIRST
+        while True:
+            ready = [(True, handle) for handle in self._handles
+                     if handle.has_ended()]
+            for _, handle in ready:
+                del self._handles[handle]
+            if ready or deadline.passed:
+                return ready
+            time.sleep(min(pause, deadline.left()))
+            pause = min(2 * pause, self._LAST)
+
+
+@contextlib.contextmanager
+def _poller() -> Iterator[Poller | _Pauses]:
+    try:
+        poller = Poller()
+    except OSError as error:
+        if error.errno not in (errno.EMFILE, errno.ENFILE):
+            raise
+        yield _Pauses()
+    else:
+        with poller:
+            yield poller
 
 
 class _Leavers:
     """Descendants that are below nobody any more who is to end."""
 
-    def __init__(self, endings: Iterable[Ending],
-                 ending_of: Callable[[str], Ending | None] | None) -> None:
-        self.owners: dict[int, Ending] = {}
-        """Of what the poller waits for, by its id."""
+    def __init__(self, endings: Iterable[Ending], ending_of: EndingOf | None,
+                 poller: Poller | _Pauses) -> None:
+        self.all_seen = False
+        """Whether the last look has missed nobody."""
         self._ending_of = ending_of
-        self._by_process = {ending.process: ending for ending in endings
-                            if ending.process is not None
-                            and ending.process.adopts}
-        self._adopted = descendants.Adopted(self._by_process)
+        self._poller = poller
+        self._by_child = {ending.child: ending for ending in endings
+                          if ending.child is not None}
+        self._adopting = [child for child in self._by_child if child.adopts]
+        self._adopted = descendants.Adopted(self._adopting)
 
-    def find(self) -> set[Ending]:
-        """Have the endings take them in; those that got some."""
-        return self.find_adopted() | self._find_marked()
+    def find_all(self) -> set[Ending]:
+        """Have the endings take them in; those that got some.
 
-    def find_all(self, poller: Poller) -> set[Ending]:
-        """The same, but wait for those that cannot be known yet.
-
-        No event tells when they have become another program.
+        It waits for processes that cannot be known yet: no event tells when
+        they have become another program, nor when a descriptor is free.
         """
         deadline = Deadline(_BECOMING)
-        while not (found := self.find()) and (
-                self._adopted.unsure and not deadline.passed):
-            poller.poll(_SOON)
-        return found
+        while True:
+            can_look = self._can_look()
+            found = (self._find_servers() | self.find_adopted()
+                     | self._find_marked())
+            self.all_seen = can_look and not self._adopted.unsure
+            if found or self.all_seen or deadline.passed:
+                return found
+            self._poller.poll(_SOON)
+
+    def _can_look(self) -> bool:
+        if isinstance(self._poller, Poller):
+            return True
+        for ending in self._by_child.values():
+            ending.close_channels()
+        return procfs.is_readable()
+
+    def _find_servers(self) -> set[Ending]:
+        return {ending for child, ending in self._by_child.items()
+                if child.find_servers() and not ending.give_up()}
 
     def find_adopted(self) -> set[Ending]:
         """Those that are our own children now: what costs little."""
-        if not self._by_process:
+        if not self._adopting:
             return set()
-        return _hand_over((self._by_process[process], handle)
-                          for process, handle in self._adopted.look())
+        return _hand_over((self._by_child[child], handle)
+                          for child, handle in self._adopted.look())
 
     def _find_marked(self) -> set[Ending]:
         ending_of = self._ending_of
@@ -283,25 +383,10 @@ def _hand_over(found: Iterable[tuple[Ending | None, Handle]]) -> set[Ending]:
     return takers
 
 
-_reserved: list[int] = []
-_reserving = Lock()
-
-
-def reserve() -> None:
-    """Keep descriptors back for `end`, which has to work without any left."""
-    with _reserving:
-        while len(_reserved) < _NEEDED:
-            _reserved.append(os.open(os.devnull, os.O_RDONLY))
-
-
-def _release() -> None:
-    with _reserving:
-        while _reserved:
-            os.close(_reserved.pop())
-
-
-def _wait(poller: Poller, endings: Iterable[Ending],
-          leavers: _Leavers) -> None:
+def _wait(poller: Poller | _Pauses, endings: Iterable[Ending],
+          leavers: _Leavers, until: Deadline) -> set[Ending]:
+    """Wait until all are over, or some time; returns those that are not."""
+    owners: dict[Handle, Ending] = {}
     pending = set(endings)
     due = set(pending)
     while True:
@@ -309,12 +394,15 @@ def _wait(poller: Poller, endings: Iterable[Ending],
             ending.step()
             if ending.over:
                 pending.discard(ending)
-            else:
-                ending.register(poller, leavers.owners)
-        if not pending:
-            return
-        ready = poller.poll(min(ending.left for ending in pending))
-        due = {leavers.owners[id(source)] for _, source in ready}
+                continue
+            for handle in ending.awaited():
+                poller.register(handle)
+                owners[handle] = ending
+        if not pending or until.passed:
+            return pending
+        ready = poller.poll(min(
+            until.left(), *(ending.left for ending in pending)))
+        due = {owners[handle] for _, handle in ready if handle in owners}
         due |= {ending for ending in pending if not ready or ending.is_late}
         due |= leavers.find_adopted()
         pending |= due

@@ -1,4 +1,8 @@
-"""What Linux tells of processes in /proc; nothing where there is none."""
+"""What Linux tells of processes in /proc.
+
+Where a file cannot be read, as the process has ended or no descriptor is left,
+the answer is that there is nothing.
+"""
 
 import contextlib
 import os
@@ -17,6 +21,11 @@ class Stat(NamedTuple):
     session: int
     start: int
     """In clock ticks after the system was booted."""
+
+
+def is_readable() -> bool:
+    """Whether a file can be opened, as a descriptor is left."""
+    return _fields(os.getpid()) is not None
 
 
 def stat(pid: int) -> Stat | None:

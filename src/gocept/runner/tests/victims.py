@@ -43,8 +43,12 @@ def ignore(*signals):
         signal.signal(signum, signal.SIG_IGN)
 
 def pause():
+    """Handle signals, also one that comes just before the wait."""
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    signal.set_wakeup_fd(write, warn_on_full_buffer=False)
     while True:
-        signal.pause()
+        os.read(read, 1)
 
 def overwrite():
     """Have no environment any more, as setproctitle() does it."""

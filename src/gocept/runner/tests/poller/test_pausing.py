@@ -13,7 +13,6 @@ from gocept.runner.poller import Poller, Timer, descriptors
 from gocept.runner.poller import server as accepting
 from gocept.runner.poller.edges import PollEdges
 from gocept.runner.process import Process
-from gocept.runner.process.ending import reserve
 from gocept.runner.tests.poller.test_server import no_descriptors_left
 from gocept.runner.tests.streams import (
     Alarms,
@@ -31,7 +30,6 @@ LARGE = bytes(2 ** 22)
 class PausingTestCase(StreamTestCase):
 
     def setUp(self):
-        reserve()  # what a process needs, and keeps
         super().setUp()
         self.poller = Poller()
         self.addCleanup(self.poller.close)

@@ -692,7 +692,7 @@ class EndTests(ProcessTestCase):
         told = []
 
         def on_start(child):
-            ended(child._handle)  # but nobody has noticed it so far
+            ended(child.handle)  # but nobody has noticed it so far
             told.append(('start', child, child.returncode))
         child = self.start('true', on_start=on_start, on_end=(
             lambda child: told.append(('end', child, child.returncode))))
@@ -783,11 +783,12 @@ class EndTests(ProcessTestCase):
     def test_where_children_need_not_be_reaped(self):
         output = self.run_program('''
             import logging
+            from gocept.runner.process import LOST_STATUS
             logging.disable()
             signal.signal(signal.SIGCHLD, signal.SIG_IGN)
             for _ in range(20):
                 child = Process('true')
-                assert child.wait(DEADLINE) == child.LOST_STATUS
+                assert child.wait(DEADLINE) == LOST_STATUS
                 child.close()
             child = Process(STUBBORN, shell=True, stdout='pipe')
             lines(child, 1)
@@ -803,25 +804,6 @@ class EndTests(ProcessTestCase):
             ''', PYTHONDEVMODE='')  # Popen warns of what it cannot reap
         self.assertEqual(
             [str(LOST_STATUS), *['/does/not/exist'] * 2, '[]'], output)
-
-    def test_a_signal_handler_asks_while_it_is_reaped(self):
-        ends = []
-        with Poller() as poller:
-            child = self.start('exit 3', shell=True, poller=poller,
-                               on_end=ends.append)
-            reap = child._handle.reap
-
-            def reap_and_be_asked():
-                status = reap()
-                if status is not None:
-                    signal.raise_signal(signal.SIGUSR1)
-                return status
-            child._handle.reap = reap_and_be_asked
-            before = signal.signal(signal.SIGUSR1, lambda *args: child.poll())
-            self.addCleanup(signal.signal, signal.SIGUSR1, before)
-            with self.assertNoLogs('gocept.runner.process'):
-                self.assertEqual(3, child.wait(DEADLINE))
-        self.assertEqual([child], ends)
 
     def test_signals_while_it_waits(self):
         received = []

@@ -1,4 +1,6 @@
 import collections
+import contextlib
+import errno
 import os
 import re
 import resource
@@ -13,6 +15,7 @@ from gocept.runner.process.pidfd import Unwatched
 from gocept.runner.tests import support
 from gocept.runner.tests.process.test_child import Fallback, ProcessTestCase
 from gocept.runner.tests.victims import (
+    DEADLINE,
     STUBBORN,
     adopt_no_more,
     ended,
@@ -102,7 +105,7 @@ class EndingTests(ProcessTestCase):
         with mock.patch('gocept.runner.process.descendants.marked', look):
             ending_of = {child.mark: self.ending(child) for child in children}
             end(ending_of.values(), ending_of.get)
-        self.assertLessEqual(len(looks), 4)
+        self.assertEqual(1, len(looks))
         self.assertEqual([-signal.SIGTERM] * 5,
                          [child.returncode for child in children])
 
@@ -127,9 +130,11 @@ class EndingTests(ProcessTestCase):
         self.addCleanup(adopt_no_more)
         child = self.start_victim('leave()\npause()', adopt=True)
         [orphan] = self.children_of(child)
-        with mock.patch('gocept.runner.process.procfs.variable', return_value=None), (
+        until(lambda: procfs.stat(orphan.pid).parent == os.getpid())
+        with mock.patch.object(procfs, 'variable', return_value=None), (
                 mock.patch.object(ending, '_BECOMING', 0.05)):
             child.terminate()
+        self.assertFalse(child.finished)
         orphan.signal(signal.SIGKILL)
         self.assertTrue(ended(orphan))
 
@@ -169,72 +174,103 @@ class FallbackEndingTests(Fallback, EndingTests):
     pass
 
 
-class ReserveTests(ProcessTestCase):
+class DescriptorTests(ProcessTestCase):
+    """No descriptor is left when the end begins."""
 
-    def test_another_thread_reserves_while_we_fork(self):
-        held, go_on = threading.Event(), threading.Event()
-
-        def hold():
-            with ending._reserving:
-                held.set()
-                go_on.wait()
-        thread = threading.Thread(target=hold)
-        thread.start()
-        held.wait()
-        pid = os.fork()
-        if not pid:
-            signal.alarm(support.DEADLINE)
-            ending.reserve()
-            os._exit(0)
-        _, status = os.waitpid(pid, 0)
-        go_on.set()
-        thread.join()
-        self.assertEqual(0, status)
-
-    def test_held_back_once(self):
-        before = support.open_descriptors()
-        ending.reserve()
-        self.assertEqual(before, support.open_descriptors())
-        self.assertEqual(ending._NEEDED, len(ending._reserved))
-
-    def test_held_back_again_after_an_end(self):
-        self.start().terminate()
-        self.assertEqual(ending._NEEDED, len(ending._reserved))
-
-    def test_none_are_left(self):
-        child = self.start_victim('''
-            leave(ignore)
-            fork(ignore)
-            pause()
-            ''')
-        handles = self.children_of(child, 2)
+    @contextlib.contextmanager
+    def none_left(self):
         limits = resource.getrlimit(resource.RLIMIT_NOFILE)
         highest = max(map(int, support.open_descriptors()))
         taken = []
         try:
             resource.setrlimit(
                 resource.RLIMIT_NOFILE, (highest + 5, limits[1]))
-            try:
+            with contextlib.suppress(OSError):
                 while True:
                     taken.append(os.dup(0))
-            except OSError:
-                pass
-            child.terminate(timeout=0.05)
+            yield
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, limits)
             for fd in taken:
                 os.close(fd)
+
+    def test_descendants_end_too(self):
+        child = self.start_victim('''
+            leave(ignore)
+            fork(ignore)
+            pause()
+            ''')
+        handles = self.children_of(child, 2)
+        with self.none_left():
+            child.terminate(timeout=0.05)
         self.assertEqual(-signal.SIGTERM, child.returncode)
         self.assertAllEnded(handles)
+        self.assertTrue(child.finished)
 
-    def test_not_even_those(self):
-        # Clear, and the next time it works.
+    def test_the_channels_are_closed(self):
+        child = self.start_victim('leave()\npause()')
+        [leaver] = self.children_of(child)
+        with self.none_left():
+            child.terminate()
+        self.assertTrue(child.channel.closed)
+        self.assertTrue(leaver.has_ended())
+
+    def test_who_is_stubborn_is_killed(self):
+        child = self.start_stubborn()
+        with self.none_left():
+            child.terminate(timeout=0.05)
+        self.assertEqual(-signal.SIGKILL, child.returncode)
+
+    def test_two_ends_at_once(self):
+        children = [self.start_victim('''
+            fork(ignore)
+            leave(ignore)
+            pause()
+            ''') for _ in range(2)]
+        handles = [handle for child in children
+                   for handle in self.children_of(child, 2)]
+        with self.none_left():
+            threads = [threading.Thread(
+                target=child.terminate, kwargs={'timeout': 0.1})
+                for child in children]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(DEADLINE)
+        self.assertEqual([-signal.SIGTERM] * 2,
+                         [child.returncode for child in children])
+        self.assertEqual([True] * 2, [child.finished for child in children])
+        self.assertAllEnded(handles)
+
+    def test_not_even_one_is_given_back(self):
+        # Nobody can be looked for: the end of the child is a success, but the
+        # next call looks for its descendants.
+        child = self.start_victim('leave()\npause()')
+        [leaver] = self.children_of(child)
+        with self.none_left(), mock.patch.object(
+                ending, '_BECOMING', 0.05), mock.patch(
+                'gocept.runner.process.procfs.is_readable',
+                return_value=False), mock.patch(
+                'gocept.runner.process.procfs.pids', return_value=iter(())):
+            self.assertEqual(-signal.SIGTERM, child.terminate())
+        self.assertFalse(child.finished)
+        self.assertFalse(leaver.has_ended())
+        child.terminate()
+        self.assertTrue(child.finished)
+        self.assertTrue(leaver.has_ended())
+
+    def test_another_error_is_no_reason_for_pauses(self):
         child = self.start()
         with mock.patch('gocept.runner.process.ending.Poller',
-                        side_effect=OSError(24, 'none')):
+                        side_effect=OSError(errno.ENOMEM, 'none')):
             with self.assertRaises(OSError):
                 child.terminate()
         self.assertEqual(-signal.SIGTERM, child.terminate())
+
+
+class FallbackDescriptorTests(Fallback, DescriptorTests):
+
+    level = 1
 
 
 class PrivilegeTests(ProcessTestCase):

@@ -61,7 +61,7 @@ class HelperTests(unittest.TestCase):
     def test_each_step_is_named(self):
         calls = {'groups': 'os.setgroups', 'group': 'os.setregid',
                  'user': 'os.setreuid', 'rlimit core': 'resource.setrlimit',
-                 'die_with_parent': 'gocept.runner.process.exechelper._die_with'}
+                 'die_with_parent': f'{exechelper.__name__}._die_with'}
         options = self.options | {
             'user': 1, 'group': 1, 'groups': [], 'rlimits': {'core': [0, 0]},
             'death_signal': 9, 'parent': os.getpid(), 'report': 2}
@@ -80,7 +80,7 @@ class HelperTests(unittest.TestCase):
                 with mock.patch('os.setgroups'), mock.patch(
                         'os.setregid'), mock.patch('os.setreuid'), mock.patch(
                         'resource.setrlimit'), mock.patch(
-                        'gocept.runner.process.exechelper._die_with'), mock.patch(
+                        f'{exechelper.__name__}._die_with'), mock.patch(
                         call, side_effect=PermissionError(1, 'no')):
                     with self.assertRaises(Exited):
                         exechelper.main()

@@ -111,7 +111,7 @@ class ForkTests(TestCase):
         begun, go_on = threading.Event(), threading.Event()
 
         def hold():
-            with forker._lock():
+            with forker._lock:
                 begun.set()
                 go_on.wait()
         threading.Thread(target=hold).start()

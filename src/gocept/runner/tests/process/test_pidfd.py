@@ -213,7 +213,7 @@ class PidAndStartTests(WatchedHandle, HandleTestCase):
     def test_what_cannot_be_read_has_not_ended(self):
         # As when there is no descriptor left to read it.
         handle = self.hold(os.getppid())
-        with mock.patch('gocept.runner.process.procfs.stat', return_value=None):
+        with mock.patch.object(procfs, 'stat', return_value=None):
             self.assertFalse(handle.has_ended())
 
     def test_no_thread_can_be_started(self):

@@ -57,6 +57,7 @@ ONLY_IN_PYTHON = {
                 'subscribe to IChildStarted',
     'on_end': 'a function that the runner itself has set; in ZCML, '
               'subscribe to IChildEnded',
+    'servers': 'a function; an executor has its condition tell them',
 }
 """Keywords that are no attributes, and why."""
 
