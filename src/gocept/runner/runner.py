@@ -90,22 +90,6 @@ class _Exit:
 Exit = _Exit()
 
 
-class _Observer(Observer):
-    """Sends the events of a tick."""
-
-    def __init__(self, loop: 'MainLoop') -> None:
-        self._loop = loop
-
-    def committed(self) -> None:
-        notify(TickCommitted(self._loop))
-
-    def aborted(self, error: BaseException) -> None:
-        notify(TickAborted(self._loop, error))
-
-    def retried(self, error: BaseException, number: int) -> None:
-        notify(ConflictRetried(self._loop, error, number))
-
-
 @zope.interface.implementer(IMainLoop)
 class MainLoop:
     """See `IMainLoop`."""
@@ -200,10 +184,10 @@ class MainLoop:
         # Never that of a site, whose database may be away.
         poller = getGlobalSiteManager().queryUtility(IPoller)
         is_heard = hearing_of_ticks(getSiteManager())
-        telling = _Observer(self)
         while not self._shutdown.attend():
-            observer = telling if is_heard() else nobody
-            if observer is telling:
+            observer: Observer = nobody
+            if is_heard():
+                observer = self._send_end
                 notify(TickStarted(self))
             pause = self._tick(step, observer)
             if queryInteraction() is not None:  # to ask is cheaper
@@ -242,6 +226,14 @@ class MainLoop:
         return max(self.ticks, min(
             self.max_backoff,
             max(self.ticks, _LEAST_BACKOFF) * 2.0 ** doublings))
+
+    def _send_end(self, error: BaseException | None, retried: int) -> None:
+        if error is None:
+            notify(TickCommitted(self))
+        elif retried:
+            notify(ConflictRetried(self, error, retried))
+        else:
+            notify(TickAborted(self, error))
 
     def _report(self, error: BaseException) -> None:
         log.error('Error in worker: %s', text(error, repr), exc_info=True)

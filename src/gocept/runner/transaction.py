@@ -6,8 +6,9 @@ import functools
 import logging
 import shutil
 import sys
+import types
 from collections.abc import Callable, Iterable, Iterator
-from typing import TextIO, overload
+from typing import overload
 
 import transaction
 from transaction.interfaces import NoTransaction
@@ -123,22 +124,15 @@ def _progress_bar(name: str) -> Iterator[Callable[[], object]]:
     class Bar(tqdm.tqdm):  # type: ignore[misc]
         monitor_interval = 0  # it would start a thread
 
-    class AboveTheBar:
-        """A terminal, for a log handler."""
-
-        def __init__(self, stream: TextIO) -> None:
-            self.stream = stream
-            self.flush = stream.flush
-
-        def write(self, text: str) -> None:
-            Bar.write(text, file=self.stream, end='')
-
     with contextlib.ExitStack() as undo:
         for handler in logging.getLogger().handlers:
             if (isinstance(handler, logging.StreamHandler)
                     and handler.stream in (sys.stdout, sys.stderr)):
-                stream = handler.setStream(AboveTheBar(handler.stream))
+                stream = handler.stream
                 undo.callback(handler.setStream, stream)
+                handler.setStream(types.SimpleNamespace(  # above the bar
+                    write=functools.partial(Bar.write, file=stream, end=''),
+                    flush=stream.flush))
         # tqdm shows nothing on a terminal that does not know its size.
         columns, lines = shutil.get_terminal_size()
         yield undo.enter_context(

@@ -45,20 +45,15 @@ class Failure(NamedTuple):
     conflict: bool
 
 
-class Observer:
-    """Hears how each attempt ended, after the commit or the abort."""
+Observer = Callable[[BaseException | None, int], object]
+"""Called after each attempt with the error, or None if it was committed.
 
-    def committed(self) -> None:
-        """The attempt was committed."""
-
-    def aborted(self, error: BaseException) -> None:
-        """The attempt was aborted, and was the last one."""
-
-    def retried(self, error: BaseException, number: int) -> None:
-        """Attempt `number` was aborted, and another one follows."""
+The second argument is the number of the attempt if another one follows, or 0.
+"""
 
 
-nobody = Observer()
+def nobody(error: BaseException | None, retried: int) -> None:
+    """The `Observer` that does nothing."""
 
 
 def run_attempts(step: Callable[[int], T], attempts: int, shutdown: Shutdown,
@@ -79,7 +74,7 @@ def run_attempts(step: Callable[[int], T], attempts: int, shutdown: Shutdown,
             doomed = _commit()
         except (SystemExit, KeyboardInterrupt) as error:
             abort()
-            observer.aborted(error)
+            observer(error, 0)
             raise
         except BaseException as error:
             conflict = isinstance(error, ConflictError)
@@ -95,14 +90,11 @@ def run_attempts(step: Callable[[int], T], attempts: int, shutdown: Shutdown,
                 report(error)
             abort()
             if not again or shutdown.wait(_pause_after(number)):
-                observer.aborted(error)
+                observer(error, 0)
                 return Failure(error, conflict)
-            observer.retried(error, number)
+            observer(error, number)
         else:
-            if doomed is None:
-                observer.committed()
-            else:
-                observer.aborted(doomed)
+            observer(doomed, 0)
             return result
 
 

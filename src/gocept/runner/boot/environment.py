@@ -15,11 +15,11 @@ import sys
 import urllib.parse
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from types import SimpleNamespace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import transaction
 import ZConfig
+import ZConfig.matcher
 import ZODB.interfaces
 import zope.component
 import zope.event
@@ -27,6 +27,7 @@ import zope.interface.interfaces
 import zope.processlifetime
 import zope.security.management
 from ZConfig.components.logger.loghandler import NullHandler
+from ZODB.ActivityMonitor import ActivityMonitor
 from zope.app.appsetup import appsetup, product
 from zope.component.hooks import getSite, setSite
 from zope.component.interfaces import ISite
@@ -35,6 +36,10 @@ from gocept.runner.boot import registrations
 from gocept.runner.boot.attempts import abort
 from gocept.runner.errors import ConfigurationError, NotASiteError
 from gocept.runner.interfaces import ISupervisor
+
+if TYPE_CHECKING:
+    import ZODB.config
+    from ZConfig.components.logger.logger import LoggerFactoryBase
 
 log = logging.getLogger('gocept.runner.environment')
 
@@ -46,42 +51,17 @@ here = os.path.dirname(__file__)
 ConfigFile = str | os.PathLike[str]
 
 
-class DatabaseFactory(Protocol):
-    """A ``<zodb>`` section."""
-
-    name: str | None
-
-    def open(self) -> ZODB.DB:
-        """Open the database."""
-
-
-class LoggerFactory(Protocol):
-    """An ``<eventlog>`` or ``<logger>`` section."""
-
-    name: str | None
-
-    def __call__(self) -> logging.Logger:
-        """Set up the logger."""
-
-
-class Section(Protocol):
-    """A section of zope.conf that only a web server needs."""
-
-    def getSectionType(self) -> str:
-        """The word after the ``<``."""
-
-
 class Options(Protocol):
     """What is in a zope.conf; ``zopeconf.xml`` is the schema."""
 
-    databases: Sequence[DatabaseFactory]
-    eventlog: LoggerFactory | None
-    loggers: Sequence[LoggerFactory]
+    databases: 'Sequence[ZODB.config.ZODBDatabase]'
+    eventlog: 'LoggerFactoryBase | None'
+    loggers: 'Sequence[LoggerFactoryBase]'
     site_definition: str
     path: Sequence[str]
     devmode: bool
-    product_config: Mapping[str, Mapping[str, str]]
-    web_sections: Sequence[Section]
+    product_config: Sequence[ZConfig.matcher.SectionValue]
+    web_sections: Sequence[ZConfig.matcher.SectionValue]
 
     def getSectionAttributes(self) -> list[str]:
         """The names of all attributes."""
@@ -279,10 +259,21 @@ def open_databases(options: Options) -> Iterator[ZODB.DB]:
     Raises what the storage raises if it is locked or cannot be reached, and
     ConfigurationError if the database belongs to another application.
     """
+    components = zope.component.getGlobalSiteManager()
+    databases: dict[str, ZODB.DB] = {}
     with contextlib.ExitStack() as close:
-        database = _open_all(options.databases, close)
-        _ensure_root_folder(database)
-        yield database
+        for factory in options.databases:
+            name = factory.name or ''
+            database = databases[name] = factory.open()
+            close.callback(database.close)
+            database.databases, database.database_name = databases, name
+            database.setActivityMonitor(ActivityMonitor())
+            utility = database, ZODB.interfaces.IDatabase, name
+            components.registerUtility(*utility)
+            close.callback(components.unregisterUtility, *utility)
+        main = databases[options.databases[0].name or '']
+        _ensure_root_folder(main)
+        yield main
 
 
 @contextlib.contextmanager
@@ -315,24 +306,6 @@ def supervised(shutdown_timeout: float) -> Iterator[ISupervisor | None]:
     else:
         with supervisor.running(shutdown_timeout):
             yield supervisor
-
-
-def _open_all(factories: Sequence[DatabaseFactory],
-              close: contextlib.ExitStack) -> ZODB.DB:
-    components = zope.component.getGlobalSiteManager()
-
-    def closing(factory: DatabaseFactory) -> SimpleNamespace:
-        def open_database() -> ZODB.DB:
-            database = factory.open()
-            close.callback(database.close)
-            # It is registered next, and perhaps the following one fails.
-            close.callback(components.unregisterUtility, database,
-                           ZODB.interfaces.IDatabase, factory.name or '')
-            return database
-        return SimpleNamespace(name=factory.name, open=open_database)
-
-    databases, _ = appsetup.multi_database(map(closing, factories))
-    return databases[0]
 
 
 def _ensure_root_folder(database: ZODB.DB) -> None:

@@ -24,7 +24,7 @@ import os
 import stat
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import persistent
 import transaction
@@ -38,6 +38,7 @@ from zope.interface import Interface, implementer
 from zope.security.management import getInteraction
 
 import gocept.runner
+from gocept.runner.channel import Channel
 from gocept.runner.errors import EndpointClosedException
 from gocept.runner.interfaces import IPoller, IRunner
 
@@ -133,7 +134,7 @@ class Converter:
     """
 
     def __init__(self) -> None:
-        self._channel: Any = None
+        self._channel: Channel | None = None
         self._asked: dict[str, Stamp] = {}
         self._texts: dict[str, tuple[Stamp, str]] = {}
         self._losses: collections.Counter[str] = collections.Counter()

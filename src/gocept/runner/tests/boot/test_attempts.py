@@ -11,7 +11,6 @@ from ZODB.POSException import ConflictError
 from gocept.runner import transaction_per_item
 from gocept.runner.boot.attempts import (
     Failure,
-    Observer,
     abort,
     run_attempts,
     text,
@@ -323,35 +322,26 @@ class RunAttemptsTests(Case):
             self.assertEqual(2, self.run_attempts(step))
 
 
-class Recording(Observer):
-    """What it is told, and what is in the database by then."""
+class ObserverTests(Case):
 
-    def __init__(self, case):
-        self.case = case
+    def setUp(self):
+        super().setUp()
         self.told = []
 
-    def tell(self, *what):
-        self.told.append((*what, self.case.committed(), {**self.case.root}))
-
-    def committed(self):
-        self.tell('committed')
-
-    def aborted(self, error):
-        self.tell('aborted', error)
-
-    def retried(self, error, number):
-        self.tell('retried', error, number)
-
-
-class ObserverTests(Case):
+    def observer(self, error, retried):
+        what = (['committed'] if error is None
+                else ['retried', error, retried] if retried
+                else ['aborted', error])
+        # And what is in the database by then.
+        self.told.append((*what, self.committed(), {**self.root}))
 
     def run_attempts(self, step, attempts=3):
         """What the observer is told."""
-        observer = Recording(self)
         with Shutdown() as self.shutdown:
             self.result = run_attempts(
-                step, attempts, self.shutdown, lambda error: None, observer)
-        return observer.told
+                step, attempts, self.shutdown, lambda error: None,
+                self.observer)
+        return self.told
 
     def failing(self, *errors):
         """A step that changes something, and raises these in turn."""
@@ -363,12 +353,6 @@ class ObserverTests(Case):
             if remaining:
                 raise remaining.pop(0)
         return step
-
-    def test_of_nothing_it_does_nothing(self):
-        observer = Observer()
-        observer.committed()
-        observer.aborted(KeyError())
-        observer.retried(KeyError(), 1)
 
     def test_committed(self):
         self.assertEqual([('committed', {'x': 1}, {'x': 1})],
@@ -427,11 +411,11 @@ class ObserverTests(Case):
 
     def test_what_ends_the_loop(self):
         for error in SystemExit(3), KeyboardInterrupt():
-            observer = Recording(self)
+            self.told = []
             with Shutdown() as shutdown, self.assertRaises(type(error)):
                 run_attempts(self.failing(error), 3, shutdown,
-                             lambda error: None, observer)
-            self.assertEqual([('aborted', error, {}, {})], observer.told)
+                             lambda error: None, self.observer)
+            self.assertEqual([('aborted', error, {}, {})], self.told)
 
     def test_what_fails_after_the_commit_was_committed(self):
         synchronizer = Synchronizer()
@@ -448,11 +432,11 @@ class ObserverTests(Case):
         self.assertEqual([('committed', {'x': 1}, {'x': 1})], told)
 
     def test_an_error_is_reported_before_it_is_told(self):
-        observer, order = Recording(self), []
-        observer.aborted = lambda error: order.append('told')
+        order = []
         with Shutdown() as shutdown:
             run_attempts(self.failing(KeyError()), 3, shutdown,
-                         lambda error: order.append('reported'), observer)
+                         lambda error: order.append('reported'),
+                         lambda error, retried: order.append('told'))
         self.assertEqual(['reported', 'told'], order)
 
     def test_items_tell_nobody(self):
