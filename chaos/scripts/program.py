@@ -47,7 +47,7 @@ def main() -> None:
     faulthandler.register(signal.SIGUSR1)
     plan = json.loads(pathlib.Path(sys.argv[1]).read_text())
     if plan['fallback']:
-        pidfd.hold = pidfd.PidAndStart
+        pidfd.kind = lambda: pidfd.PidAndStart
         deadline.Readiness = deadline.PollReadiness
         gocept.runner.poller.descriptors.Readiness = deadline.PollReadiness
     if plan['ending'] == 'handled SIGTERM':

@@ -511,8 +511,8 @@ class IProcess(ISource):
     `command` is a list of arguments, or a string that is split as a shell
     would split it. ValueError, TypeError and LookupError for keywords that
     cannot be meant; OSError if the program cannot be run, as from
-    `subprocess.Popen`. Children need Linux (4.18 or later). The keywords and
-    their defaults are as follows.
+    `subprocess.Popen`; NotImplementedError on a system other than Linux (4.18
+    or later). The keywords and their defaults are as follows.
 
     How the child is started:
 
@@ -601,6 +601,10 @@ class IProcess(ISource):
         'An `IChannel` that reads the standard error of the child, or None.')
 
     killed = Attribute('Whether `terminate` had to use its `kill_signal`.')
+
+    finished = Attribute(
+        'Whether `terminate` has ended the child and all its descendants. A '
+        'child that is finished is not looked for again.')
 
     is_ours = Attribute(
         'Whether it is a child of this process, not of one that this process '

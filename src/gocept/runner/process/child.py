@@ -10,6 +10,7 @@ import logging
 import os
 import select
 import signal
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -54,6 +55,7 @@ class Process(Source, Closing):
                  servers: Callable[[], Iterable[int]] | None = None,
                  name: str = '',
                  **options: Any) -> None:
+        _require_linux()
         channel = {key: options.pop(key) for key in CHANNEL_OPTIONS
                    if key in options}
         launch = Launch(command, **options)
@@ -344,9 +346,15 @@ class Process(Source, Closing):
         return bool(self._find_servers())
 
     def _find_servers(self) -> list[Handle]:
-        if self._servers is None or self.finished or self.poll() is None:
+        if (self._servers is None or self.finished or not self.is_ours
+                or self.poll() is None):
             return []
-        return self._hold_servers(self._servers())
+        try:
+            pids = list(self._servers())
+        except Exception:  # those that are known are ended nevertheless
+            log.exception('servers of %r failed', self)
+            return []
+        return self._hold_servers(pids)
 
     def _hold_servers(self, pids: Iterable[int]) -> list[Handle]:
         handles = [handle for pid in pids if (
@@ -404,3 +412,10 @@ class Process(Source, Closing):
         state = ('running' if self.returncode is None
                  else f'ended with {self.returncode}')
         return f'<Process {self.name!r} ({self.pid}): {state}>'
+
+
+def _require_linux() -> None:
+    if sys.platform != 'linux':
+        raise NotImplementedError(
+            'children can be started on Linux 4.18 or later only, and this '
+            f'system is {sys.platform}')

@@ -11,7 +11,7 @@ import ctypes
 import math
 import os
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Generic, Protocol, TypeVar
 
 from gocept.runner.process import procfs
@@ -46,10 +46,9 @@ P = TypeVar('P', bound=Parent)
 
 def hold_if(pid: int, is_it: Callable[[], bool]) -> Handle | None:
     """Hold a process, if it still is the right one then; None if not."""
-    kinds: Iterable[Callable[[int], Handle]] = (hold, Unwatched)
-    for kind in kinds:
+    for make in (hold, Unwatched):
         try:
-            handle = kind(pid)
+            handle = make(pid)
         except ProcessLookupError:
             return None
         except OSError:  # no descriptor is left

@@ -1,16 +1,13 @@
 """What a child says that nobody has asked for."""
 
 import logging
-import threading
-from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from gocept.runner.channel import PipeChannel
 from gocept.runner.channel.lines import Lines
 from gocept.runner.errors import EndpointClosedException
 from gocept.runner.poller import Poller
-from gocept.runner.waits.forks import tell_forks
+from gocept.runner.waits.forks import Lock
 from gocept.runner.waits.source import Source
 
 _TAIL = 2 ** 14
@@ -29,25 +26,13 @@ class Output(Source):
 
     def __init__(self, name: str, channel: PipeChannel | None,
                  log: logging.Logger) -> None:
+        self.tail = b''
+        """What was said last, 16 KiB at most."""
         self._name = name
         self._channel = channel
         self._log = log
-        # Around reading and logging, so that the order is kept.
-        self._lock = threading.RLock()
+        self._lock = Lock()  # around reading and logging, to keep the order
         self._lines = Lines(_LONGEST_LINE)
-        self._pieces: deque[bytes] = deque()
-        self._size = 0
-        tell_forks(self)
-
-    def after_fork(self) -> None:
-        """In a forked child: another thread may have had the lock."""
-        self._lock = threading.RLock()
-
-    @property
-    def tail(self) -> bytes:
-        """What was said last, 16 KiB at most."""
-        with self._lock:
-            return b''.join(self._pieces)[-_TAIL:]
 
     def reads(self, channel: PipeChannel) -> bool:
         """Whether it is this one that it reads."""
@@ -81,13 +66,13 @@ class Output(Source):
         """See `Source`."""
         return self._channel is None or self._channel.closed
 
-    def collect(self) -> tuple[Sequence[Any], bool]:
+    def collect(self) -> tuple[Sequence[object], bool]:
         """See `Source`."""
         with self._lock:
             return (), self._read() is None
 
     def _read(self) -> bytes | None:
-        """One piece, b'' for nothing, None for the end."""
+        """One piece, b'' for nothing, None for the end; with the lock held."""
         data = None
         if self._channel is not None:
             try:
@@ -96,15 +81,9 @@ class Output(Source):
             except EndpointClosedException:
                 self._log_lines([self._lines.take_rest()])
         if data:
-            self._keep(data)
+            self.tail = (self.tail + data)[-_TAIL:]
             self._log_lines(self._lines.feed(data))
         return data
-
-    def _keep(self, data: bytes) -> None:
-        self._pieces.append(data)
-        self._size += len(data)
-        while self._size - len(self._pieces[0]) >= _TAIL:
-            self._size -= len(self._pieces.popleft())
 
     def _log_lines(self, lines: list[bytes]) -> None:
         for line in lines:
@@ -115,8 +94,7 @@ class Output(Source):
     def __str__(self) -> str:
         if self._channel is None:
             return 'was not kept, as you said where it goes'
-        tail = self.tail
-        if not tail:
+        if not self.tail:
             return 'is empty'
-        text = tail.decode('utf-8', 'backslashreplace').rstrip()
+        text = self.tail.decode('utf-8', 'backslashreplace').rstrip()
         return f'ends with:\n{text}'

@@ -5,10 +5,11 @@ stays with the process, and is readable once it has ended; see pidfd_open(2).
 """
 
 import contextlib
+import errno
+import functools
 import os
 import select
 import signal
-import sys
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -63,10 +64,10 @@ class Handle(Source):
         self._tell_ready()
 
     def __del__(self) -> None:
-        # What is detached may be forgotten. When the interpreter exits, a
-        # thread that is no more may have the locks of what would be told.
-        if not sys.is_finalizing():
-            self.close()
+        # What is detached may be forgotten. Nobody is told, as that needs
+        # locks: a poller refers to what it is to be told of.
+        if self._fd >= 0:
+            os.close(self._fd)
 
 
 class Pidfd(Handle):
@@ -104,30 +105,38 @@ class PidAndStart(Handle):
     def __init__(self, pid: int) -> None:
         super().__init__(pid)
         self._stat = procfs.stat(pid)
+        self._is_child = _is_child(pid)
         self._reaped = False
-        os.kill(pid, 0)
-        self._is_child = self._stat is None or self._stat.parent == os.getpid()
-        self._watch()
+        if not _exists(pid):
+            raise ProcessLookupError(errno.ESRCH, f'no process {pid}')
+        if self._is_child:
+            self._watch()
 
     def _watch(self) -> None:
-        if self._is_child:
-            self._fd, end = os.pipe()
-            try:
-                threading.Thread(
-                    target=_tell_end, args=(self.pid, end),
-                    name=f'end of {self.pid}', daemon=True).start()
-            except BaseException:
-                os.close(end)
-                raise
+        self._fd, end = os.pipe()
+        try:
+            threading.Thread(
+                target=_tell_end, args=(self.pid, end),
+                name=f'end of {self.pid}', daemon=True).start()
+        except BaseException:
+            os.close(end)
+            raise
 
     def has_ended(self) -> bool:
         """See `Handle`."""
         if self._fd >= 0:
             return wait_for(self._fd, select.POLLIN, Deadline(0))
+        if self._reaped:
+            return True
         now = procfs.stat(self.pid)
-        if self._reaped or now is None or self._stat is None:
-            return self._reaped or not _exists(self.pid)
-        return now.start != self._stat.start or now.state in 'ZX'
+        if now is not None and self._stat is not None:
+            return now.start != self._stat.start or now.state in 'ZX'
+        # No descriptor is left to read it, or there is no such process.
+        if not self._is_child:
+            return not _exists(self.pid)
+        with contextlib.suppress(ChildProcessError):
+            return _peek(self.pid) is not None
+        return True
 
     def signal(self, signum: int) -> None:
         """See `Handle`."""
@@ -181,6 +190,19 @@ def _tell_end(pid: int, fd: int) -> None:
         os.close(fd)
 
 
+def _peek(pid: int) -> os.waitid_result | None:
+    """What `waitid` tells of the end of a child, which is not reaped."""
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+
+
+def _is_child(pid: int) -> bool:
+    try:
+        _peek(pid)
+    except ChildProcessError:
+        return False
+    return True
+
+
 def _exists(pid: int) -> bool:
     try:
         os.kill(pid, 0)
@@ -198,13 +220,30 @@ def _status(result: os.waitid_result | None) -> int | None:
             else -result.si_status)
 
 
-def _has_pidfds() -> bool:
+@functools.cache
+def kind() -> type[Pidfd] | type[PidAndStart]:
+    """Which handles this system has.
+
+    Pidfds came with Linux 5.3, and `waitid` for them with 5.4. Some sandboxes
+    have only a part of that.
+    """
     try:
-        os.close(os.pidfd_open(os.getpid()))
-    except (AttributeError, OSError):  # other systems, Linux before 5.3
-        return False
-    return True
+        fd = os.pidfd_open(os.getpid())
+        try:
+            signal.pidfd_send_signal(fd, 0)
+            os.waitid(os.P_PIDFD, fd, os.WEXITED | os.WNOHANG)
+        finally:
+            os.close(fd)
+    except ChildProcessError:
+        return Pidfd  # we are no child of our own
+    except AttributeError:
+        pass
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise  # it says nothing about the system
+    return PidAndStart
 
 
-hold: type[Pidfd] | type[PidAndStart] = (
-    Pidfd if _has_pidfds() else PidAndStart)
+def hold(pid: int) -> Handle:
+    """A handle of a process; ProcessLookupError if there is none."""
+    return kind()(pid)

@@ -15,7 +15,7 @@ from gocept.runner.process.launch import Launch
 _PROCESS = ('stop_signal', 'stop_timeout', 'kill_signal', 'adopt')
 
 # Of which each is part of something else, or one's own business.
-_REFUSED = ('poller', 'on_start', 'on_end', 'name')
+_REFUSED = ('poller', 'on_start', 'on_end', 'servers', 'name')
 
 _LONGEST_DELAY = 60.0  # of a restart, in seconds
 

@@ -14,9 +14,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 from unittest import mock
 
-from gocept.runner.process import Process, descendants, procfs
-from gocept.runner.process import child as child_module
-from gocept.runner.process.pidfd import Handle, PidAndStart
+from gocept.runner.process import Process, descendants, pidfd, procfs
+from gocept.runner.process.pidfd import Handle
 from gocept.runner.waits.deadline import Deadline, wait_for
 
 T = TypeVar('T')
@@ -138,6 +137,5 @@ def adopt_no_more() -> None:
 @contextlib.contextmanager
 def without_pidfds() -> Iterator[None]:
     """As on a system that has none."""
-    with mock.patch.object(child_module, 'hold', PidAndStart), mock.patch.object(
-            descendants, 'hold', PidAndStart):
+    with mock.patch.object(pidfd, 'kind', lambda: pidfd.PidAndStart):
         yield

@@ -945,6 +945,147 @@ class FallbackSignalAllTests(Fallback, SignalAllTests):
     pass
 
 
+class ServersTests(ProcessTestCase):
+    """Daemons that are known by what they serve, and by nothing else."""
+
+    def setUp(self):
+        super().setUp()
+        self.addCleanup(adopt_no_more)
+        self.asked = []
+
+    def start_daemon(self, body, **options):
+        """A child, and one who has left its session, and has no mark."""
+        pids = []
+
+        def servers():
+            self.asked.append(child.returncode)
+            return pids
+        child = self.start_victim(f'leave(overwrite)\n{body}', adopt=True,
+                                  servers=servers, **options)
+        [daemon] = self.children_of(child)
+        until(lambda: procfs.stat(daemon.pid).parent == os.getpid())
+        pids.append(daemon.pid)
+        return child, daemon
+
+    def test_one_that_a_child_has_become(self):
+        child, daemon = self.start_daemon('')
+        self.assertEqual(0, child.wait(DEADLINE))
+        self.assertTrue(child.has_left)
+        self.assertIn(child, registry.processes)
+        self.assertFalse(child.finished)
+        self.assertEqual(0, child.terminate())
+        self.assertTrue(daemon.has_ended())
+        self.assertTrue(child.finished)
+        self.assertFalse(child.has_left)
+
+    def test_one_that_ends_by_itself(self):
+        child, daemon = self.start_daemon('')
+        self.assertEqual(0, child.wait(DEADLINE))
+        self.assertTrue(child.has_left)
+        daemon.signal(signal.SIGKILL)
+        until(lambda: child not in registry.processes)
+        self.assertFalse(child.has_left)
+
+    def test_one_that_a_child_becomes_while_it_is_ended(self):
+        child, daemon = self.start_daemon('pause()')
+        self.assertFalse(child.has_left)
+        self.assertEqual([], self.asked)  # as long as it runs
+        self.assertEqual(-signal.SIGTERM, child.terminate())
+        self.assertTrue(daemon.has_ended())
+        self.assertNotIn(None, self.asked)
+
+    def test_one_of_several_that_are_ended_side_by_side(self):
+        child, daemon = self.start_daemon('pause()')
+        terminate_all([self.start(), child, self.start()])
+        self.assertTrue(daemon.has_ended())
+
+    def test_a_signal_for_all(self):
+        for body in '', 'pause()':
+            with self.subTest(body):
+                child, daemon = self.start_daemon(body)
+                if not body:
+                    child.wait(DEADLINE)
+                child.signal_all(signal.SIGKILL)
+                child.wait(DEADLINE)
+                child.signal_all(signal.SIGKILL)
+                self.assertTrue(ended(daemon))
+
+    def test_at_exit(self):
+        output = self.run_program('''
+            pids = []
+            child = Process(victim("leave(overwrite)"), stdout='pipe',
+                            adopt=True, servers=lambda: pids)
+            [[_, pid]] = lines(child, 1)
+            pids.append(int(pid))
+            say(pid)
+            ''')
+        self.assertEqual(1, len(output))
+        self.assertIn(getattr(procfs.stat(int(output[0])), 'state', 'X'), 'ZX')
+
+    def test_nobody_else_is_ended(self):
+        another = subprocess.Popen(['sleep', '100'])
+        self.addCleanup(another.wait)
+        self.addCleanup(another.kill)
+        process = self.start()
+        child = self.start('true', servers=lambda: [
+            os.getppid(), process.pid, 2 ** 22 + 1])
+        child.wait(DEADLINE)
+        self.assertFalse(child.has_left)
+        self.assertEqual(0, child.terminate())
+        self.assertIsNone(another.poll())
+        self.assertIsNone(process.poll())
+
+    def test_they_cannot_be_told(self):
+        child = self.start_victim('leave()', servers=lambda: 1/0)
+        [leaver] = self.children_of(child)
+        child.wait(DEADLINE)
+        with self.assertLogs('gocept.runner.process', 'ERROR') as logs:
+            child.terminate()
+        self.assertIn('ZeroDivisionError', logs.output[0])
+        self.assertTrue(leaver.has_ended())
+
+    def test_a_copy_asks_nobody(self):
+        child, daemon = self.start_daemon('')
+        child.wait(DEADLINE)
+        pid = os.fork()
+        if not pid:
+            os._exit(child.has_left)
+        self.assertEqual(0, os.waitpid(pid, 0)[1])
+        self.assertEqual([], self.asked)
+        self.assertFalse(daemon.has_ended())
+
+
+class FallbackServersTests(Fallback, ServersTests):
+    pass
+
+
+class SystemTests(ProcessTestCase):
+
+    def test_children_need_linux(self):
+        # Where most is not there that they need.
+        output = self.run_program('''
+            import time
+            for module, names in (
+                    (os, ['pidfd_open', 'waitid']),
+                    (signal, ['pidfd_send_signal']),
+                    (time, ['CLOCK_BOOTTIME'])):
+                for name in names:
+                    delattr(module, name)
+            for name in [name for name in sys.modules
+                         if name.startswith('gocept.runner')]:
+                del sys.modules[name]
+            sys.platform = 'atari'
+            from gocept.runner.process import Process
+            try:
+                Process('true')
+            except NotImplementedError as error:
+                say(error)
+            ''')
+        self.assertEqual([
+            'children can be started on Linux 4.18 or later only, and this '
+            'system is atari'], output)
+
+
 class ChannelTests(ProcessTestCase):
 
     def test_none(self):
@@ -1213,6 +1354,26 @@ class ExitTests(ProcessTestCase):
             ''')
         self.assertEqual([], marked(output))
         self.assertEqual(1, len(output))
+
+    def test_one_whose_start_a_signal_handler_has_interrupted(self):
+        output = self.run_program('''
+            from gocept.runner.process import launch
+
+            def popen(*args):
+                start(*args)
+                raise KeyboardInterrupt  # as soon as the first one is there
+            start, launch._popen = launch._popen, popen
+            say(launch.our_mark())
+            try:
+                Process(victim('pause()'))
+            except KeyboardInterrupt:
+                pass
+            say(len(procfs.children(os.getpid())))
+            ''')
+        [mark, count] = output
+        self.assertEqual('1', count)
+        self.assertEqual([], [pid for pid in procfs.pids() if any(
+            each.startswith(mark) for each in descendants.marks(pid))])
 
     def test_without_descriptors(self):
         self.assertEndsAll('''

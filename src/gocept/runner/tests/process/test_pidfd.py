@@ -12,6 +12,7 @@ from gocept.runner.process import pidfd, procfs
 from gocept.runner.process.pidfd import Gone, PidAndStart, Pidfd, Unwatched
 from gocept.runner.tests import support
 from gocept.runner.tests.victims import DEADLINE, ended, until
+from gocept.runner.waits import source
 
 
 class HandleTestCase(unittest.TestCase):
@@ -130,13 +131,13 @@ class AnyHandle:
         del handle
         gc.collect()  # the descriptors are counted at the end
 
-    def test_forgotten_when_the_interpreter_exits(self):
-        # Who would be told has a lock that a thread may have taken along.
-        handle = self.held()
-        with mock.patch('sys.is_finalizing', return_value=True), (
-                mock.patch.object(handle, 'close')) as close:
-            handle.__del__()
-        close.assert_not_called()
+    def test_forgotten_whatever_locks_are_held(self):
+        # The collector may run while one of these is held by its own thread.
+        with mock.patch.object(source, '_attaching') as lock:
+            handle = self.hold(os.getpid())
+            del handle
+            gc.collect()
+        self.assertFalse(lock.__enter__.called)
 
 
 class WatchedHandle(AnyHandle):
@@ -236,6 +237,22 @@ class UnwatchedTests(AnyHandle, HandleTestCase):
         self.assertFalse(pidfd_open.called or pipe.called)
         self.assertEqual(-1, handle.fileno())
 
+    def test_without_any_descriptor(self):
+        for is_child in True, False:
+            pid = self.fork()
+            with mock.patch.object(procfs, 'stat', return_value=None), (
+                    mock.patch.object(pidfd, '_is_child',
+                                      return_value=is_child)):
+                handle = self.hold(pid)
+                self.assertFalse(handle.has_ended())
+                handle.signal(signal.SIGKILL)
+                if is_child:
+                    until(handle.has_ended)
+                    self.assertEqual(-signal.SIGKILL, handle.reap())
+                else:
+                    os.waitpid(pid, 0)
+                self.assertTrue(handle.has_ended())
+
 
 class GoneTests(unittest.TestCase):
 
@@ -252,11 +269,29 @@ class GoneTests(unittest.TestCase):
 
 class ChoiceTests(unittest.TestCase):
 
-    def test_what_the_system_has(self):
-        self.assertTrue(pidfd._has_pidfds())
-        self.assertIs(Pidfd, pidfd.hold)
+    def kind(self):
+        return pidfd.kind.__wrapped__()
 
-    def test_an_old_system(self):
-        for error in AttributeError, OSError(errno.ENOSYS, 'none'):
-            with mock.patch('os.pidfd_open', side_effect=error):
-                self.assertFalse(pidfd._has_pidfds())
+    def test_this_system(self):
+        self.assertIs(Pidfd, self.kind())
+        self.assertIs(Pidfd, pidfd.kind())
+
+    def test_an_old_system_or_a_sandbox(self):
+        before = support.open_descriptors()
+        for name in ('os.pidfd_open', 'signal.pidfd_send_signal',
+                     'os.waitid'):
+            for error in (AttributeError, OSError(errno.ENOSYS, 'none'),
+                          PermissionError(errno.EPERM, 'refused'),
+                          OSError(errno.EINVAL, 'of a pidfd?')):
+                with self.subTest(name, error=error), mock.patch(
+                        name, side_effect=error):
+                    self.assertIs(PidAndStart, self.kind())
+        self.assertEqual(before, support.open_descriptors())
+
+    def test_a_lack_of_descriptors_says_nothing(self):
+        error = OSError(errno.EMFILE, 'none')
+        with mock.patch('os.pidfd_open', side_effect=error):
+            with self.assertRaises(OSError) as raised:
+                self.kind()
+        self.assertIs(error, raised.exception)
+

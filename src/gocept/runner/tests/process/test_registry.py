@@ -1,8 +1,9 @@
 import os
 import signal
 import time
+from unittest import mock
 
-from gocept.runner.process import registry, terminate_all
+from gocept.runner.process import descendants, registry, terminate_all
 from gocept.runner.tests.process.test_child import Fallback, ProcessTestCase
 from gocept.runner.tests.support import DEADLINE
 
@@ -24,6 +25,39 @@ class UnfinishedTests(ProcessTestCase):
         child = self.start()
         registry.end_all(os.getpid() + 1)
         self.assertIsNone(child.poll())
+
+
+class FinishedTests(ProcessTestCase):
+
+    def test_who_was_ended_is_not_looked_for_again(self):
+        children = [self.start(stdout='pipe') for _ in range(5)]
+        self.assertFalse(any(child.finished for child in children))
+        with mock.patch.object(
+                descendants, 'marked', side_effect=descendants.marked) as look:
+            terminate_all(children)
+            for child in children:
+                child.terminate()
+                child.close()
+            terminate_all(children)
+        self.assertEqual(1, look.call_count)
+        self.assertTrue(all(child.finished for child in children))
+
+    def test_who_has_ended_by_himself_is(self):
+        child = self.start_victim('leave()')
+        [leaver] = self.children_of(child)
+        child.wait(DEADLINE)
+        self.assertFalse(child.finished)
+        child.terminate()
+        self.assertTrue(leaver.has_ended())
+        self.assertTrue(child.finished)
+
+    def test_after_an_exception_it_is_not(self):
+        child = self.start()
+        with mock.patch('gocept.runner.process.registry.end',
+                        side_effect=KeyboardInterrupt):
+            with self.assertRaises(KeyboardInterrupt):
+                child.terminate()
+        self.assertFalse(child.finished)
 
 
 class AtMostTests(ProcessTestCase):
