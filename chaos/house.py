@@ -32,7 +32,7 @@ from chaos.scripts import converter
 from chaos.worker import check
 from gocept.runner import errors
 from gocept.runner.process import exechelper, procfs
-from gocept.runner.tests.cli.test_program import caught_by
+from gocept.runner.tests.cli.test_worker import caught_by
 from gocept.runner.tests.support import child_environment
 
 NEEDS = 'postgres'

@@ -16,7 +16,7 @@ from chaos.scripts import converter
 from chaos.scripts.house import MESSAGE, last, sum_of
 from chaos.worker import check
 from gocept.runner.tests import services
-from gocept.runner.tests.cli.test_program import stored
+from gocept.runner.tests.cli.test_worker import stored
 
 ZOPE_CONF = '''\
 site-definition site.zcml

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 
 from chaos.worker import LOG, RUNS_PER_DATABASE, Scene, check, end
-from gocept.runner.tests.cli.test_program import ZEOServer, until
+from gocept.runner.tests.cli.test_worker import ZEOServer, until
 from gocept.runner.tests.support import Program
 
 NAMES = ('first', 'second')

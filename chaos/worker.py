@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import ZODB.scripts.fstest
 
 from gocept.runner import errors
-from gocept.runner.tests.cli.test_program import PREAMBLE, stored
+from gocept.runner.tests.cli.test_worker import PREAMBLE, stored
 from gocept.runner.tests.support import DEADLINE, Program
 
 RUNS_PER_DATABASE = 20

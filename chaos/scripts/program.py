@@ -32,8 +32,7 @@ from chaos.scripts import child
 from chaos.scripts.meddle import Meddling
 from chaos.scripts.started import Started
 from chaos.scripts.talk import Talk, difference
-from gocept.runner import errors
-from gocept.runner.poller import poller
+from gocept.runner import errors, poller
 from gocept.runner.process import pidfd, procfs
 from gocept.runner.waits import deadline
 

@@ -124,10 +124,10 @@ class PidAndStart(Handle):
 
     def has_ended(self) -> bool:
         """See `Handle`."""
-        if self._fd >= 0:
-            return wait_for(self._fd, select.POLLIN, Deadline(0))
-        if self._reaped:
+        if self._reaped or (self._fd >= 0 and wait_for(
+                self._fd, select.POLLIN, Deadline(0))):
             return True
+        # The thread may be a bit late.
         now = procfs.stat(self.pid)
         if now is not None and self._stat is not None:
             return now.start != self._stat.start or now.state in 'ZX'
