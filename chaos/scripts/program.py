@@ -46,7 +46,7 @@ def main() -> None:
     faulthandler.register(signal.SIGUSR1)
     plan = json.loads(pathlib.Path(sys.argv[1]).read_text())
     if plan['fallback']:
-        pidfd.kind = lambda: pidfd.PidAndStart
+        pidfd.has_pidfds = lambda: False
         deadline.Readiness = deadline.PollReadiness
         gocept.runner.poller.descriptors.Readiness = deadline.PollReadiness
     if plan['ending'] == 'handled SIGTERM':

@@ -21,7 +21,7 @@ from gocept.runner.errors import DeadlineExceeded
 from gocept.runner.interfaces import IProcess
 from gocept.runner.poller import Poller, background
 from gocept.runner.process import descendants, procfs, registry
-from gocept.runner.process.launch import Launch, new_mark
+from gocept.runner.process.launch import Command, Launch, new_mark
 from gocept.runner.process.pidfd import Gone, Handle, hold
 from gocept.runner.process.registry import terminate_all
 from gocept.runner.waits.closing import Closing
@@ -44,7 +44,7 @@ CHANNEL_OPTIONS = ('buffering', 'encoding', 'limit', 'high_water')
 class Process(Source, Closing):
     """See `IProcess`."""
 
-    def __init__(self, command: str | Sequence[str | os.PathLike[str]], *,
+    def __init__(self, command: Command, *,
                  stop_signal: int = signal.SIGTERM,
                  stop_timeout: float = 10.0,
                  kill_signal: int = signal.SIGKILL,
@@ -55,7 +55,10 @@ class Process(Source, Closing):
                  servers: Callable[[], Iterable[int]] | None = None,
                  name: str = '',
                  **options: Any) -> None:
-        _require_linux()
+        if sys.platform != 'linux':
+            raise NotImplementedError(
+                'children can be started on Linux 4.18 or later only, and '
+                f'this system is {sys.platform}')
         channel = {key: options.pop(key) for key in CHANNEL_OPTIONS
                    if key in options}
         launch = Launch(command, **options)
@@ -155,12 +158,7 @@ class Process(Source, Closing):
         yield self
         yield self.handle
 
-    @property
-    def buffered(self) -> bool:
-        """See `Source`."""
-        return False
-
-    def collect(self) -> tuple[Sequence[Any], bool]:
+    def collect(self) -> tuple[Sequence[int], bool]:
         """See `Source`."""
         status = self.poll()
         return ((), False) if status is None else ((status,), True)
@@ -412,10 +410,3 @@ class Process(Source, Closing):
         state = ('running' if self.returncode is None
                  else f'ended with {self.returncode}')
         return f'<Process {self.name!r} ({self.pid}): {state}>'
-
-
-def _require_linux() -> None:
-    if sys.platform != 'linux':
-        raise NotImplementedError(
-            'children can be started on Linux 4.18 or later only, and this '
-            f'system is {sys.platform}')

@@ -16,7 +16,7 @@ from typing import Generic, Protocol, TypeVar
 
 from gocept.runner.process import procfs
 from gocept.runner.process.launch import MARKER
-from gocept.runner.process.pidfd import Handle, Unwatched, hold
+from gocept.runner.process.pidfd import Handle, PidAndStart, hold
 
 _LOOKS = 100  # where others start processes all the time
 
@@ -46,7 +46,7 @@ P = TypeVar('P', bound=Parent)
 
 def hold_if(pid: int, is_it: Callable[[], bool]) -> Handle | None:
     """Hold a process, if it still is the right one then; None if not."""
-    for make in (hold, Unwatched):
+    for make in (hold, PidAndStart):
         try:
             handle = make(pid)
         except ProcessLookupError:

@@ -12,7 +12,7 @@ import logging
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Protocol
+from typing import Protocol
 
 from gocept.runner.channel import PipeChannel
 from gocept.runner.poller import Poller
@@ -287,7 +287,7 @@ class _Pauses:
         """Wait for the end of this one as well."""
         self._handles[handle] = None
 
-    def poll(self, timeout: float) -> list[tuple[Any, Handle]]:
+    def poll(self, timeout: float) -> list[tuple[bool, Handle]]:
         """Those that have ended, each once."""
         deadline = Deadline(timeout)
         pause = self._FIRST

@@ -1,4 +1,4 @@
-"""Calls in a thread that lasts as long as the process.
+"""Calls in a thread that lives as long as the process.
 
 The signal for the death of a parent, see prctl(2), is that of the thread which
 has started a child. So those that are to get it are started by the main thread
@@ -9,51 +9,41 @@ import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from gocept.runner.waits.forks import Lock, tell_forks
+from gocept.runner.waits.forks import Lock
 
 T = TypeVar('T')
 
-
-class _Lasting:
-
-    def __init__(self) -> None:
-        self._calls: queue.SimpleQueue[
-            tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
-        tell_forks(self)
-        threading.Thread(target=self._serve, daemon=True,
-                         name='gocept.runner.forker').start()
-
-    def _serve(self) -> None:
-        while True:
-            function, future = self._calls.get()
-            try:
-                future.set_result(function())
-            except BaseException as error:  # raised where it is waited for
-                future.set_exception(error)
-
-    def call(self, function: Callable[[], T]) -> T:
-        future: Future[T] = Future()
-        self._calls.put((function, future))
-        return future.result()
-
-    def after_fork(self) -> None:
-        global _lasting
-        _lasting = None  # the thread is the parent's
-
-
 _lock = Lock()
-_lasting: _Lasting | None = None
+_thread: threading.Thread | None = None
+_calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
 
 
 def call(function: Callable[[], T]) -> T:
     """Call it there, or in the main thread here; returns its result."""
-    global _lasting
+    global _thread, _calls
     if threading.current_thread() is threading.main_thread():
         return function()
+    future: Future[T] = Future()
+
+    def answer() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as error:  # raised where it is waited for
+            future.set_exception(error)
+
     with _lock:
-        if _lasting is None:
-            _lasting = _Lasting()
-        lasting = _lasting
-    return lasting.call(function)
+        if _thread is None or not _thread.is_alive():  # as in a fork
+            _calls = queue.SimpleQueue()
+            _thread = threading.Thread(
+                target=_serve, args=(_calls,), daemon=True,
+                name='gocept.runner.forker')
+            _thread.start()
+        _calls.put(answer)
+    return future.result()
+
+
+def _serve(calls: queue.SimpleQueue[Callable[[], None]]) -> None:
+    while True:
+        calls.get()()

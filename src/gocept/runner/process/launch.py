@@ -20,8 +20,8 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, Protocol, TypedDict, Unpack, cast
 
 from gocept.runner.process import exechelper, forker, procfs
 
@@ -43,7 +43,33 @@ _UNCHANGED = 2 ** 32 - 1  # what the system takes for -1, instead of a user
 _REFUSED = ('args', 'bufsize', 'encoding', 'errors', 'preexec_fn', 'text',
             'universal_newlines')
 
-Stream = str | int | os.PathLike[str] | Any
+
+class File(Protocol):
+    """An open file."""
+
+    def fileno(self) -> int:
+        """Its descriptor."""
+
+
+Stream = str | int | os.PathLike[str] | File
+
+Redirection = int | File | None
+"""What Popen takes for a stream."""
+
+Command = str | Sequence[str | os.PathLike[str]]
+
+
+class PopenOptions(TypedDict, total=False):
+    """Keywords that are those of `subprocess.Popen`."""
+
+    executable: str | os.PathLike[str]
+    close_fds: bool
+    pass_fds: Sequence[int]
+    restore_signals: bool
+    start_new_session: bool
+    process_group: int
+    umask: int
+    pipesize: int
 
 
 class Started(NamedTuple):
@@ -59,7 +85,7 @@ class Launch:
     """How a program is started, checked; see `IProcess` for the keywords."""
 
     def __init__(
-            self, command: str | Sequence[str | os.PathLike[str]], *,
+            self, command: Command, *,
             shell: bool = False,
             cwd: str | os.PathLike[str] | None = None,
             env: Mapping[str, str] | None = None,
@@ -67,7 +93,7 @@ class Launch:
             user: str | int | None = None,
             group: str | int | None = None,
             extra_groups: Sequence[str | int] | None = None,
-            rlimits: Mapping[str, Any] | None = None,
+            rlimits: Mapping[str, int | Sequence[int]] | None = None,
             setpgrp: bool = False,
             setsid: bool = False,
             stdin: Stream = 'inherit',
@@ -75,8 +101,8 @@ class Launch:
             stderr: Stream = 'inherit',
             die_with_parent: bool | int = False,
             detached: bool = False,
-            popen_kwargs: Mapping[str, Any] | None = None,
-            **popen: Any) -> None:
+            popen_kwargs: Mapping[str, object] | None = None,
+            **popen: Unpack[PopenOptions]) -> None:
         self.args = _arguments(command, shell)
         self.detached = detached
         self.leads_group = (
@@ -101,7 +127,7 @@ class Launch:
         for name in popen:
             if name in _REFUSED or name not in _popen_keywords():
                 raise TypeError(f'{name!r} is no keyword of a process')
-        self._popen = popen | dict(popen_kwargs or {})
+        self._popen = cast(PopenOptions, {**popen, **(popen_kwargs or {})})
         if setsid or detached:
             self._popen['start_new_session'] = True
         elif setpgrp:
@@ -111,30 +137,30 @@ class Launch:
         """Start it, marked; raises what Popen does, mostly an OSError."""
         ours = dict.fromkeys(self._streams, -1)
         with contextlib.ExitStack() as theirs, contextlib.ExitStack() as undo:
-            streams = {}
+            streams: dict[str, Redirection] = {}
+            pipesize = self._popen.get('pipesize', -1)
             for name, stream in self._streams.items():
                 streams[name], ours[name] = _open(name, stream, theirs, undo)
-                if ours[name] >= 0 and self._popen.get('pipesize', -1) > 0:
-                    fcntl.fcntl(ours[name], fcntl.F_SETPIPE_SZ,
-                                self._popen['pipesize'])
+                if ours[name] >= 0 and pipesize > 0:
+                    fcntl.fcntl(ours[name], fcntl.F_SETPIPE_SZ, pipesize)
             environment = self._environment(mark)
+            keywords = {**streams, 'env': environment, 'cwd': self._cwd}
             if self._rlimits or self._death_signal:
-                pid = self._start_helped(streams, environment)
+                pid = self._start_helped(
+                    keywords, environment.get('LC_CTYPE'))
             else:
                 user, group, groups = self._identity
-                pid = _popen(
-                    self.args, streams, environment, self._cwd, self._popen | {
-                        'user': user, 'group': group, 'extra_groups': groups})
+                pid = _popen(self.args, {
+                    **keywords, **self._popen, 'user': user, 'group': group,
+                    'extra_groups': groups})
             undo.pop_all()
         return Started(pid, **ours)
 
-    def _start_helped(self, streams: Mapping[str, Any],
-                      environment: dict[str, str]) -> int:
-        popen = dict(self._popen)
+    def _start_helped(self, keywords: Mapping[str, object],
+                      locale: str | None) -> int:
+        popen = self._popen.copy()
         user, group, groups = self._identity
-        executable = os.fsdecode(popen.pop('executable', None) or self.args[0])
-        restored = (('SIGPIPE', 'SIGXFSZ')
-                    if popen.get('restore_signals', True) else ())
+        executable = os.fsdecode(popen.pop('executable', '') or self.args[0])
         with contextlib.ExitStack() as close:
             read, low = os.pipe()
             reader = close.enter_context(open(read, 'rb'))
@@ -148,11 +174,11 @@ class Launch:
                     'user': user, 'group': group, 'groups': groups,
                     'death_signal': self._death_signal,
                     'parent': os.getpid(),
-                    'restored_signals': [
-                        getattr(signal, name) for name in restored
-                        if hasattr(signal, name)],
+                    'restored_signals': (
+                        [signal.SIGPIPE, signal.SIGXFSZ]
+                        if popen.get('restore_signals', True) else []),
                     # Python sets this one in itself for some locales.
-                    'locale': environment.get('LC_CTYPE'),
+                    'locale': locale,
                 }
                 if popen.get('close_fds', True):
                     popen['pass_fds'] = (*popen.get('pass_fds', ()), write)
@@ -161,8 +187,7 @@ class Launch:
                 pid = forker.call(lambda: _popen(
                     [sys.executable, '-I', '-S', '-X', 'utf8',
                      exechelper.__file__, json.dumps(options), executable,
-                     *self.args],
-                    streams, environment, self._cwd, popen))
+                     *self.args], {**keywords, **popen}))
             try:
                 report = reader.read()
             except BaseException:  # nobody would know of it
@@ -172,7 +197,7 @@ class Launch:
         if report:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, 0)
-            raise _error(json.loads(report), executable)
+            raise _error(executable, **json.loads(report))
         return pid
 
     def _environment(self, mark: str) -> dict[str, str]:
@@ -214,7 +239,7 @@ def _mark_of(pid: int) -> str:
     return f'{pid}.{us.start if us else 0}.'
 
 
-def _arguments(command: Any, shell: bool) -> list[str]:
+def _arguments(command: Command, shell: bool) -> list[str]:
     if shell:
         if not isinstance(command, str) or not command.strip():
             raise ValueError(
@@ -269,7 +294,7 @@ def _number(name: str | int, kind: str) -> int:
         raise LookupError(f'there is no {kind} {name!r}') from None
 
 
-def _limits(name: str, value: Any) -> tuple[int, int]:
+def _limits(name: str, value: int | Sequence[int]) -> tuple[int, int]:
     if not hasattr(resource, f'RLIMIT_{name.upper()}') or name != name.lower():
         names = sorted(each.removeprefix('RLIMIT_').lower()
                        for each in dir(resource) if each.startswith('RLIMIT_'))
@@ -284,7 +309,7 @@ def _limits(name: str, value: Any) -> tuple[int, int]:
                      f'of them, not {value!r}')
 
 
-def _checked_stream(name: str, stream: Any) -> Any:
+def _checked_stream(name: str, stream: Stream) -> Stream:
     if isinstance(stream, str) and os.sep in stream:
         return pathlib.Path(stream)
     wrong = stream is None or (isinstance(stream, int) and stream < 0)
@@ -299,8 +324,8 @@ def _checked_stream(name: str, stream: Any) -> Any:
     return stream
 
 
-def _open(name: str, stream: Any, theirs: contextlib.ExitStack,
-          undo: contextlib.ExitStack) -> tuple[Any, int]:
+def _open(name: str, stream: Stream, theirs: contextlib.ExitStack,
+          undo: contextlib.ExitStack) -> tuple[Redirection, int]:
     """What Popen gets, and our end."""
     if stream == 'pipe':
         read, write = os.pipe()
@@ -322,11 +347,9 @@ def _popen_keywords() -> frozenset[str]:
     return frozenset(inspect.signature(subprocess.Popen).parameters)
 
 
-def _popen(args: Sequence[str], streams: Mapping[str, Any],
-           environment: dict[str, str], cwd: Any,
-           popen: Mapping[str, Any]) -> int:
-    process = subprocess.Popen(
-        args, env=environment, cwd=cwd, **streams, **popen)
+def _popen(args: Sequence[str], keywords: Mapping[str, object]) -> int:
+    start: Callable[..., subprocess.Popen[bytes]] = subprocess.Popen
+    process = start(args, **keywords)
     # From here on it is ours to reap.
     process.returncode = 0
     return process.pid
@@ -337,8 +360,8 @@ def _is_python(program: str) -> bool:
             or os.path.basename(program).startswith('python'))
 
 
-def _error(report: Mapping[str, Any], executable: str) -> Exception:
-    if report['errno'] is None:
-        return ValueError(f"{report['step']}: {report['text']}")
-    return OSError(report['errno'], os.strerror(report['errno']),
-                   report['step'] or executable)
+def _error(executable: str, step: str, errno: int | None, text: str,
+           ) -> Exception:
+    if errno is None:
+        return ValueError(f'{step}: {text}')
+    return OSError(errno, os.strerror(errno), step or executable)

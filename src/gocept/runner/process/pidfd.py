@@ -12,7 +12,6 @@ import select
 import signal
 import threading
 from collections.abc import Sequence
-from typing import Any
 
 from gocept.runner.process import procfs
 from gocept.runner.waits.deadline import Deadline, wait_for
@@ -50,7 +49,7 @@ class Handle(Source):
         """
         raise NotImplementedError
 
-    def collect(self) -> tuple[Sequence[Any], bool]:
+    def collect(self) -> tuple[Sequence[bool], bool]:
         """See `Source`."""
         ended = self.has_ended()
         return ((True,) if ended else ()), ended
@@ -96,10 +95,10 @@ class Pidfd(Handle):
 
 
 class PidAndStart(Handle):
-    """The same where there are no pidfds: by number and start time.
+    """The same by number and start time, without a descriptor.
 
-    The end of a child is an event here too: a thread waits for it. Of others
-    only `has_ended` tells.
+    It takes the place of a pidfd where there are none, or no descriptor is
+    left. Only `has_ended` tells the end, unless `watch` was called.
     """
 
     def __init__(self, pid: int) -> None:
@@ -109,18 +108,18 @@ class PidAndStart(Handle):
         self._reaped = False
         if not _exists(pid):
             raise ProcessLookupError(errno.ESRCH, f'no process {pid}')
-        if self._is_child:
-            self._watch()
 
-    def _watch(self) -> None:
-        self._fd, end = os.pipe()
-        try:
-            threading.Thread(
-                target=_tell_end, args=(self.pid, end),
-                name=f'end of {self.pid}', daemon=True).start()
-        except BaseException:
-            os.close(end)
-            raise
+    def watch(self) -> None:
+        """Make an event of the end, if it is a child of ours, by a thread."""
+        if self._is_child:
+            self._fd, end = os.pipe()
+            try:
+                threading.Thread(
+                    target=_tell_end, args=(self.pid, end),
+                    name=f'end of {self.pid}', daemon=True).start()
+            except BaseException:
+                os.close(end)
+                raise
 
     def has_ended(self) -> bool:
         """See `Handle`."""
@@ -152,16 +151,6 @@ class PidAndStart(Handle):
             os.P_PID, self.pid, os.WEXITED | os.WNOHANG))
         self._reaped = status is not None
         return status
-
-
-class Unwatched(PidAndStart):
-    """The same for a process whose end is no event.
-
-    It takes no descriptor, so it is what remains when none are left.
-    """
-
-    def _watch(self) -> None:
-        pass
 
 
 class Gone(Handle):
@@ -221,8 +210,8 @@ def _status(result: os.waitid_result | None) -> int | None:
 
 
 @functools.cache
-def kind() -> type[Pidfd] | type[PidAndStart]:
-    """Which handles this system has.
+def has_pidfds() -> bool:
+    """Whether this system has all that `Pidfd` needs.
 
     Pidfds came with Linux 5.3, and `waitid` for them with 5.4. Some sandboxes
     have only a part of that.
@@ -235,15 +224,22 @@ def kind() -> type[Pidfd] | type[PidAndStart]:
         finally:
             os.close(fd)
     except ChildProcessError:
-        return Pidfd  # we are no child of our own
+        return True  # we are no child of our own
     except AttributeError:
         pass
     except OSError as error:
         if error.errno in (errno.EMFILE, errno.ENFILE):
             raise  # it says nothing about the system
-    return PidAndStart
+    return False
 
 
 def hold(pid: int) -> Handle:
-    """A handle of a process; ProcessLookupError if there is none."""
-    return kind()(pid)
+    """A handle of a process, whose end is an event if it is a child of ours.
+
+    ProcessLookupError if there is none.
+    """
+    if has_pidfds():
+        return Pidfd(pid)
+    handle = PidAndStart(pid)
+    handle.watch()
+    return handle

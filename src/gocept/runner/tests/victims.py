@@ -137,5 +137,5 @@ def adopt_no_more() -> None:
 @contextlib.contextmanager
 def without_pidfds() -> Iterator[None]:
     """As on a system that has none."""
-    with mock.patch.object(pidfd, 'kind', lambda: pidfd.PidAndStart):
+    with mock.patch.object(pidfd, 'has_pidfds', lambda: False):
         yield

@@ -7,7 +7,7 @@ from unittest import mock
 
 from gocept.runner.process import descendants, launch, procfs
 from gocept.runner.process.launch import MARKER
-from gocept.runner.process.pidfd import Unwatched
+from gocept.runner.process.pidfd import PidAndStart
 from gocept.runner.tests.process.test_child import Fallback, ProcessTestCase
 from gocept.runner.tests.victims import (
     adopt_no_more,
@@ -44,7 +44,7 @@ class DescendantsTests(ProcessTestCase):
         error = OSError(errno.EMFILE, 'none')
         with mock.patch.object(descendants, 'hold', side_effect=error):
             handle = descendants.hold_if(child.pid, lambda: True)
-        self.assertIsInstance(handle, Unwatched)
+        self.assertIsInstance(handle, PidAndStart)
         self.assertFalse(handle.has_ended())
         handle.signal(signal.SIGKILL)
         until(handle.has_ended)

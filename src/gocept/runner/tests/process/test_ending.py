@@ -11,7 +11,7 @@ from unittest import mock
 
 from gocept.runner.process import descendants, ending, procfs
 from gocept.runner.process.ending import Ending, end
-from gocept.runner.process.pidfd import Unwatched
+from gocept.runner.process.pidfd import PidAndStart
 from gocept.runner.tests import support
 from gocept.runner.tests.process.test_child import Fallback, ProcessTestCase
 from gocept.runner.tests.victims import (
@@ -57,7 +57,7 @@ class EndingTests(ProcessTestCase):
         child = self.start_victim('fork(int)\npause()')
         [grandchild] = self.children_of(child)
         it = self.ending(child)
-        it.add(Unwatched(grandchild.pid))
+        it.add(PidAndStart(grandchild.pid))
         self.assertLess(it.left, 0.1)
         end([it], None)
         self.assertFalse(it.failed)

@@ -9,7 +9,7 @@ from unittest import mock
 
 from gocept.runner.poller import Poller
 from gocept.runner.process import pidfd, procfs
-from gocept.runner.process.pidfd import Gone, PidAndStart, Pidfd, Unwatched
+from gocept.runner.process.pidfd import Gone, PidAndStart, Pidfd
 from gocept.runner.tests import support
 from gocept.runner.tests.victims import DEADLINE, ended, until
 from gocept.runner.waits import source
@@ -197,9 +197,12 @@ class PidfdTests(WatchedHandle, HandleTestCase):
         self.assertTrue(handle.has_ended())
 
 
-class PidAndStartTests(WatchedHandle, HandleTestCase):
+class WatchedPidTests(WatchedHandle, HandleTestCase):
 
-    hold = PidAndStart
+    def hold(self, pid):
+        handle = PidAndStart(pid)
+        handle.watch()
+        return handle
 
     def test_another_process_with_the_same_number(self):
         handle = self.hold(os.getpid())
@@ -226,9 +229,9 @@ class PidAndStartTests(WatchedHandle, HandleTestCase):
         os.waitpid(pid, 0)
 
 
-class UnwatchedTests(AnyHandle, HandleTestCase):
+class PidAndStartTests(AnyHandle, HandleTestCase):
 
-    hold = Unwatched
+    hold = PidAndStart
 
     def test_takes_no_descriptor(self):
         with mock.patch('os.pidfd_open') as pidfd_open, mock.patch(
@@ -269,12 +272,14 @@ class GoneTests(unittest.TestCase):
 
 class ChoiceTests(unittest.TestCase):
 
-    def kind(self):
-        return pidfd.kind.__wrapped__()
+    def has_pidfds(self):
+        return pidfd.has_pidfds.__wrapped__()
 
     def test_this_system(self):
-        self.assertIs(Pidfd, self.kind())
-        self.assertIs(Pidfd, pidfd.kind())
+        self.assertTrue(self.has_pidfds())
+        handle = pidfd.hold(os.getpid())
+        self.addCleanup(handle.close)
+        self.assertIsInstance(handle, Pidfd)
 
     def test_an_old_system_or_a_sandbox(self):
         before = support.open_descriptors()
@@ -285,13 +290,14 @@ class ChoiceTests(unittest.TestCase):
                           OSError(errno.EINVAL, 'of a pidfd?')):
                 with self.subTest(name, error=error), mock.patch(
                         name, side_effect=error):
-                    self.assertIs(PidAndStart, self.kind())
+                    self.assertFalse(self.has_pidfds())
         self.assertEqual(before, support.open_descriptors())
+        with mock.patch.object(pidfd, 'has_pidfds', return_value=False):
+            self.assertIsInstance(pidfd.hold(os.getpid()), PidAndStart)
 
     def test_a_lack_of_descriptors_says_nothing(self):
         error = OSError(errno.EMFILE, 'none')
         with mock.patch('os.pidfd_open', side_effect=error):
             with self.assertRaises(OSError) as raised:
-                self.kind()
+                self.has_pidfds()
         self.assertIs(error, raised.exception)
-
