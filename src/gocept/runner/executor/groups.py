@@ -102,23 +102,16 @@ def start_all(executors: Iterable[T], *, shutdown: Shutdown | None = None,
                 # precede.
                 starts[id(executor)] = threads.submit(start, executor)
             _wait(starts.values(), shutdown)
-        except BaseException as reason:  # a signal: nobody is waited for
+            _raise('starting', [
+                error for each in starts.values() if each.done()
+                and (error := each.exception()) is not None])
+        except BaseException as reason:  # also that of a signal handler
             give_up()
             try:
                 stop(_started(ordered, starts))
             except Exception as failure:
                 reason.add_note(str(failure))
             raise
-        errors = [error for each in starts.values()
-                  if each.done() and (error := each.exception()) is not None]
-        if errors:
-            give_up()
-    if errors:
-        try:
-            stop(_started(ordered, starts))
-        except Exception as error:
-            errors.append(error)
-        _raise('starting', errors)
     return _started(ordered, starts)
 
 

@@ -1,1 +1,1 @@
-"""What a child is waited for; see `ICondition`."""
+"""Conditions: what an executor waits for; see `ICondition`."""

@@ -1,7 +1,8 @@
-"""What a child is waited for, and the looks at it.
+"""What an executor waits for, and the looks at it.
 
-A `Condition` says what, and may be shared. `check()` makes a `Check` of it,
-which belongs to one start of one child.
+A `Condition` describes the readiness of a child. Several executors may share
+one, so it keeps nothing of a start. `check()` returns a `Check`, which belongs
+to one start of one child.
 """
 
 import contextlib
@@ -20,25 +21,25 @@ from gocept.runner.waits.deadline import Deadline
 class Check(Closing):
     """Looks whether a condition holds; never blocks.
 
-    Made before the child is started. An event that may change the answer wakes
-    the poller; without any, it is asked now and then.
+    A check is made before the child is started. An event that may change the
+    answer wakes the poller; `holds` is called then, and now and then.
     """
 
     awaited = 'readiness'
-    """What a message says that is waited for."""
+    """What is waited for, as a message calls it."""
 
     seen = ''
-    """What the last look has found."""
+    """What the last look has found, for a message."""
 
     said_by_child = False
-    """Whether only the child itself can bring it about, so that the end of
-    the child, and of what it could still say, ends the wait."""
+    """Whether only the child itself can make the condition hold. Then the wait
+    ends when the child has ended and its output is read."""
 
     variables: Mapping[str, str] = {}
-    """What is added to the environment of the child."""
+    """Variables that are added to the environment of the child."""
 
     pass_fds: Sequence[int] = ()
-    """The descriptors that the child gets."""
+    """Descriptors that the child inherits."""
 
     def begin(self, process: Process, captures: Sequence[Capture],
               poller: Poller, deadline: Deadline) -> None:
@@ -53,20 +54,24 @@ class Check(Closing):
         """Begin to wait for the events that may change the answer."""
 
     def holds(self) -> bool:
-        """Whether it does."""
+        """Whether the condition holds now."""
         raise NotImplementedError
 
     @property
     def hopeless(self) -> str:
-        """Why it never will, whatever the child does; or ''."""
+        """Why the condition can never hold; '' if it can."""
         return ''
 
     def place(self, capture: Capture) -> tuple[int, bool]:
-        """Where to read on, and whether to leave out the rest of the line."""
+        """Where a reader of the output begins after the start.
+
+        A position in the stream, and whether the reader leaves out what
+        follows there up to the end of the line.
+        """
         return 0, False
 
     def close(self) -> None:
-        """Let go of what it has."""
+        """See `Closing`."""
 
 
 @zope.interface.implementer(ICondition)
@@ -91,7 +96,7 @@ class Condition:
 
 
 class all_of(Condition):
-    """All of several, each of which is to hold once."""
+    """That each of several conditions has held once."""
 
     def __init__(self, *conditions: Condition) -> None:
         if not conditions:
@@ -100,8 +105,8 @@ class all_of(Condition):
             if not isinstance(each, Condition):
                 raise TypeError(f'{each!r} is no condition, as tcp(...) is')
         if sum(each.replaced('{port}') != '{port}' for each in conditions) > 1:
-            raise ValueError('there is one {port} in a command: have just one '
-                             'condition choose it')
+            raise ValueError('a command has one {port}: only one of the '
+                             'conditions can choose it')
         self.conditions = conditions
 
     def check(self) -> Check:
@@ -110,17 +115,15 @@ class all_of(Condition):
             checks = [undo.enter_context(each.check())
                       for each in self.conditions]
             if sum('NOTIFY_FD' in each.variables for each in checks) > 1:
-                raise ValueError('a child has one notification: have just '
-                                 'one notified() in all_of()')
+                raise ValueError('a child has one notification: use one '
+                                 'notified() in all_of()')
             undo.pop_all()
         return _All(checks)
 
     def holds_already(self, poller: Poller, deadline: Deadline) -> str:
         """See `ICondition`."""
-        for each in self.conditions:
-            if obstacle := each.holds_already(poller, deadline):
-                return obstacle
-        return ''
+        return next(filter(None, (each.holds_already(poller, deadline)
+                                  for each in self.conditions)), '')
 
     def replaced(self, text: str) -> str:
         """See `ICondition`."""
@@ -149,36 +152,29 @@ class _All(Check):
                        self.deadline)
 
     def holds(self) -> bool:
-        """See `Check`."""
         self._pending = [each for each in self._pending if not each.holds()]
         return not self._pending
 
     @property
     def awaited(self) -> str:  # type: ignore[override]
-        """See `Check`."""
         return ' and '.join(each.awaited for each in self._pending)
 
     @property
     def seen(self) -> str:  # type: ignore[override]
-        """See `Check`."""
         return '; '.join(each.seen for each in self._pending if each.seen)
 
     @property
     def said_by_child(self) -> bool:  # type: ignore[override]
-        """See `Check`."""
         return all(each.said_by_child for each in self._pending)
 
     @property
     def hopeless(self) -> str:
-        """See `Check`."""
         return next(filter(None, (
             each.hopeless for each in self._pending)), '')
 
     def place(self, capture: Capture) -> tuple[int, bool]:
-        """See `Check`."""
         return max(each.place(capture) for each in self._checks)
 
     def close(self) -> None:
-        """See `Check`."""
         for each in self._checks:
             each.close()

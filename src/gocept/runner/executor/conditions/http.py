@@ -1,4 +1,4 @@
-"""The condition that a URL is answered."""
+"""The condition that a request of HTTP is answered."""
 
 import contextlib
 import re
@@ -16,7 +16,7 @@ from gocept.runner.waits.deadline import Deadline
 
 
 class http(tcp):
-    """That a request is answered as it should be."""
+    """That a request has the right answer."""
 
     def __init__(self, url: str, status: str | int = r'^2\d\d$',
                  method: str = 'HEAD',
@@ -51,7 +51,7 @@ class http(tcp):
 
     @property
     def _target(self) -> str:
-        # By hand, as urlunsplit() of some Pythons changes a path as //x.
+        # urlunsplit() of some Pythons changes a path as //x.
         query = f'?{self.url.query}' if self.url.query else ''
         return (self.url.path or '/') + query
 
@@ -71,7 +71,7 @@ class http(tcp):
         return _HTTPCheck(self)
 
     def ask(self, sock: socket.socket) -> tuple[bool, str]:
-        """Send the request; whether the answer is right, and what it is."""
+        """Send the request; return whether the answer is right, and say it."""
         connection = HTTPConnection(self.host, self.port)
         connection.sock = sock
         with contextlib.closing(connection):
@@ -95,7 +95,7 @@ def _with_port(url: SplitResult, port: int) -> SplitResult:
 
 
 def _without_user(url: SplitResult) -> str:
-    """As it may be shown: it may have a password."""
+    """The URL without a user and a password, for a message."""
     return url._replace(netloc=url.netloc.rpartition('@')[2]).geturl()
 
 
@@ -113,7 +113,6 @@ class _HTTPCheck(TCPCheck):
                         f'{condition.method} {_without_user(condition.url)}')
 
     def holds(self) -> bool:
-        """See `Check`."""
         if self._asking is None:
             self._begin_asking()
             return False
@@ -143,7 +142,7 @@ class _HTTPCheck(TCPCheck):
         seen = self.seen
         if sock is not None:
             seen += ', but no answer yet'
-        # The deadline may pass here: what is wrong was said before.
+        # The deadline may pass here, so the answer before is said as well.
         self.seen = f'{self._answer}; then {seen}' if self._answer else seen
         if sock is None:
             return
@@ -151,7 +150,7 @@ class _HTTPCheck(TCPCheck):
         self._limit = Deadline(
             min(self._condition.request_timeout or left, left))
         sock.settimeout(self._limit.seconds)
-        # Of our own, as the other one is the thread's.
+        # A copy, as the thread closes the other one.
         self._sock = sock.dup()
         self._asking = in_thread(
             lambda: self._condition.ask(sock), self.poller)
@@ -161,10 +160,9 @@ class _HTTPCheck(TCPCheck):
         sock, self._sock = self._sock, None
         if sock is not None:
             with contextlib.suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)  # so the thread ends
+                sock.shutdown(socket.SHUT_RDWR)  # ends the thread
             sock.close()
 
     def close(self) -> None:
-        """See `Check`."""
         self._abandon()
         super().close()

@@ -1,4 +1,4 @@
-"""What changes in a directory, as an event; see inotify(7)."""
+"""A directory whose changes are events; see inotify(7)."""
 
 import ctypes
 import os
@@ -14,16 +14,14 @@ _BUFFER = 2 ** 12
 
 
 class Directory(Source):
-    """Ready when a file in it is made, moved there or written to.
+    """Ready when a file in the directory is made, moved there or written to.
 
-    OSError where that cannot be told.
+    OSError if the directory cannot be watched.
     """
 
     def __init__(self, path: str) -> None:
         self._fd = -1
         libc = ctypes.CDLL(None, use_errno=True)
-        if not hasattr(libc, 'inotify_init1'):
-            raise OSError('this system has no inotify')
         self._fd = _checked(libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK))
         try:
             _checked(libc.inotify_add_watch(
@@ -47,11 +45,11 @@ class Directory(Source):
             return (), False
 
     def close(self) -> None:
-        """Watch it no more."""
+        """Stop watching."""
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
             self._tell_closing(fd)
-            # The system waits for all processors then, for some 15 ms.
+            # This takes some 15 ms, as the system waits for all processors.
             threading.Thread(target=os.close, args=(fd,), daemon=True,
                              name='gocept.runner.inotify').start()
 

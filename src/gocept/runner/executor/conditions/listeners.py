@@ -1,4 +1,4 @@
-"""Who listens on TCP ports and Unix sockets; and a port that is free."""
+"""Processes that listen on TCP ports and Unix sockets; a port that is free."""
 
 import contextlib
 import errno
@@ -19,9 +19,9 @@ _CREDENTIALS = struct.Struct('3i')  # see SO_PEERCRED in unix(7)
 
 
 def reserve(host: str, port: int = 0) -> socket.socket:
-    """Bind a port, without listening, so that nobody else is given it.
+    """Bind a port without listening, so that nobody else is given that port.
 
-    A server that sets SO_REUSEADDR may still bind it, and listen.
+    A server that sets SO_REUSEADDR may still bind the port, and listen.
     """
     addresses = socket.getaddrinfo(
         host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -30,7 +30,7 @@ def reserve(host: str, port: int = 0) -> socket.socket:
         try:
             return _bound(family, address)
         except OSError as error:
-            # As that of a name that is ::1 too, on a system without IPv6.
+            # A name may have an address of IPv6 where the system has none.
             if not addresses or error.errno not in (
                     errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                 raise
@@ -48,7 +48,10 @@ def _bound(family: int, address: Any) -> socket.socket:
 
 
 def holder(inodes: Collection[str], where: str) -> str:
-    """Who listens there, as far as the system tells; or ''."""
+    """Name the process that has one of the sockets; '' if there are none.
+
+    `where` is what the sockets listen on.
+    """
     if not inodes:
         return ''
     for pid in among(procfs.pids(), inodes):
@@ -57,7 +60,7 @@ def holder(inodes: Collection[str], where: str) -> str:
 
 
 def among(pids: Iterable[int], inodes: Collection[str]) -> Iterator[int]:
-    """Those of the processes that have one of the sockets."""
+    """Those of the processes that have one of the sockets open."""
     for pid in pids:
         if not _sockets(pid).isdisjoint(inodes):
             yield pid
@@ -72,9 +75,7 @@ def on_port(port: int) -> list[str]:
 
 
 def peer(sock: socket.socket) -> int:
-    """The process that listens where a Unix socket is connected; or 0."""
-    if not hasattr(socket, 'SO_PEERCRED'):
-        return 0
+    """The process that listens at the other end of a Unix socket."""
     pid, _, _ = _CREDENTIALS.unpack(sock.getsockopt(
         socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
     return int(pid)
@@ -83,7 +84,7 @@ def peer(sock: socket.socket) -> int:
 def on_path(path: str | bytes) -> list[str]:
     """The inodes of the Unix sockets that listen on a path, or a name."""
     name = os.fsencode(path).replace(b'\0', b'@')
-    # Paths may have spaces and newlines, also those of other programs.
+    # Any path in the table may have spaces and newlines.
     rows = re.findall(rb'^\w+: \w+ \w+ (\w+) \w+ \w+ +(\d+) %b$'
                       % re.escape(name), _table('unix'), re.MULTILINE)
     return [inode.decode() for flags, inode in rows
@@ -91,7 +92,7 @@ def on_path(path: str | bytes) -> list[str]:
 
 
 def _table(name: str) -> bytes:
-    """What a file in /proc/net says."""
+    """The content of a file in /proc/net."""
     with contextlib.suppress(OSError), open(f'/proc/net/{name}', 'rb') as file:
         return file.read()
     return b''

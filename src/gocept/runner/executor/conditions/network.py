@@ -1,4 +1,4 @@
-"""Conditions that are seen from outside: TCP ports and Unix sockets."""
+"""The conditions that a TCP port or a Unix socket accepts connections."""
 
 import contextlib
 import os
@@ -17,20 +17,20 @@ from gocept.runner.process import descendants, unixsocket
 from gocept.runner.waits.deadline import Deadline, wait_for
 
 _LONGEST_CONNECT = 1.0
-"""Seconds after which to try again, as a full backlog drops connections."""
+"""Seconds until a new attempt, as a full backlog drops connections."""
 
 Address = tuple[int, tuple[Any, ...]]
 """A family, and an address in it as `socket.socket.connect` takes it."""
 
 
 def resolve(host: str, port: int) -> list[Address]:
-    """The addresses of a name; OSError."""
+    """The addresses of a name; OSError if there are none."""
     return [(family, address) for family, _, _, _, address
             in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
 
 
 class Connector:
-    """Connects to one of several addresses, without waiting."""
+    """Connects to one of several addresses without waiting."""
 
     def __init__(self, addresses: Sequence[Address]) -> None:
         self._addresses = addresses
@@ -39,11 +39,11 @@ class Connector:
 
     @property
     def pending(self) -> bool:
-        """Whether somebody has not answered yet."""
+        """Whether an address has not answered yet."""
         return bool(self._pending)
 
     def attempt(self) -> socket.socket | None:
-        """A connected socket, or None and the reason in `seen`."""
+        """Return a connected socket; or None, and say why in `seen`."""
         reasons = []
         for address in self._addresses:
             try:
@@ -87,16 +87,16 @@ class Connector:
         self._pending[address] = sock, time.monotonic()
 
     def close(self) -> None:
-        """Close what is not connected yet."""
+        """Give up the attempts."""
         for sock, _ in self._pending.values():
             sock.close()
         self._pending.clear()
 
 
 def _is_itself(sock: socket.socket) -> bool:
-    """Whether the system has connected a socket with itself.
+    """Whether a socket is connected with itself.
 
-    It does so if it chooses the port to be connected for the near end too.
+    The system does that if it chooses the far port for the near end, too.
     """
     return bool(sock.getsockname() == sock.getpeername())
 
@@ -107,17 +107,17 @@ def _shown(address: Address) -> str:
 
 
 class tcp(Condition):
-    """That connections to a port are accepted.
+    """That a port accepts connections.
 
-    With port 0 a free one is chosen, and held until the child listens; it
-    replaces ``{port}`` in the command.
+    With port 0 a free one is chosen, and held until the child listens. Its
+    number replaces ``{port}`` in the command.
     """
 
     def __init__(self, host: str, port: int) -> None:
         if not isinstance(port, int) or not 0 <= port < 2 ** 16:
             raise ValueError(f'a port is a number up to 65535, not {port!r}')
         self.host = host
-        # So that a start looks the name up once.
+        # What one start has looked up before the child is there.
         self._addresses: list[Address] | None = None
         self._chosen = port == 0
         self._reserved: socket.socket | None = None
@@ -137,12 +137,12 @@ class tcp(Condition):
     def hold(self) -> None:
         """Hold a port that was chosen, for the next child."""
         if self._chosen and self._reserved is None:
-            # Should another one have it by now, it is seen before the start.
+            # If another process listens there now, `holds_already` has told.
             with contextlib.suppress(OSError):
                 self._reserved = listeners.reserve(self.host, self.port)
 
     def release(self) -> None:
-        """Hold the port no more, as the child listens."""
+        """Let go of the port, as the child listens."""
         reserved, self._reserved = self._reserved, None
         if reserved is not None:
             reserved.close()
@@ -152,7 +152,7 @@ class tcp(Condition):
             self.release()
 
     def take_addresses(self) -> list[Address] | None:
-        """What `holds_already` has looked up; None if there is nothing new."""
+        """Addresses that `holds_already` has just looked up, or None."""
         addresses, self._addresses = self._addresses, None
         return addresses
 
@@ -162,14 +162,14 @@ class tcp(Condition):
             addresses = within(lambda: resolve(self.host, self.port), poller,
                                deadline)
         except OSError:
-            return ''  # the check will tell, when it is too late
+            return ''  # the check will look it up again, and tell
         self._addresses = addresses
         connector = Connector(addresses)
         try:
             sock = connector.attempt()
             if sock is not None:
                 sock.close()
-            # No answer from here means that the backlog is full.
+            # A port of this machine that does not answer has a full backlog.
             elif not connector.pending or not listeners.on_port(self.port):
                 return ''
         finally:
@@ -185,7 +185,7 @@ class tcp(Condition):
 
 
 class TCPCheck(Check):
-    """Connects now and then; for HTTP as well."""
+    """Connects now and then."""
 
     def __init__(self, condition: tcp) -> None:
         condition.hold()
@@ -206,7 +206,6 @@ class TCPCheck(Check):
             self.poller)
 
     def holds(self) -> bool:
-        """See `Check`."""
         sock = self.connect()
         if sock is None:
             return False
@@ -214,7 +213,7 @@ class TCPCheck(Check):
         return True
 
     def connect(self) -> socket.socket | None:
-        """A connected socket, when there is one."""
+        """Return a connected socket; or None, and say why in `seen`."""
         if self._connector is None and not self._take_addresses():
             return None
         assert self._connector is not None
@@ -238,13 +237,12 @@ class TCPCheck(Check):
         return True
 
     def close(self) -> None:
-        """See `Check`."""
         if self._connector is not None:
             self._connector.close()
 
 
 class unix(Condition):
-    """That connections to a Unix socket are accepted."""
+    """That a Unix socket accepts connections."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
@@ -268,14 +266,14 @@ class unix(Condition):
                 or f'process {pid or "unknown"} listens on {self.path}')
 
     def _listener(self) -> int:
-        """Who has begun to listen there; OSError."""
+        """The process that listens there; OSError if there is none."""
         with unixsocket.connect(self.path) as sock:
             return listeners.peer(sock)
 
     def servers(self) -> Iterator[int]:
         """See `ICondition`."""
         with contextlib.suppress(OSError):
-            yield self._listener()  # which may know it by a relative path
+            yield self._listener()  # its path may be a relative one
         yield from listeners.among(
             descendants.strangers(), listeners.on_path(self.path))
 
@@ -287,7 +285,6 @@ class _UnixCheck(Check):
         self.awaited = f'connections to the Unix socket {path}'
 
     def holds(self) -> bool:
-        """See `Check`."""
         try:
             unixsocket.connect(self._path).close()
         except OSError as error:

@@ -1,4 +1,4 @@
-"""The condition that a child says itself that it is ready."""
+"""The condition that a child notifies us when it is ready."""
 
 import contextlib
 import os
@@ -15,12 +15,13 @@ from gocept.runner.waits.source import Source
 
 
 class notified(Condition):
-    """That the child says so itself, in one of two ways.
+    """That the child says that it is ready, in one of two ways.
 
-    It writes a newline to the descriptor that ``NOTIFY_FD`` names in its
-    environment, and ``{notify_fd}`` in its command, as programs do under s6;
-    see https://skarnet.org/software/s6/notifywhenup.html. Or it sends
-    ``READY=1`` to the socket that ``NOTIFY_SOCKET`` names; see sd_notify(3).
+    The child writes a newline to a descriptor, as programs do under s6; see
+    https://skarnet.org/software/s6/notifywhenup.html. ``NOTIFY_FD`` in its
+    environment is the number of the descriptor, which also replaces
+    ``{notify_fd}`` in its command. Or the child sends ``READY=1`` to the
+    socket that ``NOTIFY_SOCKET`` names; see sd_notify(3).
     """
 
     def check(self) -> Check:
@@ -28,7 +29,7 @@ class notified(Condition):
         return _NotifiedCheck()
 
 
-_MOST_MESSAGES = 64  # in one look, as somebody may send them for ever
+_MOST_MESSAGES = 64  # in one look, as others may go on sending them
 
 
 class _NotifiedCheck(Check):
@@ -70,23 +71,23 @@ class _NotifiedCheck(Check):
         data, pid, uid = message
         if b'READY=1' in data.split(b'\n'):
             self._look_up_user()
-            # The child itself may have been reaped meanwhile.
+            # The user of a child that was reaped is not known any more.
             if uid in self._users or pid == self.process.pid:
                 self._told = True
                 self.poller.wakeup()
             else:
-                self.seen = f'ignored the one of user {uid}'
+                self.seen = f'a notification by user {uid} was ignored'
 
     def _look_up_user(self) -> None:
-        """Take in the user of the child, who may change."""
+        """Know the user of the child, which a child may change."""
         with contextlib.suppress(OSError):
             user = os.stat(f'/proc/{self.process.pid}').st_uid
-            if self.process.returncode is None:  # or else it may be another's
+            # The number of a child that was reaped may be another process's.
+            if self.process.returncode is None:
                 self._users.add(user)
 
     def holds(self) -> bool:
-        """See `Check`."""
-        if not self._told:  # it may have said so before it ended
+        if not self._told:  # the child may have ended after it said so
             with contextlib.suppress(EndpointClosedException):
                 self._told = b'\n' in self._pipe.read()
             for _ in range(_MOST_MESSAGES):
@@ -98,7 +99,6 @@ class _NotifiedCheck(Check):
 
     @property
     def hopeless(self) -> str:
-        """See `Check`."""
         if (self._silent and not self.holds()
                 and self.process.poll() is not None):
             return 'has not said that it is ready'
@@ -110,15 +110,13 @@ class _NotifiedCheck(Check):
             self._write = -1
 
     def close(self) -> None:
-        """See `Check`."""
         self._close_write()
         self._pipe.close()
         self._messages.close()
 
 
 class _Messages(Source):
-    """The messages of a socket, each with the process and the user who
-    have sent it."""
+    """The messages of a socket, with the process and user of each sender."""
 
     _CREDENTIALS = struct.Struct('3i')  # see SCM_CREDENTIALS in unix(7)
 
@@ -126,11 +124,9 @@ class _Messages(Source):
         self._socket = sock
 
     def fileno(self) -> int:
-        """See `Source`."""
         return self._socket.fileno()
 
     def collect(self) -> tuple[Sequence[Any], bool]:
-        """See `Source`."""
         try:
             data, controls, _, _ = self._socket.recvmsg(
                 4096, socket.CMSG_SPACE(self._CREDENTIALS.size))
@@ -143,7 +139,6 @@ class _Messages(Source):
         return (), False
 
     def close(self) -> None:
-        """Receive no more."""
         if self._socket.fileno() >= 0:
             self._tell_closing(self._socket.fileno())
             self._socket.close()

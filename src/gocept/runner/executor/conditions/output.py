@@ -1,4 +1,4 @@
-"""The condition that a child says something."""
+"""The condition that the output of a child has a certain text."""
 
 import re
 from collections.abc import Callable
@@ -8,15 +8,16 @@ from gocept.runner.executor.conditions.base import Check, Condition
 from gocept.runner.waits.deadline import Deadline
 
 _BRIEFLY = 0.1
-"""Seconds in which a child that closes its output ends, as a rule."""
+"""Seconds between the end of the output and that of the child, as a rule."""
 
-_LONGEST_LINE = 2 ** 16  # bytes that are searched again when more comes
+_LONGEST_LINE = 2 ** 16
+"""Bytes at the end of a line that are searched again when more comes."""
 
 
 class output(Condition):
-    """That the output matches `banner`, a regular expression, in a line.
+    """That a line of the output matches `banner`, a regular expression.
 
-    As soon as it matches `failure`, the wait has failed.
+    A match of `failure` before that ends the wait with an error.
     """
 
     def __init__(self, banner: str, failure: str | None = None) -> None:
@@ -30,8 +31,8 @@ class output(Condition):
 
 
 def _compiled(pattern: str) -> re.Pattern[str]:
-    # What begins so matches from the beginning of a line if it does at all.
-    # Tried everywhere in it, it would take time with the square of its length.
+    # Such a pattern matches from the beginning of a line, or not at all. To
+    # try it everywhere takes time with the square of the line's length.
     if pattern.startswith('.*'):
         pattern = f'^{pattern}'
     return re.compile(pattern, re.MULTILINE)
@@ -52,42 +53,37 @@ class _OutputCheck(Check):
                           for each in self.captures]
 
     def holds(self) -> bool:
-        """See `Check`."""
         return any(each.found for each in self._searches)
 
     @property
     def hopeless(self) -> str:
-        """See `Check`."""
         for each in self._searches:
             if each.failed:
                 return f'has said {each.failed!r}'
         if not self._searches:
             return 'has no output that is read: neither is a pipe'
-        # The last piece may have come since `holds` was asked.
+        # The last piece may have come since `holds` was called.
         if (all(each.capture.ended for each in self._searches)
                 and not self.holds()):
             if self._briefly is None:
                 self._briefly = Deadline(_BRIEFLY)
-            if (self._briefly.passed
-                    or self.process.poll() is not None):
+            if self._briefly.passed or self.process.poll() is not None:
                 return 'has closed its output'
         return ''
 
     def place(self, capture: Capture) -> tuple[int, bool]:
-        """See `Check`."""
         for each in self._searches:
             if each.capture is capture and each.found:
                 return each.position, each.in_line
         return 0, False
 
     def close(self) -> None:
-        """See `Check`."""
         for each in self._searches:
             each.close()
 
 
 class _Search:
-    """Looks for the banner in one stream; in the thread that reads it."""
+    """Looks for the banner in one stream, in the thread that reads it."""
 
     def __init__(self, condition: output, capture: Capture,
                  tell: Callable[[], None]) -> None:
@@ -98,7 +94,7 @@ class _Search:
         self.in_line = False
         self._condition = condition
         self._tell = tell
-        self._line = b''  # what was searched already, as it may go on
+        self._line = b''  # the last one, which may go on
         capture.listen(self._search)
 
     def close(self) -> None:
@@ -106,7 +102,7 @@ class _Search:
 
     def _search(self, begin: int, data: bytes) -> None:
         if self.found or self.failed:
-            return  # whatever it says now is no reason to look at others
+            return
         if not data:
             self._tell()
             return
@@ -128,7 +124,7 @@ class _Search:
 
     def _end_after(self, window: bytes, begin: int, text: str,
                    end: int) -> None:
-        """Go to the end of the line in which the match ends."""
+        """Set the position behind the line in which the match ends."""
         lines = text.count('\n', 0, end)
         if end and text[end - 1] == '\n':
             lines -= 1

@@ -1,4 +1,4 @@
-"""The condition that a child writes a file, as with its process id."""
+"""The condition that a child writes a file, mostly one with its process id."""
 
 import contextlib
 import os
@@ -14,11 +14,11 @@ from gocept.runner.process import descendants, procfs
 from gocept.runner.waits.deadline import Deadline
 
 _BRIEFLY = 0.1
-"""Seconds in which a file that was made is written to, as a rule."""
+"""Seconds between the creation of a file and its content, as a rule."""
 
 
 class pid_file(Condition):
-    """That a file is written after the start; one from before is stale."""
+    """That a file is written after the start."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
@@ -41,12 +41,16 @@ class pid_file(Condition):
 
 
 def _writer(path: str) -> int:
-    """The process that a file names, if it may have written it; or 0."""
+    """The process that a file names, if that process may have written it.
+
+    0 if there is none.
+    """
     try:
-        if not os.path.isfile(path):  # a named pipe would keep us here
+        if not os.path.isfile(path):  # to open a named pipe would block
             return 0
         with open(path, 'rb') as file:
-            pid = int(file.readline(32))  # more may follow, as PostgreSQL's
+            # That of PostgreSQL has more lines.
+            pid = int(file.readline(32))
             written = os.fstat(file.fileno()).st_mtime
     except (OSError, ValueError):
         return 0
@@ -54,12 +58,13 @@ def _writer(path: str) -> int:
     if now is None or now.state in 'ZX':
         return 0
     age = (descendants.clock() - now.start) / os.sysconf('SC_CLK_TCK')
-    # A younger one has been given the number of one that has ended.
+    # A process that is younger than the file has the number of the writer,
+    # which has ended.
     return pid if time.time() - age <= written + 1 else 0
 
 
 class _Written(NamedTuple):
-    """What is different when a file has been written anew."""
+    """What differs when a file has been written anew."""
 
     inode: int
     size: int
@@ -76,26 +81,25 @@ class _PidFileCheck(Check):
         self.awaited = f'the file {path}'
 
     def _watch(self) -> None:
-        # If it cannot be watched, it is looked for now and then.
+        # A directory that cannot be watched is looked at now and then.
         with contextlib.suppress(OSError):
             self._directory = Directory(os.path.dirname(self._path))
             self.poller.register(self._directory)
 
     def holds(self) -> bool:
-        """See `Check`."""
         now = self._look()
         if now is None or now == self._stale:
             return False
         if now.size:
-            self.close()  # other files there are no reason to look at others
+            self.close()  # events of other files would wake the poller
             return True
-        # Some only make one, others write into it next.
+        # Some programs make an empty file; others write to it at once.
         self.seen = 'it is empty'
         if self._briefly is None:
             self._briefly = Deadline(_BRIEFLY)
         return self._briefly.passed
 
-    def _look(self) -> '_Written | None':
+    def _look(self) -> _Written | None:
         try:
             now = os.stat(self._path)
         except FileNotFoundError:
@@ -110,6 +114,5 @@ class _PidFileCheck(Check):
         return None
 
     def close(self) -> None:
-        """See `Check`."""
         if self._directory is not None:
             self._directory.close()

@@ -1,4 +1,4 @@
-"""The condition that a program finds the child ready."""
+"""The condition that a program, the probe, finds the child ready."""
 
 import os
 import shlex
@@ -10,7 +10,7 @@ from gocept.runner.process import Process
 
 
 class exits_zero(Condition):
-    """That a command ends with 0; it is run again and again."""
+    """That a command ends with 0; the command is run until it does."""
 
     def __init__(self, command: str | Sequence[str]) -> None:
         self.command = (shlex.split(command) if isinstance(command, str)
@@ -32,7 +32,6 @@ class _ExitCheck(Check):
         self.seen = 'it runs still'
 
     def holds(self) -> bool:
-        """See `Check`."""
         if self._probe is None:
             self._probe = Process(
                 self._command, stdin='null', stdout='null', stderr='null',
@@ -51,5 +50,4 @@ class _ExitCheck(Check):
             probe.terminate(signal.SIGKILL, 0)
 
     def close(self) -> None:
-        """See `Check`."""
         self._end()

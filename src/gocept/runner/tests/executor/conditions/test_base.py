@@ -244,11 +244,11 @@ class AllTests(ExecutorTestCase):
     def test_a_command_has_one_port(self) -> None:
         one = tcp(HOST, 0)
         all_of(one, tcp(HOST, 1))
-        with self.assertRaisesRegex(ValueError, 'just one'):
+        with self.assertRaisesRegex(ValueError, 'only one'):
             all_of(one, tcp(HOST, 0))
 
     def test_a_child_has_one_notification(self) -> None:
         executor = ConditionExecutor(
             'sleep 100', all_of(notified(), all_of(notified())))
-        self.assertRaisesRegex(ValueError, 'just one', executor.start)
+        self.assertRaisesRegex(ValueError, 'one notification', executor.start)
         self.assertIsNone(executor.process)

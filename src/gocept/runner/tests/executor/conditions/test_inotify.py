@@ -86,11 +86,6 @@ class DirectoryTests(ExecutorTestCase):
                     Directory(str(self.dir / name))
                 self.assertEqual(number, caught.exception.errno)
 
-    def test_a_system_without_inotify(self) -> None:
-        with mock.patch.object(ctypes, 'CDLL', return_value=object()):
-            self.assertRaisesRegex(
-                OSError, 'no inotify', Directory, str(self.path))
-
     def test_a_system_with_too_many_watches(self) -> None:
         def fail(*args: object) -> int:
             ctypes.set_errno(errno.ENOSPC)

@@ -229,7 +229,7 @@ sys.stdin.readline()
 send('READY=1')
 pause()
 '''))
-        starting.until_seen('ignored the one of user 65534')
+        starting.until_seen('by user 65534 was ignored')
         starting.go_on()
         starting.wait()
 
