@@ -196,7 +196,8 @@ class SimpleExecutor:
                               else self._stop_timeout),
              'kill_signal': self._kill_signal, 'name': self.name,
              'die_with_parent': self._die_with_parent,
-             'on_start': child_started, 'on_end': child_ended}
+             'on_start': child_started, 'on_end': child_ended,
+             'servers': self.condition and self.condition.servers}
 
     def _tell_ready(self) -> None:
         process = self.process  # another thread may have stopped it
@@ -262,7 +263,6 @@ class SimpleExecutor:
 
     def is_up(self) -> bool:
         """See `IExecutor`."""
-        self._claim()
         process = self.process
         return self.running() or (
             process is not None and process.returncode == 0
@@ -299,33 +299,16 @@ class SimpleExecutor:
         if wait:
             self._end(run, sig, 'killed')
         else:
-            self._claim()
             run.process.signal_all(sig)
-            if self._claim():  # as it has ended meanwhile
-                run.process.signal_group(sig)
         self._forget(run)
         return self
 
     def _end(self, run: '_Run', signum: int, how: str) -> None:
         try:
-            if self._claim() or not run.terminated:
-                run.process.terminate(signum)
-                if self._claim():  # it has become one meanwhile
-                    run.process.terminate(signum)
+            run.process.terminate(signum)
         except DeadlineExceeded as error:
             raise ExecutorError(self, f'cannot be {how}: {error}',
                                 situation=self._situation()) from error
-
-    def _claim(self) -> bool:
-        """Know a daemon that the child has become, by what it serves.
-
-        It may have a session of its own, and no mark any more. Whether there
-        is one that was not known.
-        """
-        process = self.process
-        return (self.condition is not None and process is not None
-                and process.is_ours and process.poll() is not None
-                and process.claim(self.condition.servers()))
 
     def _forget(self, run: '_Run') -> None:
         """Let go of it, unless another one has taken its place."""
@@ -404,7 +387,6 @@ class _Run:
         self.check: Check | None = check
         self.poller: Poller | None = poller
         self.began = began
-        self.terminated = False
 
     def facts(self) -> Iterator[str]:
         """What is known of it, for a message."""

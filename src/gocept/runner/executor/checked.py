@@ -50,6 +50,7 @@ class Executor(SimpleExecutor):
             if run.check is not None:
                 run.captures.skip_to(run.check.place)
             run.end_waiting()
+            run.process.find_servers()  # so that a daemon ends when we exit
         if started:
             self._tell_ready()
         return self

@@ -19,7 +19,7 @@ from gocept.runner.errors import (
     Terminated,
 )
 from gocept.runner.executor.base import SimpleExecutor
-from gocept.runner.process import Process, registry, terminate_all
+from gocept.runner.process import Process, terminate_all
 from gocept.runner.signals import Shutdown
 from gocept.runner.waits.deadline import Deadline
 
@@ -155,20 +155,16 @@ def stop_all(executors: Iterable[Startable],
     deadline = Deadline(None if math.isinf(timeout) else timeout)
     with ThreadPoolExecutor(max(len(own), 1)) as threads:
         stops = {threads.submit(each.stop): each for each in own}
-        for each in plain:
-            if isinstance(each, SimpleExecutor):
-                each._claim()
+        processes = {process: each for each in plain
+                     if (process := each.process) is not None}
         try:
-            terminate_all([each.process for each in plain
-                           if each.process is not None], at_most=timeout)
+            terminate_all(processes, at_most=timeout)
         except DeadlineExceeded as error:
             errors.append(error)
-        for each in plain:
             # Nobody waits a second time for one that cannot be ended.
-            if each.process in registry.processes:
-                continue
-            if isinstance(each, SimpleExecutor) and each._run is not None:
-                each._run.terminated = True
+            plain = [each for process, each in processes.items()
+                     if process.finished]
+        for each in plain:
             try:
                 each.stop()
             except Exception as error:

@@ -366,13 +366,6 @@ class Process(Source, Closing):
             self._watch_left()
         return new
 
-    def claim(self, pids: Iterable[int]) -> bool:
-        """Children of ours that it has left behind, as its user knows.
-
-        Whether there are some that were not known.
-        """
-        return bool(self._hold_servers(pids))
-
     def terminate(self, signum: int | None = None,
                   timeout: float | None = None) -> int:
         """See `IProcess`."""

@@ -82,6 +82,14 @@ class TogetherTests(TogetherTestCase):
             self.assertIsNone(each.process)
         self.assertEqual('good\n', (self.dir / 'order').read_text())
 
+    def test_one_that_ends_badly_does_not_hide_a_failure(self) -> None:
+        bad = OutputExecutor('exit 4', 'ready', shell=True,
+                             requires=[self.make_bad('ends badly')])
+        with self.assertRaises(ProcessExitedWithError) as caught:
+            start_all([bad])
+        self.assertEqual(4, caught.exception.exit_code)
+        self.assertIn('ended with 5', caught.exception.__notes__[0])
+
     def test_several_failures_are_raised_as_a_group(self) -> None:
         bad = [self.make_bad(name) for name in 'ab']
         start_all(bad)

@@ -23,7 +23,7 @@ from gocept.runner.executor import (
 )
 from gocept.runner.executor.conditions import listeners
 from gocept.runner.executor.conditions.network import _is_itself
-from gocept.runner.process import registry
+from gocept.runner.process import descendants, ending, registry
 from gocept.runner.tests.executors import (
     ExecutorTestCase,
     Starting,
@@ -392,23 +392,24 @@ class DaemonTests(ExecutorTestCase):
         self.assertTrue(is_gone(pids[2]))
 
     def test_one_that_becomes_one_while_it_is_ended(self) -> None:
-        class Late(TCPExecutor):
-            """Its child goes on when it was looked whether it has ended."""
-            ending = False
+        def goes_on_at(owner: object, name: str) -> Any:
+            """Have the child end when a function is called."""
+            function = getattr(owner, name)
 
-            def _claim(self) -> bool:
-                claimed = super()._claim()
-                process = self.process
-                if self.ending and process and process.returncode is None:
-                    assert process.channel is not None
-                    process.channel.write(b'\n')
-                    process.wait(DEADLINE)
-                return claimed
+            def end_first(*args: Any) -> Any:
+                process.channel.write(b'\n')
+                process.wait(DEADLINE)
+                return function(*args)
+            return mock.patch.object(owner, name, end_first)
 
-        for end in (Late.stop, Late.kill,
-                    lambda executor: executor.kill(wait=False),
-                    lambda executor: stop_all([executor])):
-            executor = self.stopping(Late(
+        for end, looking in (
+                (TCPExecutor.stop, (ending.Ending, 'begin')),
+                (TCPExecutor.kill, (ending.Ending, 'begin')),
+                (lambda executor: executor.kill(wait=False),
+                 (descendants, 'of')),
+                (lambda executor: stop_all([executor]),
+                 (ending.Ending, 'begin'))):
+            executor = self.stopping(TCPExecutor(
                 self.command('listen({port})', 'sys.stdin.readline()'),
                 HOST, 0, cwd=self.dir))
             executor.start()
@@ -417,9 +418,31 @@ class DaemonTests(ExecutorTestCase):
             pid = int((self.dir / 'pid').read_text())
             self.assertTrue(executor.running())
             self.assertFalse(is_gone(pid))
-            executor.ending = True
             process = executor.process
-            end(executor)
+            with goes_on_at(*looking):
+                end(executor)
             until(lambda: is_gone(pid))
             until(lambda: process not in registry.processes)
             (self.dir / 'pid').unlink()
+
+    def test_the_exit_ends_it(self) -> None:
+        command = server('''
+            import time
+            parent = os.getpid()
+            if not os.fork():
+                signal.alarm(100)
+                os.setsid()
+                overwrite()
+                while os.getppid() == parent:
+                    time.sleep(0.001)
+                with open('pid', 'w') as file:
+                    print(os.getpid(), file=file)
+                sock = listen({port})
+                pause()
+            ''')
+        program = self.program(f'''
+            from gocept.runner.executor import TCPExecutor
+            executor = TCPExecutor({command!r}, {HOST!r}, 0).start()
+            ''')
+        self.assertEqual((0, ''), (program.end(), program.output))
+        until(lambda: is_gone(int((self.dir / 'pid').read_text())))
