@@ -10,14 +10,26 @@ from typing import Any
 import zope.interface
 
 from gocept.runner.channel import expect
-from gocept.runner.channel.lines import Lines
+from gocept.runner.channel.expect import Match, Pattern
+from gocept.runner.channel.lines import Data, Lines
 from gocept.runner.errors import EndpointClosedException
 from gocept.runner.interfaces import IChannel, ILineChannel
 from gocept.runner.waits.closing import Closing
 from gocept.runner.waits.deadline import Deadline
-from gocept.runner.waits.source import Source, checked_buffering
+from gocept.runner.waits.source import Source
 
 MIB = 2 ** 20
+
+Chunk = bytes | bytearray | memoryview | str
+"""What can be written: text only with an encoding."""
+
+
+def checked_buffering(buffering: str | None) -> str | None:
+    """What it is, if it is one that channels know."""
+    if buffering not in (None, 'bytes', 'line'):
+        raise ValueError("buffering must be None, 'bytes' or 'line', "
+                         f'not {buffering!r}')
+    return buffering
 
 
 @zope.interface.implementer(IChannel)
@@ -39,20 +51,20 @@ class Channel(Source, Closing, ABC):
             self._decoder = codecs.getincrementaldecoder(encoding)(
                 'backslashreplace')
             self._encoder = codecs.getincrementalencoder(encoding)()
-        self._nothing: Any = b'' if encoding is None else ''
+        self._nothing: Data = b'' if encoding is None else ''
         self._lines = (Lines(limit, encoding is not None)
                        if buffering == 'line' else None)
         self._plain = self._lines is None and encoding is None
-        self._ready: deque[Any] = deque()
+        self._ready: deque[Data] = deque()
         self._last = self._final = self._nothing
         self._over: EndpointClosedException | None = None
 
     @abstractmethod
-    def _read(self) -> Any:
+    def _read(self) -> Data:
         """What there is; EndpointClosedException when no more will come."""
 
     @abstractmethod
-    def write(self, *data: Any) -> None:
+    def write(self, *data: Chunk) -> None:
         """See `IChannel`."""
 
     @abstractmethod
@@ -77,36 +89,25 @@ class Channel(Source, Closing, ABC):
         """See `IChannel`."""
         raise NotImplementedError(f'{self!r} cannot be closed for writing')
 
-    @property
-    def kept(self) -> int:
-        """See `IChannel`."""
-        return 0
-
     def flush(self, timeout: float | None = None) -> None:
         """See `IChannel`."""
 
-    def send_kept(self) -> bool:
-        """Send what the descriptor takes; whether to go on when it takes more.
-
-        What goes wrong is logged, as it is not the business of who reads.
-        """
-        return False
-
-    def read(self) -> Any:
+    def read(self) -> Data:
         """See `IChannel`."""
         ready = self._ready
         if not ready:
             if self.kept:
                 self.send_kept()
             self._fill()
-            if not ready:
-                return self._nothing
-            if len(ready) > 1:
-                self._tell_ready()
-        item = self._last = ready.popleft()
+        if ready:
+            self._last = ready.popleft()
+            item = self._last
+        else:
+            item = self._nothing
+        self._tell_fetched()
         return item
 
-    def collect(self) -> tuple[Sequence[Any], bool]:
+    def collect(self) -> tuple[Sequence[Data], bool]:
         """See `Source`."""
         ready = self._ready
         if not ready:
@@ -152,17 +153,13 @@ class Channel(Source, Closing, ABC):
             self._over = over
             self._tell_ready()
 
-    def receive(self) -> Any:
+    def receive(self) -> Data:
         """What comes now, no matter what `take_all` has."""
         if self.kept:
             self.send_kept()
-        try:
-            return self._read_once()
-        finally:
-            if self._over is not None:
-                self._tell_ready()
+        return self._read_once()
 
-    def _read_once(self) -> Any:
+    def _read_once(self) -> Data:
         if self._over is None:
             try:
                 data = self._read()
@@ -184,7 +181,7 @@ class Channel(Source, Closing, ABC):
                 f'{name}-{sys.byteorder[0]}e')('backslashreplace')
             return self._decoder.decode(before + data, final)
 
-    def _feed(self, data: Any) -> None:
+    def _feed(self, data: Data) -> None:
         if data:
             if self._lines is None:
                 self._ready.append(data)
@@ -200,7 +197,8 @@ class Channel(Source, Closing, ABC):
                 self._final = rest
                 self._ready.append(rest)
 
-    def read_until(self, pattern: Any, timeout: float | None = None) -> Any:
+    def read_until(self, pattern: Pattern, timeout: float | None = None,
+                   ) -> tuple[Data, Match]:
         """See `IChannel`."""
         return expect.read_until(self, pattern, Deadline(timeout))
 
@@ -209,7 +207,7 @@ class Channel(Source, Closing, ABC):
         """See `IChannel`."""
         return isinstance(self._nothing, str)
 
-    def take_all(self) -> Any:
+    def take_all(self) -> Data:
         """What was received and not read yet."""
         items = [*self._ready]
         self._ready.clear()
@@ -217,28 +215,30 @@ class Channel(Source, Closing, ABC):
             items.append(self._lines.take_rest())
         return self._nothing.join(items)
 
-    def put_back(self, data: Any) -> None:
+    def put_back(self, data: Data) -> None:
         """Have `data` read next."""
         self._feed(data)
-        if self._ready:
-            self._tell_ready()
+        self._tell_fetched()
 
-    def _encoded(self, data: Sequence[Any]) -> bytes:
-        if self._encoder is not None:
-            before = self._encoder.getstate()
-            try:
-                data = [self._encoder.encode(each) if isinstance(each, str)
-                        else each for each in data]
-            except UnicodeError:
-                self._encoder.setstate(before)
-                raise
+    def _encoded(self, data: Sequence[Chunk]) -> bytes:
         # What is kept must not change when the caller changes his.
         if len(data) == 1 and type(data[0]) is bytes:
             return data[0]
-        if any(isinstance(each, str) for each in data):
-            raise TypeError('a channel without an encoding takes bytes, no '
-                            'text')
-        return b''.join(data)
+        encoder = self._encoder
+        before = 0 if encoder is None else encoder.getstate()
+        pieces = []
+        for each in data:
+            if isinstance(each, str):
+                if encoder is None:
+                    raise TypeError('a channel without an encoding takes '
+                                    'bytes, no text')
+                try:
+                    each = encoder.encode(each)
+                except UnicodeError:
+                    encoder.setstate(before)
+                    raise
+            pieces.append(each)
+        return b''.join(pieces)
 
 
 @zope.interface.implementer(ILineChannel)
@@ -276,10 +276,10 @@ class LineChannel(Channel):
         yield self
         yield from self._channel.layers()
 
-    def _read(self) -> Any:
+    def _read(self) -> Data:
         return self._channel.read()
 
-    def write(self, *data: Any) -> None:
+    def write(self, *data: Chunk) -> None:
         """See `IChannel`."""
         if self.encoding is not None:
             data = (self._encoded(data),)

@@ -1,8 +1,9 @@
 """Streams that never block and never lose a byte.
 
 A channel is read by one thread. It may be written by others, and a poller in
-another thread may send what was kept back: the descriptors and the outgoing
-buffer have a lock.
+another thread may send what was kept back: so the descriptors and the outgoing
+buffer have a lock. Pollers are told of a descriptor that is closed with the
+lock held; all else, log messages too, comes when the lock is free again.
 """
 
 import contextlib
@@ -13,16 +14,15 @@ import os
 import select
 import socket
 import stat
-import threading
 import weakref
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import zope.interface
 
-from gocept.runner.channel.base import MIB, Channel, LineChannel
-from gocept.runner.channel.outgoing import Outgoing, write_piece
+from gocept.runner.channel.base import MIB, Channel, Chunk
+from gocept.runner.channel.outgoing import Outgoing, Piece, write_piece
 from gocept.runner.errors import (
     DeadlineExceeded,
     EndpointClosedException,
@@ -31,16 +31,7 @@ from gocept.runner.errors import (
 from gocept.runner.interfaces import IPipeChannel, ISocketChannel
 from gocept.runner.waits.closing import Owning
 from gocept.runner.waits.deadline import Deadline, wait_for
-from gocept.runner.waits.forks import tell_forks
-
-__all__ = [
-    'Channel',
-    'EndpointClosedException',
-    'LineChannel',
-    'PipeChannel',
-    'SocketChannel',
-    'WriteBufferFull',
-]
+from gocept.runner.waits.forks import Lock, tell_forks
 
 log = logging.getLogger('gocept.runner.channel')
 
@@ -59,17 +50,13 @@ class _DescriptorChannel(Channel, Owning):
     name = ''
     """What it belongs to, for messages."""
 
-    sink_fd = -1
-    """What is written to; -1 for nothing."""
-
     _receive: Callable[[int], bytes]
     """os.read() and its like, for at most so many bytes."""
 
-    def __init__(self, send: Callable[[Any], int], *, high_water: int = MIB,
+    def __init__(self, send: Callable[[Piece], int], *, high_water: int = MIB,
                  **options: Any) -> None:
         super().__init__(**options)
-        # Reentrant, as a signal handler may write as well.
-        self._lock = threading.RLock()
+        self._lock = Lock()
         # Weak, so that one that is dropped is closed at once, and before what
         # it owns.
         end: Any = weakref.WeakMethod(self._end_sending)
@@ -81,8 +68,8 @@ class _DescriptorChannel(Channel, Owning):
         """Let the other side read the end."""
 
     @abstractmethod
-    def _release(self) -> None:
-        """Close the descriptors."""
+    def _descriptors(self) -> Iterable[int]:
+        """Those that are open."""
 
     @property
     def kept(self) -> int:
@@ -121,7 +108,7 @@ class _DescriptorChannel(Channel, Owning):
             raise EndpointClosedException(f'{self!r}: the other side closed')
         return data
 
-    def write(self, *data: Any) -> None:
+    def write(self, *data: Chunk) -> None:
         """See `IChannel`."""
         outgoing = self._outgoing
         with self._lock:
@@ -152,27 +139,27 @@ class _DescriptorChannel(Channel, Owning):
                 self._outgoing.end()
             except ConnectionError as error:
                 raise self._gone(error) from error
-        self._tell_sending()
-
-    def _tell_sending(self) -> None:
-        if self._outgoing.size:
-            for watcher in self._watchers:
-                watcher.source_sending(self)
+        if self.kept:
+            self._tell_sending()
 
     def send_kept(self) -> bool:
-        """See `Channel`."""
+        """See `Source`."""
         with self._lock:
-            return not self.closed and self._send_kept()
+            failure = None if self.closed else self._send_kept()
+            kept = self.kept
+        if failure:
+            log.warning('%s', failure)
+        return kept > 0 and not failure
 
-    def _send_kept(self) -> bool:
+    def _send_kept(self) -> str | None:
+        """What has failed. With the lock held."""
         try:
             self._outgoing.send()
+        except ConnectionError as error:
+            return str(self._gone(error))
         except OSError as error:
-            log.warning('%s', self._gone(error)
-                        if isinstance(error, ConnectionError)
-                        else f'{self!r}: {error}')
-            return False
-        return self._outgoing.size > 0
+            return f'{self!r}: {error}'
+        return None
 
     def flush(self, timeout: float | None = None) -> None:
         """See `IChannel`."""
@@ -197,21 +184,22 @@ class _DescriptorChannel(Channel, Owning):
         with self._lock:
             if self.closed:
                 return
-            if self._outgoing.size:
-                self._send_kept()
+            failure = self._send_kept() if self.kept else None
             lost = self._outgoing.forget()
             self.closed = True
             try:
-                self._release()
+                for fd in self._descriptors():
+                    self._tell_closing(fd)
             finally:
-                self._tell_ready()
-                if lost:
-                    log.warning('%r was closed with %d bytes unsent', self,
-                                lost)
+                self._release()
+        self._tell_ready()
+        if failure:
+            log.warning('%s', failure)
+        if lost:
+            log.warning('%r was closed with %d bytes unsent', self, lost)
 
     def after_fork(self) -> None:
         """In a child: what is kept is the parent's to send."""
-        self._lock = threading.RLock()
         self._outgoing.forget()
 
 
@@ -255,6 +243,7 @@ class PipeChannel(_DescriptorChannel):
             sink, self.sink_fd = self.sink_fd, -1
             if sink in self._blocking and self._shares(sink):
                 self._blocking.remove(sink)  # or else reading would block
+            self._tell_closing(sink)
             self._close(sink)
         elif stat.S_ISSOCK(os.fstat(self.sink_fd).st_mode):
             with socket.socket(fileno=os.dup(self.sink_fd)) as sock:
@@ -266,10 +255,12 @@ class PipeChannel(_DescriptorChannel):
                 and not stat.S_ISFIFO(os.fstat(sink).st_mode))
 
     def _release(self) -> None:
-        with contextlib.ExitStack() as stack:
-            for fd in self._descriptors():
+        """See `Owning`."""
+        fds = self._descriptors()
+        self._faucet = self.sink_fd = -1
+        with contextlib.ExitStack() as stack:  # all, even if one fails
+            for fd in fds:
                 stack.callback(self._close, fd)
-            self._faucet = self.sink_fd = -1
 
     def after_fork(self) -> None:
         """See `_DescriptorChannel`."""
@@ -278,7 +269,6 @@ class PipeChannel(_DescriptorChannel):
 
     def _close(self, fd: int) -> None:
         try:
-            self._tell_closing(fd)
             if fd in self._blocking:
                 os.set_blocking(fd, True)
         finally:
@@ -296,7 +286,7 @@ class SocketChannel(_DescriptorChannel):
         if sock.type != socket.SOCK_STREAM:
             raise ValueError(f'a channel needs a stream socket, not {sock!r}')
 
-        def send(piece: Any) -> int:
+        def send(piece: Piece) -> int:
             try:
                 return sock.send(piece, socket.MSG_NOSIGNAL)
             except OSError as error:
@@ -318,9 +308,12 @@ class SocketChannel(_DescriptorChannel):
     def _end_sending(self) -> None:
         _shut_down(self._socket)
 
+    def _descriptors(self) -> list[int]:
+        return [self.sink_fd]
+
     def _release(self) -> None:
-        fd, self.sink_fd = self.sink_fd, -1
-        self._tell_closing(fd)
+        """See `Owning`."""
+        self.sink_fd = -1
         self._socket.close()
 
     def __repr__(self) -> str:

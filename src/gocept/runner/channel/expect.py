@@ -3,15 +3,25 @@
 import re
 import select
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from gocept.runner.channel.lines import Data
 from gocept.runner.errors import DeadlineExceeded, EndpointClosedException
 from gocept.runner.waits.deadline import Deadline, wait_for_any
+
+if TYPE_CHECKING:
+    from gocept.runner.channel.base import Channel
+
+Pattern = bytes | str | re.Pattern[bytes] | re.Pattern[str]
+
+Match = Any
+"""The pattern itself; of an expression the match object."""
 
 _TAIL = 2000  # of what was seen, in an error
 
 
-def read_until(channel: Any, pattern: Any, deadline: Deadline) -> Any:
+def read_until(channel: 'Channel', pattern: Pattern, deadline: Deadline,
+               ) -> tuple[Data, Match]:
     """See `IChannel.read_until`."""
     search = _searching(pattern, str if channel.is_text else bytes)
     seen = channel.take_all()
@@ -31,8 +41,8 @@ def read_until(channel: Any, pattern: Any, deadline: Deadline) -> Any:
         channel.put_back(_plain(seen[end:]))
 
 
-def _receive(channel: Any, pattern: Any, deadline: Deadline,
-             seen: Any) -> Any:
+def _receive(channel: 'Channel', pattern: Pattern, deadline: Deadline,
+             seen: Data) -> Data:
     while True:
         try:
             data = channel.receive()
@@ -47,7 +57,7 @@ def _receive(channel: Any, pattern: Any, deadline: Deadline,
             raise _too_late(channel, pattern, deadline, seen)
 
 
-def _wait(channel: Any, deadline: Deadline) -> bool:
+def _wait(channel: 'Channel', deadline: Deadline) -> bool:
     """Wait for more; the other side may first need what is kept."""
     try:
         fd = channel.get_fd()
@@ -55,42 +65,43 @@ def _wait(channel: Any, deadline: Deadline) -> bool:
         return False  # nobody can tell when there will be more
     masks = {fd: select.POLLIN}
     for layer in channel.layers():
-        if getattr(layer, 'kept', 0) and getattr(layer, 'sink_fd', -1) >= 0:
+        if layer.kept and layer.sink_fd >= 0:
             masks[layer.sink_fd] = masks.get(layer.sink_fd, 0) | select.POLLOUT
     return wait_for_any(masks, deadline)
 
 
-def _too_late(channel: Any, pattern: Any, deadline: Deadline,
-              seen: Any) -> DeadlineExceeded:
+def _too_late(channel: 'Channel', pattern: Pattern, deadline: Deadline,
+              seen: Data) -> DeadlineExceeded:
     tail = _plain(seen[-_TAIL:])
     return DeadlineExceeded(
         f'{channel!r}: no {pattern!r} in {deadline.seconds} s; seen last: '
         f'{tail!r}', tail)
 
 
-def _plain(seen: Any) -> Any:
+def _plain(seen: Data) -> Data:
     return seen if isinstance(seen, str) else bytes(seen)
 
 
-def _searching(pattern: Any, kind: type) -> Callable[[Any], Any]:
-    """A function that finds (begin, end, match) in what is seen, or None.
+def _searching(pattern: Pattern, kind: type[str] | type[bytes],
+               ) -> Callable[[Data], tuple[int, int, Match] | None]:
+    """A function that finds where a match begins and ends, and the match.
 
-    It is called with more and more of the same.
+    It is called with more and more of the same; None while there is none.
     """
-    compiled = isinstance(pattern, re.Pattern)
-    if not isinstance(pattern.pattern if compiled else pattern, kind):
+    text = pattern.pattern if isinstance(pattern, re.Pattern) else pattern
+    if not isinstance(text, kind):
         raise TypeError(f'the pattern of this channel is {kind.__name__}, '
                         f'not {pattern!r}')
-    if compiled:
-        def search(seen: Any) -> Any:
+    if isinstance(pattern, re.Pattern):
+        def search(seen: Data) -> tuple[int, int, Match] | None:
             match = pattern.search(_plain(seen))
-            return match and (*match.span(), match)
+            return None if match is None else (*match.span(), match)
         return search
     if not pattern:
         raise ValueError('there is no pattern to read up to')
     start = 0
 
-    def find(seen: Any) -> Any:
+    def find(seen: Data) -> tuple[int, int, Match] | None:
         nonlocal start
         begin = seen.find(pattern, start)
         start = max(0, len(seen) - len(pattern) + 1)

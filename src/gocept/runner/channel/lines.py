@@ -7,6 +7,9 @@ however the pieces were split and however long the lines are.
 import io
 from typing import Any
 
+Data = Any
+"""bytes; with an encoding str."""
+
 
 class Lines:
     """Takes pieces of bytes, or of text, and gives lines.
@@ -20,13 +23,13 @@ class Lines:
         if limit < 1:
             raise ValueError(f'a line needs a limit of 1 or more, not {limit}')
         self.limit = limit
-        self.newline: Any = '\n' if text else b'\n'
-        self.nothing: Any = self.newline[:0]
-        self._rest: list[Any] = []
+        self.newline: Data = '\n' if text else b'\n'
+        self.nothing: Data = self.newline[:0]
+        self._rest: list[Data] = []
         self.size = 0
         """How long the line is that has begun."""
 
-    def feed(self, data: Any) -> list[Any]:
+    def feed(self, data: Data) -> list[Data]:
         """The lines that `data` completes, and pieces of too long ones."""
         size = self.size + len(data)
         if self.newline not in data and size < self.limit:
@@ -46,19 +49,19 @@ class Lines:
         self.size = sum(map(len, self._rest))
         return lines
 
-    def take_rest(self) -> Any:
+    def take_rest(self) -> Data:
         """What is left without a newline; it is forgotten here."""
         rest = self.nothing.join(self._rest)
         self._rest, self.size = [], 0
         return rest
 
-    def _read_lines(self, data: Any) -> list[Any]:
+    def _read_lines(self, data: Data) -> list[Data]:
         # Written in C, and other than splitlines() they know one line end.
         if isinstance(data, str):
             return io.StringIO(data, newline='\n').readlines()
         return io.BytesIO(data).readlines()
 
-    def _cut(self, line: Any) -> list[Any]:
+    def _cut(self, line: Data) -> list[Data]:
         if len(line) <= self.limit:
             return [line]
         return [line[start:start + self.limit]

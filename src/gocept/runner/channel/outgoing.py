@@ -7,7 +7,6 @@ import signal
 import stat
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any
 
 try:
     # The function itself: that of `signal` makes an enum of each answer, which
@@ -16,6 +15,8 @@ try:
 except ImportError:
     from signal import getsignal
 
+Piece = bytes | memoryview
+
 
 class Outgoing:
     """What the descriptor did not take is kept, and sent in order.
@@ -23,12 +24,9 @@ class Outgoing:
     `send` is `write_piece` or its like, `end` is called when all is sent and
     no more will come. What `send` raises, but for BlockingIOError, leaves all
     that was not sent where it is.
-
-    A handler of a signal may come in between any two steps and add, too: what
-    it adds is kept until those are done.
     """
 
-    def __init__(self, send: Callable[[Any], int], end: Callable[[], None],
+    def __init__(self, send: Callable[[Piece], int], end: Callable[[], None],
                  high_water: int) -> None:
         self._send = send
         self._end = end
@@ -37,8 +35,7 @@ class Outgoing:
         """The number of bytes that are kept."""
         self.ending = False
         """Whether no more are to come."""
-        self._pieces: deque[bytes | memoryview] = deque()
-        self._sending = False
+        self._pieces: deque[Piece] = deque()
         self._ended = False
 
     def is_full(self) -> bool:
@@ -53,26 +50,10 @@ class Outgoing:
 
     def add(self, piece: bytes) -> None:
         """Send or keep `piece`; with an error it is kept too."""
-        size = len(piece)
-        if self.size or self._sending:
-            if size:
-                self._pieces.append(piece)
-                self.size += size
-            self.send()
-            return
-        self._sending = True
-        sent = 0
-        try:
-            sent = self._send(piece)
-        except BlockingIOError:
-            pass
-        finally:
-            if sent < size:
-                self._pieces.appendleft(memoryview(piece)[sent:])
-                self.size += size - sent
-            self._sending = False
-        if sent == size and self.size:
-            self.send()
+        if piece:
+            self._pieces.append(piece)
+            self.size += len(piece)
+        self.send()
 
     def end(self) -> None:
         """No more will come."""
@@ -81,25 +62,17 @@ class Outgoing:
 
     def send(self) -> None:
         """Send what the descriptor takes now."""
-        if self._sending:
-            return  # whom the handler interrupted goes on
-        self._sending = True
         pieces = self._pieces
-        try:
-            while pieces:
-                try:
-                    sent = self._send(pieces[0])
-                except BlockingIOError:
-                    return
-                if pieces is not self._pieces:
-                    return  # forgotten meanwhile
-                self.size -= sent
-                if sent < len(pieces[0]):
-                    pieces[0] = memoryview(pieces[0])[sent:]
-                    return  # as it took a part, it is full
-                pieces.popleft()
-        finally:
-            self._sending = False
+        while pieces:
+            try:
+                sent = self._send(pieces[0])
+            except BlockingIOError:
+                return
+            self.size -= sent
+            if sent < len(pieces[0]):
+                pieces[0] = memoryview(pieces[0])[sent:]
+                return  # as it took a part, it is full
+            pieces.popleft()
         if self.ending and not self._ended:
             self._end()
             self._ended = True
@@ -107,12 +80,11 @@ class Outgoing:
     def forget(self) -> int:
         """Keep nothing; returns how many bytes that were."""
         lost, self.size = self.size, 0
-        self._pieces = deque()
-        self._sending = False
+        self._pieces.clear()
         return lost
 
 
-def write_piece(fd: int, piece: Any) -> int:
+def write_piece(fd: int, piece: Piece) -> int:
     """os.write(), which raises BrokenPipeError whatever SIGPIPE does.
 
     Of a terminal as well, when nobody has its other side.

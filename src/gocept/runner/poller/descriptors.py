@@ -1,119 +1,116 @@
-"""The descriptors of a poller: which it waits for, and its own."""
+"""The descriptors that a poller waits for, and its own."""
 
 import contextlib
 import os
 import select
+import threading
 from collections.abc import Callable
-from typing import Any
 
-from gocept.runner.poller.edges import Edges, PollEdges
 from gocept.runner.waits.deadline import PollReadiness, Readiness
 
-WAKE = b'\0'
-INTERRUPT = b'\1'  # as a signal would be written
-_NUDGE = b'\xff'  # only to look again at what is registered
+READABLE = select.POLLIN
+WRITABLE = select.POLLOUT
+
+_NUDGE = b'\xff'
+_WAKE = b'\0'
 
 
-class Descriptors:
-    """What readiness is asked for, and the pipe that ends the wait.
+class WakeUp:
+    """A pipe that ends the wait of a poller.
 
-    Changed with the lock of the poller held.
+    Its methods may be called from signal handlers and finalizers.
     """
 
     def __init__(self) -> None:
-        self.readers: dict[int, Any] = {}
-        self.writers: dict[int, Any] = {}
-        self.files: dict[int, Any] = {}
-        """The readers of regular files, for which nothing can be waited."""
+        # The only reentrant lock of the package. A handler or a finalizer may
+        # interrupt its own thread within `wake`. Without a lock another thread
+        # could close the descriptor meanwhile, and somebody else might open
+        # one with the same number before it is written to.
+        self._lock = threading.RLock()
+        self.faucet, self.sink = os.pipe()
+        for fd in (self.faucet, self.sink):
+            os.set_blocking(fd, False)
+
+    def wake(self, byte: bytes = _WAKE) -> None:
+        """End the wait in progress, or the next one."""
+        with self._lock:
+            if self.sink >= 0:
+                # A full pipe wakes as well as one more byte in it.
+                with contextlib.suppress(BlockingIOError):
+                    os.write(self.sink, byte)
+
+    def nudge(self) -> None:
+        """End the system call only: something else is to be waited for."""
+        self.wake(_NUDGE)
+
+    def drain(self) -> bool:
+        """Read all; whether there was more than nudges."""
+        woken = False
+        with self._lock, contextlib.suppress(BlockingIOError):
+            while self.faucet >= 0:
+                data = os.read(self.faucet, 4096)
+                woken = woken or bool(data.strip(_NUDGE))
+        return woken
+
+    def close(self) -> None:
+        """Close both ends; again does nothing."""
+        with self._lock:
+            fds = {self.faucet, self.sink} - {-1}
+            self.faucet = self.sink = -1
+            for fd in fds:
+                os.close(fd)
+
+    def close_in_child(self) -> None:
+        """Close both ends in a forked child, where a thread that does not
+        exist may hold the lock."""
+        self._lock = threading.RLock()
+        self.close()
+
+
+class Descriptors:
+    """What is waited for; the pipe is one of them.
+
+    All but `wait` is called with the lock of the poller held, `close` also by
+    who alone knows the poller.
+    """
+
+    def __init__(self) -> None:
         self.waiting = False
         """Whether `wait` was called, or is about to be."""
         self._masks: dict[int, int] = {}
-        self._edges: Any = None  # only for who pauses
         self._readiness = Readiness()
         self.wait: Callable[[float], list[tuple[int, int]]] = (
             self._readiness.poll)
         """Pairs of a descriptor and its events, after some seconds at most."""
         try:
-            self.wakeup_read, self.wakeup_fd = os.pipe()
+            self.pipe = WakeUp()
         except BaseException:
             self._readiness.close()
             raise
-        for fd in (self.wakeup_read, self.wakeup_fd):
-            os.set_blocking(fd, False)
-        self._readiness.register(self.wakeup_read, select.POLLIN)
+        self._readiness.register(self.pipe.faucet, READABLE)
 
-    def begin_edges(self) -> None:
-        """Let `wait_for_news` be called."""
-        if self._edges is None:
-            try:
-                self._edges = Edges(self.wakeup_read)
-            except OSError:  # no descriptors are left; it needs none
-                self._edges = PollEdges(self.wakeup_read)
-            for fd, mask in self._masks.items():
-                self._update_edges(fd, mask, mask)
+    def add(self, fd: int, event: int) -> None:
+        """Wait for an event.
 
-    def wait_for_news(self, seconds: float) -> list[tuple[int, int]]:
-        """The same, but of readers only those that it did not give before."""
-        return list(self._edges.wait(seconds))
+        PermissionError for a regular file, which cannot be waited for.
+        """
+        self._set(fd, self._masks.get(fd, 0) | event)
 
-    def fetched(self, fd: int) -> None:
-        """It was read, but perhaps not to the end: the rest is news."""
-        if self._edges is not None and fd in self.readers:
-            self._edges.fetched(fd)
-
-    def add_reader(self, fd: int, reader: Any) -> None:
-        """Wait until `fd` can be read."""
-        self.readers[fd] = reader
-        try:
-            self._update(fd)
-        except PermissionError:  # a regular file
-            self.files[fd] = reader
-            self.nudge()
-        except BaseException:
-            del self.readers[fd]
-            raise
-
-    def remove_reader(self, fd: int, reader: Any) -> None:
-        """Wait for it no more, if it is for `reader`."""
-        if self.readers.get(fd) is reader:
-            del self.readers[fd]
-            self.files.pop(fd, None)
-            self._update(fd)
-
-    def add_writer(self, fd: int, writer: Any) -> None:
-        """Wait until `fd` can be written."""
-        if fd < 0 or self.writers.get(fd) is writer:
-            return
-        self.writers[fd] = writer
-        try:
-            self._update(fd)
-        except PermissionError:  # a regular file, whose disk is full
-            del self.writers[fd]
-
-    def remove_writer(self, fd: int, writer: Any) -> None:
-        """Wait for it no more, if it is for `writer`."""
-        if self.writers.get(fd) is writer:
-            del self.writers[fd]
-            self._update(fd)
+    def drop(self, fd: int, event: int) -> None:
+        """Wait for an event no more."""
+        self._set(fd, self._masks.get(fd, 0) & ~event)
 
     def forget(self, fd: int) -> None:
         """Wait for nothing of it, as it is being closed."""
-        self.readers.pop(fd, None)
-        self.files.pop(fd, None)
-        self.writers.pop(fd, None)
-        self._update(fd)
+        self._set(fd, 0)
 
-    def _update(self, fd: int) -> None:
-        mask = ((select.POLLIN if fd in self.readers else 0)
-                | (select.POLLOUT if fd in self.writers else 0))
+    def _set(self, fd: int, mask: int) -> None:
         known = self._masks.pop(fd, 0)
-        changed = mask ^ known
         if not mask:
             if known:
                 # Somebody may have closed it without a word.
                 with contextlib.suppress(OSError, KeyError):
                     self._readiness.unregister(fd)
-                self._update_edges(fd, mask, changed)
             return
         try:
             if known:
@@ -122,54 +119,17 @@ class Descriptors:
                 self._readiness.register(fd, mask)
         except FileNotFoundError:  # closed without a word, and used again
             self._readiness.register(fd, mask)
-            changed = mask
         self._masks[fd] = mask
-        self._update_edges(fd, mask, changed)
-        if (isinstance(self._readiness, PollReadiness)
-                or isinstance(self._edges, PollEdges)):
+        if isinstance(self._readiness, PollReadiness):
             self.nudge()
-
-    def _update_edges(self, fd: int, mask: int, changed: int) -> None:
-        if self._edges is not None:
-            if changed & select.POLLIN:
-                self._edges.set_reader(fd, bool(mask & select.POLLIN))
-            if changed & select.POLLOUT:
-                self._edges.set_writer(fd, bool(mask & select.POLLOUT))
-
-    def wake(self) -> None:
-        """End the wait."""
-        self._write(WAKE)
 
     def nudge(self) -> None:
         """If somebody waits, have him look at what has changed."""
         if self.waiting:
-            self._write(_NUDGE)
-
-    def _write(self, byte: bytes) -> None:
-        # A full pipe wakes as well as one more byte in it.
-        with contextlib.suppress(BlockingIOError):
-            os.write(self.wakeup_fd, byte)
-
-    def interrupt(self) -> None:
-        """End the wait as a signal does."""
-        self._write(INTERRUPT)
-
-    def forget_wakeups(self) -> bytes:
-        """Read them; those that are no nudges."""
-        woken = b''
-        with contextlib.suppress(BlockingIOError):
-            while data := os.read(self.wakeup_read, 4096):
-                woken += data.strip(_NUDGE)
-        return woken
+            self.pipe.nudge()
 
     def close(self) -> None:
         """Close its own; again does nothing."""
-        if self.wakeup_fd >= 0:
-            self._readiness.close()
-            if self._edges is not None:
-                self._edges.close()
-            os.close(self.wakeup_read)
-            os.close(self.wakeup_fd)
-            self.wakeup_read = self.wakeup_fd = -1
-            for known in (self.readers, self.writers, self.files, self._masks):
-                known.clear()
+        self._readiness.close()
+        self.pipe.close()
+        self._masks.clear()

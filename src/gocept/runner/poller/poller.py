@@ -1,119 +1,209 @@
 """Many streams, processes and timers; one wait.
 
-A poller belongs to the thread that calls `Poller.poll`: that thread reads the
-channels, reaps the processes and runs the callbacks. Sources may be
-registered, written to and closed by any thread.
+A poller belongs to the thread that calls `Poller.poll` or `Poller.pause`: that
+thread reads the channels, reaps the processes and runs the callbacks. Sources
+may be registered, written to and closed by any thread.
+
+What a pause has told is not waited for until somebody has fetched it. So there
+is one wait, and it asks the system only what is ready now.
+
+A source takes its own lock before that of a poller, so no method of a source
+that takes one is called with the lock of the poller held.
 """
 
+import collections
 import contextlib
 import itertools
 import logging
+import math
 import socket
-import threading
+import time
 import weakref
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 import zope.interface
 
 from gocept.runner.interfaces import IPoller
-from gocept.runner.poller.descriptors import WAKE, Descriptors
-from gocept.runner.poller.pausing import READABLE, WRITABLE, Pausing
+from gocept.runner.poller.descriptors import READABLE, WRITABLE, Descriptors
 from gocept.runner.poller.timer import Schedule, Timer
-from gocept.runner.poller.watch import Callback, Watch
 from gocept.runner.waits.closing import Owning
 from gocept.runner.waits.deadline import NEVER, Deadline
-from gocept.runner.waits.forks import tell_forks
-from gocept.runner.waits.source import Source, checked_buffering
+from gocept.runner.waits.forks import Lock, tell_forks
+from gocept.runner.waits.source import Item, Source
 
 if TYPE_CHECKING:
     from gocept.runner.channel import Channel
+    from gocept.runner.poller.server import Server
 
 log = logging.getLogger('gocept.runner.poller')
 
+Label = Any
+"""What was registered: a source, or the socket of a server."""
+
+Pair = tuple[Item, Label]
+
+Callback = Callable[[Item, Label], object]
+
+
+class Watch:
+    """A source as a poller knows it, and who gets what it has."""
+
+    __slots__ = ('always', 'callback', 'fd', 'label', 'source', 'told')
+
+    def __init__(self, source: Source, label: Label,
+                 callback: Callback | None) -> None:
+        self.source = source
+        self.label = label
+        self.callback = callback
+        self.fd = -1
+        self.always = False
+        """Whether it is a regular file: ready, whatever it has."""
+        self.told = False
+        """Whether it has ended a pause, and was not fetched since."""
+
+    def call(self, items: Sequence[Item], results: list[Pair]) -> None:
+        """Hand `items` to the callback.
+
+        What is left is added to `results`: if one of the calls has removed
+        the callback, or ends the program.
+        """
+        left = collections.deque(items)
+        try:
+            while left and self.callback is not None:
+                try:
+                    self.callback(left.popleft(), self.label)
+                except Exception:  # the other sources go on
+                    log.exception('The callback of %r failed', self.label)
+        finally:
+            results += zip(left, itertools.repeat(self.label))
+
 
 @zope.interface.implementer(IPoller)
-class Poller(Pausing, Owning):
+class Poller(Owning):
     """See `IPoller`."""
 
     def __init__(self, *, buffering: str | None = None) -> None:
-        self._buffering = checked_buffering(buffering)
+        if buffering is not None:
+            # Imported here, as a worker waits without any streams.
+            from gocept.runner.channel.base import checked_buffering
+            checked_buffering(buffering)
+        self._buffering = buffering
+        self._lock = Lock()
         self._open()
         tell_forks(self)
 
     def _open(self) -> None:
-        # Reentrant, as a signal handler may close a channel.
-        self._lock = threading.RLock()
         self._watches: dict[int, Watch] = {}  # by id of what it stands for
-        self._ready: dict[Watch, None] = {}  # whatever descriptors say
-        self._schedule = Schedule()
+        self._readers: dict[int, Watch] = {}  # by descriptor
+        self._writers: dict[int, Source] = {}
         self._senders: weakref.WeakSet[Source] = weakref.WeakSet()
-        self._results: list[tuple[Any, Any]] = []
-        self._begin_pausing()
+        self._schedule = Schedule()
+        # To be collected though no descriptor says so: what sources hold, and
+        # what was told.
+        self._ready: dict[Watch, None] = {}
+        self._results: list[Pair] = []
+        self._news = False  # to end the pause
+        self._paused_until = -math.inf
         self._descriptors = Descriptors()
-        self._readers: dict[int, Watch] = self._descriptors.readers
         self.closed = False
 
     @property
     def wakeup_fd(self) -> int:
         """See `IPoller`."""
-        return self._descriptors.wakeup_fd
+        return self._descriptors.pipe.sink
 
-    def register(self, source: Any, callback: Callback | None = None) -> None:
+    def register(self, source: Source,
+                 callback: Callback | None = None) -> None:
         """See `IPoller`."""
         if not isinstance(source, Source):
             raise TypeError(f'a channel, a process or a timer is needed, not '
                             f'{source!r}; a listening socket: add_server()')
-        self._register(Watch(source, source, callback))
+        with self._lock:
+            self._add(Watch(source, source, callback))
+        self._send_what_is_kept(source)
 
     def add_server(self, sock: socket.socket,
                    callback: Callback | None = None) -> None:
         """See `IPoller`."""
         # Imported here, as a worker waits without any streams.
         from gocept.runner.poller.server import Server
-        self._register(Watch(Server(sock, self._buffering), sock, callback))
-
-    def _register(self, watch: Watch) -> None:
-        source = watch.source
         with self._lock:
-            if self.closed:
-                raise RuntimeError('the poller is closed')
-            known = self._watches.get(id(watch.label))
-            if known is not None and known.label is watch.label:
-                known.callback = watch.callback
-                return
-            attached = [layer for layer in source.layers()
-                        if layer.attach(self)]
-            try:
-                # Asked for when it is attached: who closes it from now on
-                # will tell, and wait for the lock.
-                watch.fd = source.fileno()
-                self._add_reader(watch)
-            except BaseException:
-                for layer in attached:
-                    layer.detach(self)
-                raise
-            self._watches |= {id(each): watch
-                              for each in (watch.label, *source.layers())}
-            if isinstance(source, Timer):
-                source.start()
-                self._schedule.add(source)
-                self._descriptors.nudge()
-            elif watch.fd < 0 or source.buffered:
-                self.source_ready(source)
-        self._send_what_is_kept(source)
+            self._add(Watch(Server(sock, self._buffering), sock, callback))
+
+    def _add(self, watch: Watch) -> None:
+        """With the lock held."""
+        if self.closed:
+            raise RuntimeError('the poller is closed')
+        known = self._watches.get(id(watch.label))
+        if known is not None and known.label is watch.label:
+            known.callback = watch.callback
+            return
+        source = watch.source
+        attached = [layer for layer in source.layers() if layer.attach(self)]
+        try:
+            # Asked for when it is attached: who closes it from now on will
+            # tell, and wait for the lock.
+            watch.fd = source.fileno()
+            self._add_reader(watch)
+        except BaseException:
+            for layer in attached:
+                layer.detach(self)
+            raise
+        for each in (watch.label, *source.layers()):
+            self._watches[id(each)] = watch
+        if isinstance(source, Timer):
+            source.start()
+            self._schedule.add(source)
+        elif watch.fd < 0 or watch.always or source.buffered:
+            self._ready[watch] = None
+        self._descriptors.nudge()
 
     def _add_reader(self, watch: Watch) -> None:
+        """With the lock held."""
         fd = watch.fd
         other = self._readers.get(fd)
         if other is not None:
             if other.source.fileno() == fd:
                 raise ValueError(f'descriptor {fd} is registered already, for '
                                  f'{other.label!r}')
-            self._drop(other)  # it was closed behind our back
+            self._remove(other)  # it was closed behind our back
         if fd >= 0:
-            self._descriptors.add_reader(fd, watch)
-            self._news = self._news or fd in self._descriptors.files
+            try:
+                self._descriptors.add(fd, READABLE)
+            except PermissionError:
+                watch.always = True
+            self._readers[fd] = watch
+
+    def _remove_reader(self, watch: Watch) -> None:
+        """With the lock held."""
+        if self._readers.get(watch.fd) is watch:
+            del self._readers[watch.fd]
+            self._descriptors.drop(watch.fd, READABLE)
+
+    def _remove(self, watch: Watch) -> None:
+        """With the lock held."""
+        for each in (watch.label, *watch.source.layers()):
+            self._watches.pop(id(each), None)
+        self._ready.pop(watch, None)
+        self._remove_reader(watch)
+        if isinstance(watch.source, Timer):
+            self._schedule.drop(watch.source)
+
+    def unregister(self, source: Label) -> None:
+        """See `IPoller`."""
+        with self._lock:
+            watch = self._watches.get(id(source))
+            if watch is not None:
+                self._unregister(watch)
+
+    def _unregister(self, watch: Watch) -> None:
+        """With the lock held."""
+        self._remove(watch)
+        for layer in watch.source.layers():
+            if layer not in self._senders:
+                layer.detach(self)
+                self._remove_writer(layer.sink_fd, layer)
 
     def send_for(self, channel: 'Channel') -> None:
         """See `IPoller`."""
@@ -124,156 +214,208 @@ class Poller(Pausing, Owning):
 
     def _send_what_is_kept(self, source: Source) -> None:
         for layer in source.layers():
-            if getattr(layer, 'kept', 0) and hasattr(layer, 'sink_fd'):
+            if layer.kept:
                 self.source_sending(layer)
 
-    def unregister(self, source: Any) -> None:
-        """See `IPoller`."""
-        with self._lock:
-            watch = self._watches.get(id(source))
-            if watch is None:
-                return
-            self._drop(watch)
-            for layer in watch.source.layers():
-                if layer not in self._senders:
-                    layer.detach(self)
-                    self._descriptors.remove_writer(
-                        getattr(layer, 'sink_fd', -1), layer)
-
-    def _drop(self, watch: Watch) -> None:
-        with self._lock:
-            for each in (watch.label, *watch.source.layers()):
-                self._watches.pop(id(each), None)
-            self._ready.pop(watch, None)
-            self._descriptors.remove_reader(watch.fd, watch)
-            if isinstance(watch.source, Timer):
-                self._schedule.drop(watch.source)
+    def _remove_writer(self, fd: int, source: Source) -> None:
+        """With the lock held."""
+        if self._writers.get(fd) is source:
+            del self._writers[fd]
+            self._descriptors.drop(fd, WRITABLE)
 
     def source_ready(self, source: Source) -> None:
         """See `Watcher`."""
         with self._lock:
             watch = self._watches.get(id(source))
             if watch is not None:
-                self._ready[watch] = None
-                self._news = True
-                self._descriptors.nudge()
+                self._settle(watch, True)
 
-    def source_sending(self, source: Any) -> None:
+    def source_fetched(self, source: Source) -> None:
+        """See `Watcher`."""
+        watch = self._watches.get(id(source))
+        # For nearly each read of a channel there is nothing to do.
+        if watch is not None and (watch in self._ready
+                                  or watch.source.buffered):
+            with self._lock:
+                if self._is_registered(watch):
+                    self._settle(watch, watch.source.buffered)
+
+    def source_sending(self, source: Source) -> None:
         """See `Watcher`."""
         with self._lock:
-            if not self.closed:
-                self._descriptors.add_writer(source.sink_fd, source)
+            fd = source.sink_fd
+            if not self.closed and fd >= 0 and (
+                    self._writers.get(fd) is not source):
+                # A regular file, whose disk is full, cannot be waited for.
+                with contextlib.suppress(PermissionError):
+                    self._descriptors.add(fd, WRITABLE)
+                    self._writers[fd] = source
 
     def source_closing(self, source: Source, fd: int) -> None:
         """See `Watcher`."""
         with self._lock:
-            if not self.closed:
-                self._descriptors.forget(fd)
+            self._readers.pop(fd, None)
+            self._writers.pop(fd, None)
+            self._descriptors.forget(fd)
 
-    def wait(self, timeout: float | None = None) -> bool:
+    def _settle(self, watch: Watch, buffered: bool) -> None:
+        """Its rest, if there is one, is news. With the lock held."""
+        if watch.told:
+            watch.told = False
+            if self._readers.get(watch.fd) is watch and not watch.always:
+                with contextlib.suppress(OSError):  # closed without a word
+                    self._descriptors.add(watch.fd, READABLE)
+        if buffered or watch.always:
+            self._ready[watch] = None
+            self._descriptors.nudge()
+        else:
+            self._ready.pop(watch, None)
+
+    def poll(self, timeout: float | None = None) -> list[Pair]:
         """See `IPoller`."""
         deadline = NEVER if timeout is None else Deadline(timeout)
         while True:
-            found = False
-            for fd, event in self._select(deadline):
-                if event & READABLE and fd in self._readers:
-                    found = True
-                else:
-                    found = bool(self._attend(fd)) or found
-            if (found or self.closed or self._results or self._ready
-                    or self._descriptors.files or not self._schedule.left()):
-                return True
-            if deadline.passed:
-                return False
-
-    def poll(self, timeout: float | None = None) -> list[tuple[Any, Any]]:
-        """See `IPoller`."""
-        deadline = NEVER if timeout is None else Deadline(timeout)
-        while True:
-            woken = False
-            for fd, event in self._select(deadline):
-                watch = self._readers.get(fd)
-                if watch is None or event & WRITABLE:
-                    woken = bool(self._attend(fd)) or woken
-                if watch is not None and event & READABLE:
-                    self._collect(watch)
-            if self._ready or self._descriptors.files or self._schedule:
+            woken = self._wait(deadline, self._left, self._collect)
+            if self._ready or self._schedule:
                 self._collect_others()
             results = self._results
-            if results or woken or self.closed or deadline.passed:
+            if (results or woken or self._news or self.closed
+                    or deadline.passed):
                 # They are in the object until here, as a handler of a signal
                 # may raise an exception.
-                self._results = []
+                self._results, self._news = [], False
                 return results
 
-    def _select(self, deadline: Deadline,
-                pausing: bool = False) -> Sequence[tuple[int, int]]:
-        """Which descriptors are ready, at once if something else is."""
+    def pause(self, timeout: float | None = None,
+              over: Callable[[], object] = lambda: False) -> bool:
+        """See `IPoller`."""
+        deadline = NEVER if timeout is None else Deadline(timeout)
+        try:
+            while not over():
+                self._wait(deadline, self._left_to_news, self._tell)
+                # All are told, or the next pause would be ended by the rest.
+                for watch in [*self._ready]:
+                    if not watch.told:
+                        self._tell(watch)
+                if (self._news or self._results or self.closed
+                        or not self._timers_left()):
+                    self._news = False
+                    return True
+                if deadline.passed:
+                    return False
+            return True
+        finally:
+            self._paused_until = time.monotonic()
+
+    def _wait(self, deadline: Deadline, left: Callable[[], float],
+              found: Callable[[Watch], None]) -> bool:
+        """Wait until descriptors are ready, or for the time that is left.
+
+        Calls `found` with the readers; whether there was a wake-up.
+        """
         descriptors = self._descriptors
         descriptors.waiting = True  # from now on nudges are sent
         try:
             if self.closed:
                 raise RuntimeError('the poller is closed')
-            if pausing:
-                return self._select_news(deadline)
-            if self._ready or descriptors.files or self._results:
-                return descriptors.wait(0.0)
-            # Without a time the system is asked at less cost.
-            if deadline is NEVER and not self._schedule:
-                return descriptors.wait(-1.0)
-            return descriptors.wait(
-                min(deadline.left(), self._schedule.left()))
+            events = descriptors.wait(
+                0.0 if self._news else min(deadline.left(), left()))
         finally:
             descriptors.waiting = False
             if self.closed:
-                self._release()
+                with self._lock:
+                    self._release()
+        woken = False
+        for fd, event in events:
+            watch = self._readers.get(fd)
+            # Of one that was told an error, too, is the business of who
+            # writes: it is not read.
+            if watch is None or watch.told or event & WRITABLE:
+                woken = self._attend(fd) or woken
+            if (watch is not None and not watch.told
+                    and event & ~WRITABLE):  # an end and an error, too
+                found(watch)
+        return woken
 
-    def _attend(self, fd: int) -> bytes:
-        """Send, or read the wake-ups; returns them."""
-        if fd == self._descriptors.wakeup_read:
+    def _left(self) -> float:
+        """Seconds until there is something that no descriptor tells."""
+        if self._ready or self._results:
+            return 0.0
+        return self._schedule.left()
+
+    def _left_to_news(self) -> float:
+        if self._results or not all(watch.told for watch in [*self._ready]):
+            return 0.0
+        return self._timers_left()
+
+    def _timers_left(self) -> float:
+        """Seconds until one is due that no pause has ended for yet."""
+        if not self._schedule:
+            return math.inf
+        return self._schedule.left_after(self._paused_until)
+
+    def _attend(self, fd: int) -> bool:
+        """Send, or read the wake-ups; whether there was one."""
+        if fd == self._descriptors.pipe.faucet:
+            return self._descriptors.pipe.drain()
+        source = self._writers.get(fd)
+        # Without the lock, as the source's own is taken here. When all is
+        # sent, the next look finds nothing kept: to wait once too often costs
+        # less than to begin and end it for each piece.
+        if source is not None and not (source.kept and (
+                source.send_kept() or not source.kept)):
             with self._lock:
-                return (WAKE if self.closed
-                        else self._descriptors.forget_wakeups())
-        self._send(fd)
-        return b''
+                self._remove_writer(fd, source)
+            # Something may have been kept since it was looked at.
+            if source.kept and source.send_kept():
+                self.source_sending(source)
+        return False
+
+    def _tell(self, watch: Watch) -> None:
+        """Let it end the pause, and wait for it no more."""
+        with self._lock:
+            if not watch.told and self._is_registered(watch):
+                watch.told = self._news = True
+                self._ready[watch] = None
+                if self._readers.get(watch.fd) is watch:
+                    self._descriptors.drop(watch.fd, READABLE)
 
     def _collect_others(self) -> None:
-        for watch in dict.fromkeys(
-                [*self._descriptors.files.values(), *self._ready]):
+        for watch in [*self._ready]:
             if self._is_registered(watch):  # after the callbacks before it
                 self._collect(watch)
-                with self._lock:
-                    if not watch.source.buffered:
-                        self._ready.pop(watch, None)
-                    self._news = self._news or watch in self._ready or (
-                        watch.fd in self._descriptors.files)
         with self._lock:
-            due = [self._watches[id(timer)]
+            due = [(timer, self._watches[id(timer)])
                    for timer in self._schedule.take_due()]
         try:
-            for watch in filter(self._is_registered, due):
-                self._collect(watch)
+            for _, watch in due:
+                if self._is_registered(watch):
+                    self._collect(watch)
         finally:
             with self._lock:
-                for watch in filter(self._is_registered, due):
-                    self._schedule.add(watch.source)
+                for timer, watch in due:
+                    if self._is_registered(watch):
+                        self._schedule.add(timer)
 
     def _is_registered(self, watch: Watch) -> bool:
         return self._watches.get(id(watch.label)) is watch
 
     def _collect(self, watch: Watch) -> None:
+        source = watch.source
         try:
-            items, over = watch.source.collect()
+            items, over = source.collect()
         except Exception:  # a custom channel's own; others go on
-            log.exception('%r failed, and is polled no more', watch.source)
+            log.exception('%r failed, and is polled no more', source)
             over = True
-            items = ([] if watch.accepts
-                     else [getattr(watch.source, '_nothing', b'')])
-        self._descriptors.fetched(watch.fd)
+            items = ([] if source.accepts
+                     else [getattr(source, '_nothing', b'')])
         if over:
-            self._drop(watch)
-        if watch.accepts:
-            self._take_in(watch, watch.source, items)
+            with self._lock:
+                self._remove(watch)
+        elif watch in self._ready:
+            self.source_fetched(source)
+        if source.accepts:
+            self._take_in(watch, cast('Server', source), items)
         if watch.callback is not None:
             watch.call(items, self._results)
         elif len(items) == 1:
@@ -281,47 +423,35 @@ class Poller(Pausing, Owning):
         else:
             self._results += zip(items, itertools.repeat(watch.label))
 
-    def _take_in(self, watch: Watch, server: Any, clients: Any) -> None:
+    def _take_in(self, watch: Watch, server: 'Server',
+                 clients: Sequence[Item]) -> None:
         with self._lock:
             if self.closed:
                 return  # whoever gets the clients closes them
             for _, channel in clients:
-                self.register(channel)
+                self._add(Watch(channel, channel, None))
             if server.pause:
-                self._descriptors.remove_reader(watch.fd, watch)
-                self.register(Timer(server.pause),
-                              lambda *result: self._accept_again(watch))
+                self._remove_reader(watch)
+                timer = Timer(server.pause)
+                self._add(Watch(timer, timer,
+                                lambda *result: self._accept_again(watch)))
 
     def _accept_again(self, watch: Watch) -> None:
         with self._lock:
             if self._is_registered(watch):
                 self._add_reader(watch)
 
-    def _send(self, fd: int) -> None:
-        channel: Any = self._descriptors.writers.get(fd)
-        # Without the lock, as the channel's own is taken here. When all is
-        # sent, the next look finds nothing kept: to wait once too often costs
-        # less than to begin and end it for each piece.
-        if channel is None or (
-                channel.kept and (channel.send_kept() or not channel.kept)):
-            return
-        with self._lock:
-            self._descriptors.remove_writer(fd, channel)
-        # Something may have been kept since it was looked at.
-        if channel.kept and channel.send_kept():
-            self.source_sending(channel)
-
     def wakeup(self) -> None:
         """See `IPoller`."""
-        with self._lock:
-            if not self.closed:
-                self._descriptors.wake()
+        # Without the lock: a handler or a finalizer may have interrupted this
+        # thread with the lock held. Before the byte, so that who has read the
+        # byte knows.
+        self._news = True
+        self._descriptors.pipe.wake()
 
     def interrupt(self) -> None:
         """See `IPoller`."""
-        with self._lock:
-            if not self.closed:
-                self._descriptors.interrupt()
+        self._descriptors.pipe.wake()
 
     def close_all(self) -> None:
         """See `IPoller`."""
@@ -337,20 +467,21 @@ class Poller(Pausing, Owning):
             if self.closed:
                 return
             for watch in list(self._watches.values()):
-                self.unregister(watch.label)
+                self._unregister(watch)
+            self._writers.clear()
             self.closed = True
             if self._descriptors.waiting:  # and will do it
-                self._descriptors.wake()
+                self._descriptors.pipe.wake()
             else:
                 self._release()
 
     def _release(self) -> None:
-        with self._lock:
-            self._descriptors.close()
+        """See `Owning`."""
+        self._descriptors.close()
 
     def after_fork(self) -> None:
         """In a child: the registrations are the parent's, and stay so."""
+        self._descriptors.pipe.close_in_child()
+        self._release()
         if not self.closed:
-            self._lock = threading.RLock()  # another thread may have had it
-            self._release()
             self._open()

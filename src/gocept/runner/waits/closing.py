@@ -27,10 +27,21 @@ class Owning(Closing):
 
     closed = True  # until it has them
 
+    def _release(self) -> None:
+        """Close the descriptors, without a lock, and tell nobody.
+
+        A finalizer runs in any thread and under any lock. It needs no lock
+        itself, as nobody else refers to the object: a poller refers to what is
+        registered and to what it is to send.
+        """
+        raise NotImplementedError
+
     def __del__(self) -> None:
         if not self.closed:
-            warnings.warn(f'unclosed {self!r}', ResourceWarning,
-                          stacklevel=2, source=self)
-            # A thread that is no more may have the locks that it needs.
-            if not sys.is_finalizing():
-                self.close()
+            try:
+                warnings.warn(f'unclosed {self!r}', ResourceWarning,
+                              stacklevel=2, source=self)
+            finally:
+                # At the exit of the interpreter the system closes them.
+                if not sys.is_finalizing():
+                    self._release()

@@ -1,4 +1,4 @@
-"""What a poller can wait for, and what it is told without being asked.
+"""What a poller can wait for, and what a poller is told by its sources.
 
 A descriptor says when it is ready, but not that its owner has closed it, that
 lines were left in a buffer, or that bytes are to be sent. A source tells its
@@ -10,15 +10,21 @@ from typing import Any, Protocol
 
 from gocept.runner.waits.forks import Lock
 
+Item = Any
+"""What a source gives: data, a client, a status, a number."""
+
 
 class Watcher(Protocol):
-    """What a source tells; from any thread."""
+    """What a source tells. From any thread, but not from finalizers."""
 
     def source_ready(self, source: 'Source') -> None:
         """`collect` has something, though the descriptor may not say so."""
 
+    def source_fetched(self, source: 'Source') -> None:
+        """Somebody has read from `source`; `buffered` says if some is left."""
+
     def source_sending(self, source: 'Source') -> None:
-        """`send_kept` is to be called when its sink can be written."""
+        """`send_kept` is to be called when `sink_fd` can be written."""
 
     def source_closing(self, source: 'Source', fd: int) -> None:
         """A descriptor is about to be closed."""
@@ -36,6 +42,9 @@ class Source:
     accepts = False
     """Whether what it collects are clients."""
 
+    sink_fd = -1
+    """What is written to; -1 for nothing."""
+
     _watchers: tuple[Watcher, ...] = ()
 
     def fileno(self) -> int:
@@ -45,13 +54,25 @@ class Source:
         """
         raise NotImplementedError(f'{self!r} has no descriptor')
 
-    def collect(self) -> tuple[Sequence[Any], bool]:
+    def collect(self) -> tuple[Sequence[Item], bool]:
         """What there is, without waiting, and whether this was the last."""
         raise NotImplementedError
 
     @property
     def buffered(self) -> bool:
         """Whether `collect` has something that the descriptor cannot say."""
+        return False
+
+    @property
+    def kept(self) -> int:
+        """The number of bytes that are to be written to `sink_fd`."""
+        return 0
+
+    def send_kept(self) -> bool:
+        """Send what the sink takes; whether to go on when it takes more.
+
+        An error is logged, as it is not the business of who calls this.
+        """
         return False
 
     def layers(self) -> Iterator['Source']:
@@ -76,14 +97,14 @@ class Source:
         for watcher in self._watchers:
             watcher.source_ready(self)
 
+    def _tell_fetched(self) -> None:
+        for watcher in self._watchers:
+            watcher.source_fetched(self)
+
+    def _tell_sending(self) -> None:
+        for watcher in self._watchers:
+            watcher.source_sending(self)
+
     def _tell_closing(self, fd: int) -> None:
         for watcher in self._watchers:
             watcher.source_closing(self, fd)
-
-
-def checked_buffering(buffering: str | None) -> str | None:
-    """What it is, if it is one that channels know."""
-    if buffering not in (None, 'bytes', 'line'):
-        raise ValueError("buffering must be None, 'bytes' or 'line', "
-                         f'not {buffering!r}')
-    return buffering

@@ -16,7 +16,6 @@ class Descriptor:
         self.answers = [*answers]
         self.received = b''
         self.ends = 0
-        self.meanwhile = None
         self.outgoing = Outgoing(self.send, self.end, high_water=10)
 
     def send(self, piece):
@@ -26,10 +25,6 @@ class Descriptor:
         if not answer and piece:
             raise BlockingIOError
         self.received += bytes(piece[:answer])
-        if self.meanwhile is not None:
-            # As the handler of a signal that came during the call.
-            meanwhile, self.meanwhile = self.meanwhile, None
-            meanwhile()
         return min(answer, len(piece))
 
     def end(self):
@@ -73,42 +68,6 @@ class OutgoingTests(unittest.TestCase):
         descriptor.outgoing.send()
         self.assertEqual(b''.join(pieces), descriptor.received)
         self.assertEqual(0, descriptor.outgoing.size)
-
-    def test_a_handler_of_a_signal_adds_meanwhile(self):
-        for taken in (1, 2, 3):
-            with self.subTest(taken=taken):
-                descriptor = Descriptor(taken)
-                outgoing = descriptor.outgoing
-                descriptor.meanwhile = lambda: outgoing.add(b'XYZ')
-                outgoing.add(b'abc')
-                outgoing.send()
-                self.assertEqual(b'abcXYZ', descriptor.received)
-                self.assertEqual(0, outgoing.size)
-
-    def test_a_handler_of_a_signal_adds_while_kept_bytes_are_sent(self):
-        for taken in (1, 2, 3):
-            with self.subTest(taken=taken):
-                descriptor = Descriptor(0, 0)
-                outgoing = descriptor.outgoing
-                outgoing.add(b'abc')
-                outgoing.add(b'def')
-                descriptor.meanwhile = lambda: outgoing.add(b'XYZ')
-                descriptor.answers = [taken]
-                outgoing.send()
-                outgoing.send()
-                self.assertEqual(b'abcdefXYZ', descriptor.received)
-                self.assertEqual(0, outgoing.size)
-
-    def test_a_handler_of_a_signal_forgets_meanwhile(self):
-        descriptor = Descriptor(0, 0)
-        outgoing = descriptor.outgoing
-        outgoing.add(b'abc')
-        outgoing.add(b'def')
-        descriptor.meanwhile = outgoing.forget
-        outgoing.send()
-        self.assertEqual(0, outgoing.size)
-        outgoing.send()
-        self.assertEqual(b'abc', descriptor.received)
 
     def test_full(self):
         descriptor = Descriptor(0, 0, 0, 0, 0)

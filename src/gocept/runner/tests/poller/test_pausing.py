@@ -11,7 +11,6 @@ from unittest import mock
 from gocept.runner.channel import LineChannel, PipeChannel
 from gocept.runner.poller import Poller, Timer, descriptors
 from gocept.runner.poller import server as accepting
-from gocept.runner.poller.edges import PollEdges
 from gocept.runner.process import Process
 from gocept.runner.tests.poller.test_server import no_descriptors_left
 from gocept.runner.tests.streams import (
@@ -179,7 +178,7 @@ class PauseTests(PausingTestCase):
             self.assertDoesNotEnd()
 
     def fetch_all(self):
-        self.assertTrue(self.poller.poll(0))
+        self.assertTrue(self.poller.poll(DEADLINE))
         while self.poller.poll(0):
             pass
 
@@ -189,7 +188,6 @@ class PauseTests(PausingTestCase):
                 if paused:
                     self.assertDoesNotEnd()
                 make_ready()
-                self.assertTrue(self.poller.wait(DEADLINE))
                 self.fetch_all()
                 self.assertDoesNotEnd()
 
@@ -224,7 +222,6 @@ class PauseTests(PausingTestCase):
         self.poller.register(channel)
         peer.send(b'x')
         self.assertEnds()
-        self.assertTrue(self.poller.wait(0))
         self.assertEqual([(b'x', channel)], self.poller.poll(0))
 
     def test_a_pause_after_a_poll_that_has_waited(self):
@@ -302,7 +299,7 @@ class LeftTests(PausingTestCase):
         self.poller.register(channel)
         peer.send(b'a\nb')
         peer.close()
-        self.assertEndsFor(2, 1)
+        self.assertEndsFor(2, 1, 0)
 
     def test_clients(self):
         server = listening_tcp()
@@ -352,6 +349,164 @@ class LeftTests(PausingTestCase):
         wait_readable(channel)
         channel.read()
         self.assertEqual([(b'b\n', channel)], self.poller.poll(0))
+        self.assertDoesNotEnd()
+
+
+class ToldTests(PausingTestCase):
+    """What has ended a pause ends another when it was fetched."""
+
+    def test_more_of_what_was_not_fetched_does_not_end_it(self):
+        for make_ready in self.each_kind(self.ENDLESS):
+            make_ready()
+            self.assertEnds()
+            for _ in range(3):
+                make_ready()
+                self.assertDoesNotEnd()
+            self.assertTrue(self.poller.poll(0))
+            self.assertDoesNotEnd()
+            make_ready()
+            self.assertEnds()
+
+    def test_the_end_of_what_was_not_fetched_does_not_end_it(self):
+        channel, peer = self.open_pipes()
+        self.poller.register(channel)
+        peer.send(b'x')
+        self.assertEnds()
+        peer.close()
+        self.assertDoesNotEnd()
+        self.assertEqual([(b'x', channel)], self.poller.poll(0))
+        self.assertEnds()
+
+    def test_closed_here_it_does(self):
+        channel, peer = self.open_pipes()
+        self.poller.register(channel)
+        peer.send(b'x')
+        self.assertEnds()
+        channel.close()
+        self.assertEnds()
+        self.assertDoesNotEnd()
+        self.assertEqual([(b'', channel)], self.poller.poll(0))
+
+    def test_a_worker_that_polls_in_each_tick_misses_nothing(self):
+        channel, peer = self.open_pipes(buffering='line')
+        self.poller.register(channel)
+        for number in range(100):
+            peer.send(b'%d\n' % number)
+            self.assertEnds()
+            self.assertEqual([(b'%d\n' % number, channel)],
+                             self.poller.poll(0))
+        self.assertDoesNotEnd()
+
+    def test_a_worker_that_reads_in_each_tick_misses_nothing(self):
+        for options in {}, {'buffering': 'line'}, {'encoding': 'utf-8'}:
+            for wrap in False, True:
+                channel, peer = self.open_pipes(**options)
+                if wrap:
+                    channel = LineChannel(channel)
+                self.poller.register(channel)
+                for number in range(100):
+                    peer.send(b'%d\n' % number)
+                    self.assertEnds()
+                    self.assertEqual(number, int(channel.read()))
+                self.assertDoesNotEnd()
+                self.poller.unregister(channel)
+
+    def test_a_worker_that_reads_what_another_channel_wraps(self):
+        inner, peer = self.open_pipes()
+        self.poller.register(LineChannel(inner))
+        for _ in range(3):
+            peer.send(b'x\n')
+            self.assertEnds()
+            self.assertEqual(b'x\n', inner.read())
+        self.assertDoesNotEnd()
+
+    def test_a_worker_that_reads_one_line_in_each_tick(self):
+        channel, peer = self.open_pipes(buffering='line')
+        self.poller.register(channel)
+        peer.send(b'a\nb\nc\n')
+        for line in b'a\n', b'b\n', b'c\n':
+            self.assertEnds()
+            self.assertDoesNotEnd()
+            self.assertEqual(line, channel.read())
+        self.assertDoesNotEnd()
+
+    def test_a_worker_that_reads_up_to_a_pattern_in_each_tick(self):
+        channel, peer = self.open_pipes()
+        self.poller.register(channel)
+        peer.send(b'1;2;')
+        self.assertEnds()
+        self.assertEqual((b'1', b';'), channel.read_until(b';', DEADLINE))
+        self.assertEnds()  # for the rest
+        self.assertDoesNotEnd()
+        self.assertEqual((b'2', b';'), channel.read_until(b';', DEADLINE))
+        self.assertDoesNotEnd()
+        peer.send(b'3;')
+        self.assertEnds()
+
+    def test_a_read_that_finds_nothing_is_a_fetch_too(self):
+        channel, peer = self.open_pipes(buffering='line')
+        self.poller.register(channel)
+        peer.send(b'a ')
+        self.assertEnds()
+        self.assertEqual(b'', channel.read())
+        peer.send(b'line\n')
+        self.assertEnds()
+        self.assertEqual(b'a line\n', channel.read())
+        self.assertDoesNotEnd()
+
+    def test_a_worker_that_reads_one_regular_file(self):
+        channel = self.open_file(b'12345')
+        self.poller.register(channel)
+        with mock.patch('gocept.runner.channel.descriptor._READ_SIZE', 2):
+            for data in b'12', b'34', b'5':
+                self.assertEnds()
+                self.assertDoesNotEnd()
+                self.assertEqual(data, channel.read())
+
+    def test_told_with_bytes_kept(self):
+        channel, peer = self.open_sockets()
+        self.poller.register(channel)
+        channel.write(LARGE)
+        peer.send(b'x')
+        self.assertEnds()
+        self.meanwhile(lambda: (peer.receive(len(LARGE)),
+                                self.poller.wakeup()))
+        self.assertEnds()  # and meanwhile it has sent
+        self.assertEqual(0, channel.kept)
+        self.assertEqual(b'x', channel.read())
+        peer.send(b'y')
+        self.assertEnds()
+        self.assertEqual([(b'y', channel)], self.poller.poll(0))
+
+    def test_told_while_a_handler_raises(self):
+        channel, peer = self.open_pipes()
+        self.poller.register(channel)
+        peer.send(b'x')
+        tell = self.poller._tell
+
+        def interrupted(watch):
+            tell(watch)
+            raise KeyboardInterrupt
+        with (mock.patch.object(self.poller, '_tell', interrupted),
+              self.assertRaises(KeyboardInterrupt)):
+            self.poller.pause(DEADLINE)
+        self.assertEnds()
+        self.assertDoesNotEnd()
+
+    def test_what_a_poll_could_not_return_ends_it(self):
+        def interrupt(data, channel):
+            raise KeyboardInterrupt
+        streams = [self.open_pipes(buffering='line') for _ in range(2)]
+        self.poller.register(streams[0][0], interrupt)
+        self.poller.register(streams[1][0])
+        for _, peer in reversed(streams):
+            peer.send(b'a\nb\n')
+        with self.assertRaises(KeyboardInterrupt):
+            while True:
+                self.poller.poll(0)
+        self.assertEnds()
+        while self.poller.poll(0):
+            pass
         self.assertDoesNotEnd()
 
 
@@ -417,12 +572,11 @@ class WakeTests(PausingTestCase):
         self.piece()()
         self.assertTrue(self.poller.pause(0))
 
-    def test_an_interrupt_ends_poll_and_wait(self):
-        for wait in self.poller.poll, self.poller.wait:
-            self.poller.interrupt()
-            wait()
-            self.meanwhile(self.poller.interrupt)
-            wait()
+    def test_an_interrupt_ends_poll(self):
+        self.poller.interrupt()
+        self.poller.poll()
+        self.meanwhile(self.poller.interrupt)
+        self.poller.poll()
         self.assertDoesNotEnd()
 
     def test_it_is_over_before_it_begins(self):
@@ -442,48 +596,6 @@ class WakeTests(PausingTestCase):
             self.meanwhile(self.poller.register, Timer(0))
             self.assertEnds()
             self.assertDoesNotEnd()
-
-    def test_others_wait_with_registering_while_it_begins(self):
-        poller, held = self.poller, []
-
-        class Owned(descriptors.Edges):
-            def set_reader(self, fd, wanted):
-                held.append(poller._lock._is_owned())
-                super().set_reader(fd, wanted)
-        self.line()
-        with mock.patch.object(descriptors, 'Edges', Owned):
-            self.assertFalse(poller.pause(0))
-        self.assertEqual([True], held)
-
-    def test_what_comes_while_it_looks_is_not_lost(self):
-        # Between that what is new is read and that it is forgotten.
-        channel, peer = self.open_pipes(buffering='line')
-        peer.send(b'a\nb\n')
-        wait_readable(channel)
-        channel.read()
-
-        class Looked(Poller):
-            news = False
-
-            @property
-            def _news(self):
-                news = self.news
-                if channel not in registered and not (
-                        news or self._descriptors.waiting):
-                    registered.append(channel)
-                    self.register(channel)
-                return news
-
-            @_news.setter
-            def _news(self, value):
-                self.news = value
-
-        registered = [channel]
-        with Looked() as self.poller:
-            self.assertDoesNotEnd()
-            del registered[:]
-            self.poller.interrupt()  # so that it looks
-            self.assertEnds()
 
 
 class TimeTests(PausingTestCase):
@@ -521,8 +633,9 @@ class TimeTests(PausingTestCase):
 
     def test_due_while_nobody_pauses(self):
         self.assertDoesNotEnd()
-        self.poller.register(Timer(0.001))
-        self.assertTrue(self.poller.wait(DEADLINE))
+        timer = Timer(0.001)
+        self.poller.register(timer)
+        until(lambda: timer.due < time.monotonic())
         self.assertEnds()
         self.assertDoesNotEnd()
 
@@ -664,8 +777,8 @@ class SendingTests(PausingTestCase):
                 self.assertEnds()
                 self.assertEqual([len(LARGE)], size)
                 self.assertEqual(0, channel.kept)
-                self.assertEqual({}, self.poller._descriptors.writers)
                 self.assertDoesNotEnd()
+                self.assertEqual({}, self.poller._writers)
 
     def test_written_by_another_thread_meanwhile(self):
         channel, peer = self.open_sockets(high_water=10 ** 9)
@@ -705,8 +818,8 @@ class SendingTests(PausingTestCase):
                 with self.assertLogs('gocept.runner.channel', 'WARNING'):
                     self.assertEnds()
                     until(lambda: self.poller.pause(0) or not (
-                        self.poller._descriptors.writers))
-                self.assertEqual({}, self.poller._descriptors.writers)
+                        self.poller._writers))
+                self.assertEqual({}, self.poller._writers)
                 self.assertEqual(0, channel.kept)
                 self.assertDoesNotEnd()
 
@@ -765,43 +878,25 @@ class FewDescriptorsTests(PausingTestCase):
         self.assertEnds()
 
 
-class EpollTests(PausingTestCase):
-    """What poll() does not notice."""
-
-    def test_more_ends_it_though_nothing_was_fetched(self):
-        for make_ready in self.each_kind(self.ENDLESS):
-            for _ in range(3):
-                make_ready()
-                self.assertEnds()
-                self.assertDoesNotEnd()
-
-
 class Fallback:
     """Without epoll, as on other systems."""
 
     def setUp(self):
-        for name, value in (('Readiness', PollReadiness),
-                            ('Edges', PollEdges)):
-            patch = mock.patch.object(descriptors, name, value)
-            patch.start()
-            self.addCleanup(patch.stop)
+        patch = mock.patch.object(descriptors, 'Readiness', PollReadiness)
+        patch.start()
+        self.addCleanup(patch.stop)
         super().setUp()
 
 
 class FallbackPauseTests(Fallback, PauseTests):
-
-    def test_more_when_nothing_was_fetched(self):
-        make_ready = self.line()
-        make_ready()
-        self.assertEnds()
-        make_ready()
-        self.assertDoesNotEnd()
-        self.assertEqual(2, len(self.poller.poll(0)))
-        make_ready()
-        self.assertEnds()
+    pass
 
 
 class FallbackLeftTests(Fallback, LeftTests):
+    pass
+
+
+class FallbackToldTests(Fallback, ToldTests):
     pass
 
 
@@ -867,9 +962,10 @@ class ForkTests(TestCase):
             # It has taken nothing of the parent's.
             assert poller.pause(60)
             assert not poller.pause(0)
+            assert (b'x', channel) in poller.poll(0)
             theirs.send(b'y')
             assert poller.pause(60)
-            assert (b'xy', channel) in poller.poll(0)
+            assert (b'y', channel) in poller.poll(0)
             poller.close()
             channel.close()
             theirs.close()

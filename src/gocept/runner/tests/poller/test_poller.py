@@ -7,6 +7,7 @@ import socket
 import tempfile
 import threading
 import time
+import unittest
 import warnings
 from unittest import mock
 
@@ -16,6 +17,7 @@ from gocept.runner.channel import LineChannel, PipeChannel, SocketChannel
 from gocept.runner.errors import EndpointClosedException
 from gocept.runner.interfaces import IPoller
 from gocept.runner.poller import Poller, Timer, descriptors
+from gocept.runner.poller.poller import Watch
 from gocept.runner.poller.server import Server
 from gocept.runner.tests.channel.test_base import Custom
 from gocept.runner.tests.poller.test_server import no_descriptors_left
@@ -31,6 +33,7 @@ from gocept.runner.tests.support import (
     open_descriptors,
 )
 from gocept.runner.waits.deadline import Deadline, PollReadiness
+from gocept.runner.waits.source import Source
 
 LARGE = bytes(2 ** 22)
 
@@ -49,33 +52,33 @@ class PollerTests(StreamTestCase):
 
     def test_time_is_over(self):
         started = time.monotonic()
-        self.assertFalse(self.poller.wait(0.02))
+        self.assertFalse(self.poller.pause(0.02))
         self.assertGreaterEqual(time.monotonic() - started, 0.02)
 
     def test_no_time_at_all(self):
-        self.assertFalse(self.poller.wait(0))
-        self.assertFalse(self.poller.wait(-1))
+        self.assertFalse(self.poller.pause(0))
+        self.assertFalse(self.poller.pause(-1))
 
     def test_woken_up_before_the_wait(self):
         self.poller.wakeup()
-        self.assertTrue(self.poller.wait())
+        self.assertTrue(self.poller.pause())
 
     def test_one_wake_up_is_one(self):
         for _ in range(3):
             self.poller.wakeup()
-        self.assertTrue(self.poller.wait(0))
-        self.assertFalse(self.poller.wait(0))
+        self.assertTrue(self.poller.pause(0))
+        self.assertFalse(self.poller.pause(0))
 
     def test_more_wake_ups_than_a_pipe_holds(self):
         for _ in range(100_000):
             self.poller.wakeup()
-        self.assertTrue(self.poller.wait(0))
-        self.assertFalse(self.poller.wait(0))
+        self.assertTrue(self.poller.pause(0))
+        self.assertFalse(self.poller.pause(0))
 
     def test_woken_up_from_another_thread(self):
         thread = threading.Timer(0.01, self.poller.wakeup)
         thread.start()
-        self.assertTrue(self.poller.wait(math.inf))
+        self.assertTrue(self.poller.pause(math.inf))
         thread.join()
 
     def test_woken_up_by_a_signal_handler(self):
@@ -84,11 +87,11 @@ class PollerTests(StreamTestCase):
         previous = signal.signal(signal.SIGALRM, handler)
         self.addCleanup(signal.signal, signal.SIGALRM, previous)
         signal.setitimer(signal.ITIMER_REAL, 0.01)
-        self.assertTrue(self.poller.wait(1e9))
+        self.assertTrue(self.poller.pause(1e9))
 
     def test_woken_up_through_the_descriptor(self):
         os.write(self.poller.wakeup_fd, b'\0')
-        self.assertTrue(self.poller.wait())
+        self.assertEqual([], self.poller.poll())
 
     def test_closes_its_descriptors(self):
         self.assertEqual(self.descriptors,
@@ -121,8 +124,44 @@ class PollerTests(StreamTestCase):
 
     def test_is_a_context_manager(self):
         with contextlib.closing(self.poller), Poller() as other:
-            self.assertFalse(other.wait(0))
+            self.assertFalse(other.pause(0))
         self.assertEqual(self.before, open_descriptors())
+
+
+class WatchTests(unittest.TestCase):
+
+    def setUp(self):
+        self.called = []
+        self.results = []
+        self.watch = Watch(Source(), 'label', self.call)
+
+    def call(self, item, label):
+        self.called.append((item, label))
+        if isinstance(item, BaseException):
+            raise item
+
+    def test_each_item_is_handed_over(self):
+        self.watch.call([1, 2], self.results)
+        self.assertEqual([(1, 'label'), (2, 'label')], self.called)
+        self.assertEqual([], self.results)
+
+    def test_an_error_is_logged_and_the_others_go_on(self):
+        with self.assertLogs('gocept.runner.poller', 'ERROR') as logs:
+            self.watch.call([ValueError('no'), 2], self.results)
+        self.assertEqual(2, len(self.called))
+        self.assertIn("'label' failed", logs.output[0])
+        self.assertIn('ValueError: no', logs.output[0])
+
+    def test_what_ends_the_program_leaves_the_others(self):
+        with self.assertRaises(SystemExit):
+            self.watch.call([1, SystemExit(), 2, 3], self.results)
+        self.assertEqual([(2, 'label'), (3, 'label')], self.results)
+
+    def test_a_callback_that_removes_itself(self):
+        self.watch.callback = lambda item, label: setattr(
+            self.watch, 'callback', None)
+        self.watch.call([1, 2], self.results)
+        self.assertEqual([(2, 'label')], self.results)
 
 
 class SourcesTestCase(StreamTestCase):
@@ -162,7 +201,7 @@ class SourcesTestCase(StreamTestCase):
     def assert_nothing_more(self):
         self.assertEqual([], self.poller.poll(0))
         self.assertEqual([], self.poller.poll(0))
-        self.assertFalse(self.poller.wait(0))
+        self.assertFalse(self.poller.pause(0))
 
 
 class ChannelTests(SourcesTestCase):
@@ -245,7 +284,7 @@ class ChannelTests(SourcesTestCase):
         for channel, peer in streams:
             self.poller.register(channel, callback)
             peer.send(b'x')
-        self.assertTrue(self.poller.wait(DEADLINE))
+        self.assertTrue(self.poller.pause(DEADLINE))
         self.assertEqual([], self.poller.poll(0))
         self.assertEqual(1, len(calls))
 
@@ -355,15 +394,6 @@ class ChannelTests(SourcesTestCase):
             self.assertEqual([], self.poll_to_end(channel))
             thread.join()
 
-    def test_closed_by_a_handler_of_a_signal_meanwhile(self):
-        channel, _ = self.open_pipes()
-        self.poller.register(channel)
-        previous = signal.signal(signal.SIGALRM,
-                                 lambda *args: channel.close())
-        self.addCleanup(signal.signal, signal.SIGALRM, previous)
-        signal.setitimer(signal.ITIMER_REAL, 0.01)
-        self.assertEqual([], self.poll_to_end(channel))
-
     def test_closed_by_its_callback(self):
         channel, peer = self.open_pipes(buffering='line')
         calls = []
@@ -422,7 +452,7 @@ class ChannelTests(SourcesTestCase):
                 self.assertEqual(b'a\n', channel.read())
                 if not registered:
                     self.poller.register(channel)
-                self.assertTrue(self.poller.wait())
+                self.assertTrue(self.poller.pause())
                 self.assertEqual([(b'b\n', channel), (b'c\n', channel)],
                                  self.poller.poll())
                 self.assert_nothing_more()
@@ -463,7 +493,7 @@ class ChannelTests(SourcesTestCase):
             file.seek(0)
             with PipeChannel(os.dup(file.fileno())) as channel:
                 self.poller.register(channel)
-                self.assertTrue(self.poller.wait())
+                self.assertTrue(self.poller.pause())
                 self.assertEqual(bytes(100_000) + b'end',
                                  b''.join(self.poll_to_end(channel)))
 
@@ -517,16 +547,8 @@ class ChannelTests(SourcesTestCase):
         self.poller.register(channel)
         with Alarms() as alarms:
             self.assertEqual([], self.poller.poll(0.02))
-            self.assertFalse(self.poller.wait(0.02))
+            self.assertFalse(self.poller.pause(0.02))
             self.assertTrue(alarms.count)
-
-    def test_wait_reads_nothing(self):
-        channel, peer = self.open_pipes()
-        self.poller.register(channel)
-        peer.send(b'x')
-        for _ in range(3):
-            self.assertTrue(self.poller.wait(DEADLINE))
-        self.assertEqual([(b'x', channel)], self.poller.poll())
 
     def test_woken_up(self):
         self.poller.wakeup()
@@ -557,7 +579,7 @@ class ChannelTests(SourcesTestCase):
         with self.assertRaises(KeyboardInterrupt):
             while True:
                 self.poller.poll(DEADLINE)
-        self.assertTrue(self.poller.wait())
+        self.assertTrue(self.poller.pause())
         self.assertEqual([(b'x', channel)], self.poller.poll())
 
     def test_a_callback_that_fails(self):
@@ -626,7 +648,7 @@ class ChannelTests(SourcesTestCase):
         self.poller.register(channel)
         self.poller.close()
         self.assertEqual((), channel._watchers)
-        for call in (self.poller.poll, self.poller.wait,
+        for call in (self.poller.poll, self.poller.pause,
                      lambda: self.poller.register(channel)):
             with self.assertRaisesRegex(RuntimeError, 'closed'):
                 call()
@@ -641,7 +663,7 @@ class ChannelTests(SourcesTestCase):
         self.assertEqual(b'x', peer.receive(1))
 
     def test_closed_by_another_thread_while_it_waits(self):
-        for wait in (Poller.poll, Poller.wait):
+        for wait in (Poller.poll, Poller.pause):
             for _ in range(30):
                 with Poller() as other:
                     channel, _ = self.open_pipes()
@@ -682,7 +704,7 @@ class ChannelTests(SourcesTestCase):
         self.start(lambda: (
             [thread.join(DEADLINE) for thread in threads], done.set(),
             self.poller.wakeup()))
-        while not done.is_set() or self.poller.wait(0):
+        while not done.is_set() or self.poller.pause(0):
             # What calls back ends no poll.
             self.assertEqual([], self.poller.poll(
                 0 if done.is_set() else DEADLINE))
@@ -833,7 +855,7 @@ class SendingTests(SourcesTestCase):
         channel.write_eof()
         size = self.read_all(peer)
         while not size:
-            self.assertTrue(self.poller.wait(DEADLINE))
+            self.assertTrue(self.poller.pause(DEADLINE))
         self.assertEqual([len(LARGE)], size)
 
     def test_kept_before_it_is_registered(self):
@@ -853,7 +875,7 @@ class SendingTests(SourcesTestCase):
         channel, peer = self.open_pipes()
         self.poller.send_for(channel)
         peer.send(b'x')
-        self.assertFalse(self.poller.wait(0))
+        self.assertFalse(self.poller.pause(0))
         channel.write(LARGE)
         channel.write_eof()
         size = self.read_all(peer)
@@ -880,10 +902,10 @@ class SendingTests(SourcesTestCase):
         self.poller.register(channel)
         channel.write(LARGE)
         thread = self.start(peer.receive, len(LARGE))
-        self.poll_while(lambda: self.poller._descriptors.writers)
+        self.poll_while(lambda: self.poller._writers)
         thread.join(DEADLINE)
         self.assertEqual(0, channel.kept)
-        self.assertFalse(self.poller.wait(0))
+        self.assertFalse(self.poller.pause(0))
 
     def test_unregistered_with_bytes_kept(self):
         channel, peer = self.open_pipes()
@@ -892,9 +914,9 @@ class SendingTests(SourcesTestCase):
         self.poller.unregister(channel)
         kept = channel.kept
         peer.receive(2 ** 16)
-        self.assertFalse(self.poller.wait(0))
+        self.assertFalse(self.poller.pause(0))
         self.assertEqual(kept, channel.kept)
-        self.assertEqual({}, self.poller._descriptors.writers)
+        self.assertEqual({}, self.poller._writers)
 
     def test_closed_with_bytes_kept(self):
         channel, _peer = self.open_pipes()
@@ -902,7 +924,7 @@ class SendingTests(SourcesTestCase):
         channel.write(LARGE)
         with self.assertLogs('gocept.runner.channel', 'WARNING'):
             channel.close()
-        self.assertEqual({}, self.poller._descriptors.writers)
+        self.assertEqual({}, self.poller._writers)
         self.assertEqual([], self.poll_to_end(channel))
 
     def test_a_slow_one_and_a_dead_one_do_not_delay_others(self):
@@ -952,7 +974,7 @@ class SendingTests(SourcesTestCase):
         before = channel._outgoing._send
         channel._outgoing._send = lambda piece: os.write(full, piece)
         with self.assertLogs('gocept.runner.channel', 'WARNING') as logs:
-            while self.poller._descriptors.writers:
+            while self.poller._writers:
                 self.assertEqual([], self.poller.poll(0.01))
         self.assertLess(len(logs.output), 3)
         self.assertIn('No space left', logs.output[0])
@@ -1149,7 +1171,7 @@ class TimerTests(SourcesTestCase):
         self.assertEqual([(1, timer)], self.poll())
         self.assert_nothing_more()
         self.poller.register(timer)
-        self.assertTrue(self.poller.wait(DEADLINE))
+        self.assertTrue(self.poller.pause(DEADLINE))
         self.assertEqual([(1, timer)], self.poll())
 
     def test_again_and_again(self):
@@ -1183,7 +1205,7 @@ class TimerTests(SourcesTestCase):
         self.poller.register(Timer(1e6))
         self.poller.register(Timer(math.inf))
         self.assertEqual([], self.poller.poll(0.001))
-        self.assertFalse(self.poller.wait(0.001))
+        self.assertFalse(self.poller.pause(0.001))
 
     def test_registered_by_another_thread_meanwhile(self):
         timer = Timer(0)
@@ -1234,7 +1256,7 @@ class TimerTests(SourcesTestCase):
         self.addCleanup(stop.set)
         for _ in range(2000):
             self.assertEqual([], self.poller.poll(0))
-            self.poller.wait(0)
+            self.poller.pause(0)
         stop.set()
         thread.join()
 
@@ -1290,7 +1312,7 @@ FORK_PROGRAM = '''
 
     def empty():
         theirs.send(b'x')
-        return (not poller.wait(0) and poller.poll(0) == []
+        return (not poller.pause(0) and poller.poll(0) == []
                 and channel.read() == b'x')
 
     def registers():

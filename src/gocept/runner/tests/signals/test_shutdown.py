@@ -211,7 +211,7 @@ class PauseTests(unittest.TestCase):
             poller.wakeup()
             self.assertFalse(self.shutdown.pause(None, poller))
             self.shutdown.request()
-            self.assertFalse(poller.wait(0))
+            self.assertFalse(poller.pause(0))
         self.assertTrue(self.shutdown.pause())
 
     def test_logs_are_reopened_meanwhile(self):

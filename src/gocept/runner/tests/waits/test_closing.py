@@ -36,8 +36,7 @@ class OwningTests(unittest.TestCase):
             def open(self) -> None:
                 self.closed = False
 
-            def close(self) -> None:
-                self.closed = True
+            def _release(self) -> None:
                 closed.append(self)
 
         self.owner = Owner()
@@ -55,6 +54,15 @@ class OwningTests(unittest.TestCase):
         [message] = self.forgotten()
         self.assertIn('unclosed', message)
         self.assertIn('Owner', message)
+        self.assertEqual(1, len(self.closed))
+
+    def test_closed_though_the_warning_is_an_error(self):
+        self.owner.open()
+        with (warnings.catch_warnings(),
+              mock.patch('sys.unraisablehook') as hook):
+            warnings.simplefilter('error')
+            del self.owner
+        self.assertTrue(hook.called)
         self.assertEqual(1, len(self.closed))
 
     def test_forgotten_when_the_interpreter_exits(self):

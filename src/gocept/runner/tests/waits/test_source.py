@@ -11,6 +11,9 @@ class Recorder:
     def source_ready(self, source):
         self.told.append(('ready', source))
 
+    def source_fetched(self, source):
+        self.told.append(('fetched', source))
+
     def source_sending(self, source):
         self.told.append(('sending', source))
 
@@ -25,10 +28,13 @@ class SourceTests(unittest.TestCase):
         self.assertTrue(mine.attach(watcher))
         self.assertFalse(mine.attach(watcher))
         mine._tell_ready()
+        mine._tell_fetched()
+        mine._tell_sending()
         mine._tell_closing(7)
         other._tell_ready()
-        self.assertEqual([('ready', mine), ('closing', mine, 7)],
-                         watcher.told)
+        self.assertEqual(
+            [('ready', mine), ('fetched', mine), ('sending', mine),
+             ('closing', mine, 7)], watcher.told)
 
     def test_tells_no_more_who_is_detached(self):
         mine, one, two = Source(), Recorder(), Recorder()

@@ -60,12 +60,12 @@ class WorkerPollerTests(ExecutorTestCase):
     def test_it_is_one(self) -> None:
         self.assertEqual(self.poller.wakeup_fd, self.poller.wakeup_fd)
         self.poller.wakeup()
-        self.assertTrue(self.poller.wait(DEADLINE))
+        self.assertTrue(self.poller.pause(DEADLINE))
 
     def test_it_is_woken_by_another_thread(self) -> None:
         with ThreadPoolExecutor(1) as threads:
             threads.submit(self.poller.wakeup)
-            self.assertTrue(self.poller.wait(DEADLINE))
+            self.assertTrue(self.poller.pause(DEADLINE))
 
     def test_it_closes_what_is_registered(self) -> None:
         channel, _ = self.a_channel()

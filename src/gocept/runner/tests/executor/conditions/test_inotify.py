@@ -23,7 +23,7 @@ class DirectoryTests(ExecutorTestCase):
         self.addCleanup(directory.close)
         poller = self.enterContext(Poller())
         poller.register(directory)
-        self.assertFalse(poller.wait(0))
+        self.assertFalse(poller.pause(0))
         return directory, poller
 
     def check_told(self, directory: Directory, poller: Poller) -> None:
@@ -69,7 +69,7 @@ class DirectoryTests(ExecutorTestCase):
         (self.path / 'old').write_text('1')
         _, poller = self.watched()
         (self.path / 'old').read_text()
-        self.assertFalse(poller.wait(0))
+        self.assertFalse(poller.pause(0))
 
     def test_the_directory_may_vanish(self) -> None:
         _, poller = self.watched()

@@ -194,10 +194,10 @@ class LookTests(ExecutorTestCase):
     def test_what_it_says_afterwards_wakes_nobody(self) -> None:
         check = self.check(b'ready\n')
         self.assertEqual([], self.poller.poll(0))
-        self.assertFalse(self.poller.wait(0))
+        self.assertFalse(self.poller.pause(0))
         os.write(self.sink, b'more\n')
         self.capture.read_rest()
-        self.assertFalse(self.poller.wait(0))
+        self.assertFalse(self.poller.pause(0))
         self.assertTrue(check.holds())
 
     def test_a_failure_before_the_banner_counts(self) -> None:
