@@ -409,8 +409,9 @@ class IPoller(Interface):
     """
 
     wakeup_fd = Attribute(
-        'A descriptor that ends the wait when any byte but 255 is written to '
-        "it. It is for the standard library's ``signal.set_wakeup_fd()``.")
+        'A descriptor: any byte but 255 that is written to it is an '
+        "`interrupt`. It is for the standard library's "
+        '``signal.set_wakeup_fd()``.')
 
     def register(source, callback=None):
         """Wait for a channel, a process or a timer from now on.
