@@ -1,23 +1,42 @@
 """What happens to loops and children, told through zope.event."""
 
+import functools
 import logging
 import sys
+from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import zope.event
 import zope.interface
 import zope.interface.declarations
 
 from gocept.runner import interfaces
+from gocept.runner.waits.forks import Lock
 
 log = logging.getLogger(__name__)
+
+
+class Loop(Protocol):
+    """What events tell of; see `IMainLoop`."""
+
+    failed: bool
+    ended_by: SystemExit | KeyboardInterrupt | None
+
+    def stop(self) -> None: ...
+
+
+class Child(Protocol):
+    """What events tell of; see `IProcess`."""
+
+    name: str
+    returncode: int | None
 
 
 class LoopEvent:
     """See `ILoopEvent`."""
 
-    def __init__(self, loop: Any) -> None:
+    def __init__(self, loop: Loop) -> None:
         self.loop = loop
 
     def __repr__(self) -> str:
@@ -50,7 +69,7 @@ class TickCommitted(LoopEvent):
 class TickAborted(LoopEvent):
     """See `ITickAborted`."""
 
-    def __init__(self, loop: Any, error: BaseException) -> None:
+    def __init__(self, loop: Loop, error: BaseException) -> None:
         super().__init__(loop)
         self.error = error
 
@@ -59,7 +78,7 @@ class TickAborted(LoopEvent):
 class ConflictRetried(LoopEvent):
     """See `IConflictRetried`."""
 
-    def __init__(self, loop: Any, error: BaseException, attempt: int) -> None:
+    def __init__(self, loop: Loop, error: BaseException, attempt: int) -> None:
         super().__init__(loop)
         self.error = error
         self.attempt = attempt
@@ -94,9 +113,9 @@ def hearing_of_ticks(components: Any) -> Callable[[], bool]:
 class ChildEvent:
     """See `IChildEvent`."""
 
-    def __init__(self, process: Any) -> None:
+    def __init__(self, process: Child) -> None:
         self.process = process
-        self.name: str = process.name
+        self.name = process.name
 
     def __repr__(self) -> str:
         return f'<{type(self).__name__}: {self.process!r}>'
@@ -116,31 +135,62 @@ class ChildReady(ChildEvent):
 class ChildEnded(ChildEvent):
     """See `IChildEnded`."""
 
-    def __init__(self, process: Any) -> None:
+    def __init__(self, process: Child) -> None:
         super().__init__(process)
-        self.status: int = process.returncode
+        assert process.returncode is not None
+        self.status = process.returncode
 
 
-def child_started(process: Any) -> None:
-    """Tell it; for `IProcess`."""
+def child_started(process: Child) -> None:
+    """Tell that the program of `process` runs."""
     notify(ChildStarted(process))
 
 
-def child_ready(process: Any) -> None:
-    """Tell it."""
+def child_ready(process: Child) -> None:
+    """Tell that `process` can be used."""
     notify(ChildReady(process))
 
 
-def child_ended(process: Any) -> None:
-    """Tell it; for `IProcess`."""
+def child_ended(process: Child) -> None:
+    """Tell that `process` has ended."""
     notify(ChildEnded(process))
+
+
+class Queue:
+    """Calls that are made in the order in which they were put, by one thread.
+
+    They are put with a lock held, and made by `tell` without it. So nobody is
+    told of an end before the start, and code of users runs without our locks.
+    """
+
+    def __init__(self) -> None:
+        self._calls: deque[Callable[[], object]] = deque()
+        self._telling = Lock()  # never waited for
+
+    def put(self, call: Callable[..., object], *args: object) -> None:
+        """Have it called by the next `tell`."""
+        self._calls.append(functools.partial(call, *args))
+
+    def tell(self) -> None:
+        """Make the calls, unless a `tell` that goes on will make them.
+
+        That one may be of another thread, or be around this one, if a call
+        has come back here.
+        """
+        while (self._calls and not self._telling.held
+               and self._telling.acquire(blocking=False)):
+            try:
+                while self._calls:
+                    self._calls.popleft()()
+            finally:
+                self._telling.release()
 
 
 def notify(event: object) -> None:
     """Do what `zope.event.notify` does, but log what subscribers raise.
 
-    Those that the component architecture knows are called one by one, as one
-    that fails would else keep the event from the others.
+    The subscribers that the component architecture knows are called one by
+    one. Otherwise one that fails would keep the event from the others.
     """
     component: Any = sys.modules.get('zope.component.event')
     dispatch = None if component is None else component.dispatch

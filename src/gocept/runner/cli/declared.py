@@ -97,7 +97,7 @@ def _rows() -> Iterator[tuple[str, str, str, str, str]]:
         return
     for _, child in sorted(supervisor.children.items()):
         yield (child.kind, child.name, 'eager' if child.eager else 'lazy',
-               ' '.join(child.required_names) or '-', child.description)
+               ' '.join(child.requires) or '-', child.description)
     for name, (_, decorator, worker) in sorted(supervisor.workers.items()):
         yield 'worker', name, '-', '-', _description(decorator, worker)
 

@@ -53,6 +53,7 @@ class Startable(Protocol):
 
 
 def start_all(executors: Iterable[T], *, shutdown: Shutdown | None = None,
+              start: Callable[[T], object] = lambda it: it.start(),
               stop: Callable[[list[T]], object] | None = None) -> list[T]:
     """Start them side by side, each when those that it requires are ready.
 
@@ -64,7 +65,8 @@ def start_all(executors: Iterable[T], *, shutdown: Shutdown | None = None,
     executors require each other.
 
     A request of an `IShutdown` ends the waiting in the same way, with
-    `gocept.runner.errors.Terminated`. `stop` is called in place of `stop_all`.
+    `gocept.runner.errors.Terminated`. `start` is called in place of
+    their own, and `stop` in place of `stop_all`.
 
     Each `start` is called in a thread of its own, as it may be one of yours.
     """
@@ -73,7 +75,7 @@ def start_all(executors: Iterable[T], *, shutdown: Shutdown | None = None,
     starts: dict[int, Future[bool]] = {}
     given_up = threading.Event()
 
-    def start(executor: T) -> bool:
+    def start_one(executor: T) -> bool:
         """Whether it was started, and not left as it was."""
         for each in executor.requires:
             if starts[id(each)].exception() is not None or not (
@@ -81,7 +83,7 @@ def start_all(executors: Iterable[T], *, shutdown: Shutdown | None = None,
                 return False  # there is nothing to blame it for
         if given_up.is_set() or executor.is_up():
             return False
-        executor.start()
+        start(executor)
         return True
 
     def give_up() -> None:
@@ -100,7 +102,7 @@ def start_all(executors: Iterable[T], *, shutdown: Shutdown | None = None,
             for executor in ordered:
                 # It finds the futures of those that it requires, as they
                 # precede.
-                starts[id(executor)] = threads.submit(start, executor)
+                starts[id(executor)] = threads.submit(start_one, executor)
             _wait(starts.values(), shutdown)
             _raise('starting', [
                 error for each in starts.values() if each.done()

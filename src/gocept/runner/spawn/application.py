@@ -8,14 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
 from gocept.runner.channel import PipeChannel
-from gocept.runner.process.child import CHANNEL_OPTIONS
+from gocept.runner.process import keywords
+from gocept.runner.process.keywords import Keywords
 from gocept.runner.process.launch import Launch
-
-# Keywords of a process that have nothing to do with its start.
-_PROCESS = ('stop_signal', 'stop_timeout', 'kill_signal', 'adopt')
-
-# Of which each is part of something else, or one's own business.
-_REFUSED = ('poller', 'on_start', 'on_end', 'servers', 'name')
 
 _LONGEST_DELAY = 60.0  # of a restart, in seconds
 
@@ -33,11 +28,11 @@ class Application:
     restart: str = 'never'
     restart_delay: float = 0.1
     restart_limit: int = 5
-    channel: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    process: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    channel: Keywords = dataclasses.field(default_factory=dict)
+    process: Keywords = dataclasses.field(default_factory=dict)
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Self:
+    def from_config(cls, config: Keywords) -> Self:
         """Sort the keywords that a user has written, and check them."""
         if not isinstance(config, Mapping):
             raise TypeError(f'its keywords are a dictionary, not {config!r}')
@@ -45,15 +40,14 @@ class Application:
             raise ValueError('there is no command')
         own = {field.name for field in dataclasses.fields(cls)
                } - {'channel', 'process'}
-        mine: dict[str, Any] = {}
-        channel: dict[str, Any] = {}
-        process: dict[str, Any] = {}
-        for key, value in config.items():
-            if key in _REFUSED:
-                raise TypeError(f'{key!r} is no keyword of an application')
-            (mine if key in own else channel if key in CHANNEL_OPTIONS
-             else process)[key] = value
-        self = cls(channel=channel, process=process, **mine)
+        for key in keywords.WATCH & config.keys():
+            raise TypeError(f'{key!r} is no keyword of an application')
+
+        def some(keys: Iterable[str]) -> dict[str, Any]:
+            return {key: config[key] for key in config if key in keys}
+        self = cls(channel=some(keywords.CHANNEL),
+                   process=some(config.keys() - own - keywords.CHANNEL),
+                   **some(own))
         self._check()
         return self
 
@@ -69,16 +63,16 @@ class Application:
         _check_least(self.process, stop_timeout=0)
         _check_least(vars(self), start_timeout=0, restart_delay=0,
                      restart_limit=0)
-        # What cannot be started or ended is to be known now.
+        # What cannot be started or ended is refused now, and not later.
         PipeChannel(**self.channel).close()
         for name in ('stop_signal', 'kill_signal'):
             signal.Signals(self.process.get(name, signal.SIGTERM))
         Launch(self.command, **{key: value for key, value
                                 in self.process.items()
-                                if key not in _PROCESS})
+                                if key not in keywords.END})
 
     def with_arguments(self, args: Sequence[str]) -> Self:
-        """The same, called with more arguments."""
+        """This application, but called with more arguments."""
         if isinstance(args, str | bytes):
             raise TypeError(f'with_args is a list of arguments, not {args!r}')
         try:
@@ -96,41 +90,42 @@ class Application:
 
     def keywords(self, extra_paths: Iterable[str]) -> dict[str, Any]:
         """The keywords of its process."""
-        keywords = dict(self.process)
+        options = dict(self.process)
         if extra_paths:
-            extra_env = dict(keywords.get('extra_env') or {})
-            env = keywords.get('env')
+            extra_env = dict(options.get('extra_env') or {})
+            env = options.get('env')
             path = extra_env.get('PATH') or (
                 os.environ if env is None else env).get('PATH', os.defpath)
-            # Without an empty one, which is the current directory.
+            # An empty one would be the current directory.
             extra_env['PATH'] = os.pathsep.join(
                 filter(None, [path, *extra_paths]))
-            keywords['extra_env'] = extra_env
-        keywords |= self.channel
+            options['extra_env'] = extra_env
+        options |= self.channel
         if self.type == 'stdio':
-            return {'stdin': 'pipe', 'stdout': 'pipe', **keywords}
-        if 'stdout' not in keywords:
-            keywords = {'stderr': 'merge', **keywords, 'stdout': 'pipe'}
-        return {'stdin': 'null', **keywords}
+            return {'stdin': 'pipe', 'stdout': 'pipe', **options}
+        if self.is_captured:
+            options = {'stderr': 'merge', **options, 'stdout': 'pipe'}
+        return {'stdin': 'null', **options}
 
     @property
     def is_captured(self) -> bool:
-        """Whether what it says is not for a channel."""
+        """Whether its output is logged, and not given to a channel."""
         return self.type == 'socket' and 'stdout' not in self.process
 
     def is_to_restart(self, status: int) -> bool:
-        """Whether one that has ended with `status` is started again."""
+        """Whether a process that has ended with `status` is started again.
+        """
         return self.restart == 'always' or (
             self.restart == 'on-failure' and status != 0)
 
     def delay(self, failures: int) -> float:
-        """Seconds to wait with a restart after so many in a row."""
+        """Seconds to wait before a restart, after so many in a row."""
         return min(self.restart_delay * 2.0 ** min(failures, _MOST_DOUBLINGS),
                    _LONGEST_DELAY)
 
     @property
     def socket_path(self) -> str:
-        """Where it listens: `socket`, seen from its working directory."""
+        """The path of `socket`, seen from the working directory."""
         return os.path.join(os.getcwd(), self.process.get('cwd') or '',
                             self.socket or '')
 
@@ -141,7 +136,7 @@ def _check_choice(name: str, value: object, choices: Sequence[str]) -> None:
                          f'{", ".join(map(repr, choices))}, not {value!r}')
 
 
-def _check_least(values: Mapping[str, Any], **least: int) -> None:
+def _check_least(values: Keywords, **least: int) -> None:
     for name, minimum in least.items():
         value = values.get(name, minimum)
         if not isinstance(value, int | float) or not value >= minimum:

@@ -15,35 +15,44 @@ from gocept.runner.errors import (
     ProcessExistsException,
     StartError,
 )
-from gocept.runner.events import child_ended, child_ready, child_started
+from gocept.runner.events import Queue, child_ended, child_ready, child_started
 from gocept.runner.poller import Poller, Timer, background
 from gocept.runner.process import Process, unixsocket
 from gocept.runner.process.output import Output
 from gocept.runner.spawn.application import Application
-from gocept.runner.waits.forks import tell_forks
+from gocept.runner.waits.forks import Lock
 
 log = logging.getLogger('gocept.runner.spawn')
 
-_STABLE = 10.0  # who runs that long, in seconds, is not in a row of failures
+_STABLE = 10.0
+"""Seconds after which a failure of the child does not follow the one before.
+"""
 
 
 class Instance:
-    """Starts, restarts and connects; see `IRunner`."""
+    """Starts, restarts and connects; see `IRunner`.
+
+    Code of users (subscribers, handlers of logs) is called by `_news`, which
+    is filled with `_lock` held, and emptied without it.
+    """
 
     def __init__(self, alias: str, poller: Poller | None,
                  extra_paths: Sequence[str],
                  on_restart: Callable[[], object] = lambda: None) -> None:
         self.alias = alias
-        self._on_restart = on_restart
         self.process: Process | None = None
+        self.was_started = False
+        """Whether a start has succeeded once."""
+        self._on_restart = on_restart
         self._poller = poller
         self._extra_paths = extra_paths
-        # Held by who starts or connects, as long as that takes; taken before
-        # the other one.
-        self._starting = threading.RLock()
-        # Guards the rest. Nobody waits for anything with it, as the thread
-        # that polls takes it when a process has ended.
-        self._lock = threading.RLock()
+        # Held by the thread that starts or connects, as long as that takes;
+        # taken before the other lock.
+        self._starting = Lock()
+        # Guards the rest. Nobody waits for a child or a poller with it, as
+        # the thread that polls takes it when a process has ended.
+        self._lock = Lock()
+        self._news = Queue()
         self._application: Application | None = None  # None: not to run
         self._output = Output(alias, None, log)
         self._is_socket = False
@@ -54,43 +63,57 @@ class Instance:
         self._timer: Timer | None = None
         self._failures = 0
         self._started = 0.0
-        tell_forks(self)
-
-    def after_fork(self) -> None:
-        """In a forked child: other threads may have had the locks."""
-        self._starting, self._lock = threading.RLock(), threading.RLock()
 
     @property
     def running(self) -> bool:
-        """Whether the process runs."""
+        """Whether the process runs. Not with the lock held."""
         process = self.process
         return process is not None and process.poll() is None
 
     @property
     def status(self) -> int | None:
-        """What it has ended with."""
+        """What the process has ended with."""
         return None if self.process is None else self.process.poll()
 
+    @property
+    def _runs(self) -> bool:
+        """Whether nobody has noticed its end yet; with the lock held.
+
+        `running` notices, and calls `_tell_end`, which takes the lock.
+        """
+        return self.process is not None and self.process.returncode is None
+
     def start(self, application: Application) -> None:
-        """Start it; ProcessExistsException if it runs."""
+        """Start the process; ProcessExistsException if it runs."""
         if not self.ensure_running(application):
             raise ProcessExistsException(
                 f'{self.alias!r} runs already: {self.process!r}')
 
     def ensure_running(self, application: Application) -> bool:
-        """Start it, if it does not run; whether that was so."""
+        """Start the process, if it does not run; whether that was so."""
+        if self._starting.held:
+            return False  # asked by a subscriber that is told of the start
         with self._starting:
             self._end_rest()
-            with self._lock:
-                if self.running:
-                    return False
-                process = self._start(application)
-                self._stop_restarting()
-                self._failures = 0
-                self._is_awaited = self._is_socket
-            if self._is_awaited:
+            with self._locked() as after:
+                starts = not self._runs
+                if starts:
+                    process = self._start(application, after)
+                    self._stop_restarting()
+                    self._failures = 0
+                    self._is_awaited = self._is_socket
+            if starts and self._is_awaited:
+                self._news.tell()
                 self._await(process, application)
-        return True
+            self.was_started = True
+        self._news.tell()
+        return starts
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[contextlib.ExitStack]:
+        """Hold the lock; the stack is called when it is released."""
+        with contextlib.ExitStack() as after, self._lock:
+            yield after
 
     def _end_rest(self, signum: int | None = None,
                   timeout: float | None = None) -> None:
@@ -103,34 +126,45 @@ class Instance:
     def _polled_by(self) -> Poller:
         return self._poller or background()
 
-    def _start(self, application: Application) -> Process:
+    def _start(self, application: Application,
+               after: contextlib.ExitStack) -> Process:
+        """Start a process in place of the one before; with the lock held.
+
+        So its end is told after its start.
+        """
         if application.type == 'socket':
             unixsocket.make_way(application.socket_path)
         started = time.monotonic()
         process = Process(
             application.command, name=self.alias, poller=self._poller,
-            on_start=child_started, on_end=self._tell_end,
-            **application.keywords(self._extra_paths))
-        with contextlib.ExitStack() as undo:
-            undo.callback(process.close)
-            output = Output(
-                self.alias,
-                process.channel if application.is_captured else None, log)
+            on_end=self._tell_end, **application.keywords(self._extra_paths))
+        self._news.put(child_started, process)
+        output = Output(
+            self.alias,
+            process.channel if application.is_captured else None, log)
+        try:
             output.drain(self._polled_by)
-            undo.pop_all()
-        self._put_channels_aside()
+        except BaseException:
+            after.callback(process.close)
+            raise
+        # What the process before has said may be read yet.
+        for channel in self._kept:
+            after.callback(channel.close)
+        after.callback(self._output.read_rest)
+        self._kept = [*self._channels()]
+        self._socket = None
         self._started = started
         self.process = process
         self._application = application
         self._output = output
         self._is_socket = application.type == 'socket'
-        log.info('Started %r', process)
+        self._news.put(log.info, 'Started %s', repr(process))
         if not self._is_socket:
-            child_ready(process)
+            self._news.put(child_ready, process)
         return process
 
     def _await(self, process: Process, application: Application) -> None:
-        """Connect to one that was just started, or end it."""
+        """Connect to a process that was just started, or end it."""
         try:
             self._connect(process, application, self._output)
         except BaseException:
@@ -150,7 +184,7 @@ class Instance:
     def _connect(self, process: Process, application: Application,
                  output: Output) -> None:
         with Poller() as poller:
-            # Whoever polls it otherwise may be the one that waits here.
+            # The thread that polls it otherwise may be the one that waits.
             output.drain(poller)
             channel = SocketChannel(
                 unixsocket.connect_when_listening(
@@ -164,64 +198,78 @@ class Instance:
             if is_wanted:
                 self._socket = channel
                 self._polled_by.send_for(channel)
-                is_first, self._connected = (
-                    self._connected is not process, process)
+                # It is not ready after its end.
+                if self._connected is not process and self._runs:
+                    self._news.put(child_ready, process)
+                self._connected = process
         if not is_wanted:
             channel.close()
             raise StartError(
                 f'{self.alias!r} was ended by others when it began to listen '
                 f'on {application.socket_path}', process.poll(), output.tail)
-        if is_first:
-            child_ready(process)
 
     def _tell_end(self, process: Process) -> None:
-        child_ended(process)
+        with self._lock:
+            self._news.put(child_ended, process)
         self._ended(process)
 
     def _ended(self, process: Process) -> None:
         with self._lock:
             application = self._application
+            status = process.returncode
             if (process is not self.process or application is None
                     or self._is_awaited or self._timer is not None):
-                return
-            status = process.returncode
-            if (status is None or _exiting()
+                pass
+            elif (status is None or _exiting()
                     or not application.is_to_restart(status)):
-                log.info('%r', process)
+                self._news.put(log.info, '%r', process)
                 self._application = None
-                return
-            if time.monotonic() - self._started >= _STABLE:
-                self._failures = 0
-            self._restart_later(application, repr(process))
+            else:
+                if time.monotonic() - self._started >= _STABLE:
+                    self._failures = 0
+                self._restart_later(application, repr(process))
+        self._news.tell()
 
     def _restart_later(self, application: Application, reason: str) -> None:
+        """Set the timer, if there are restarts left; with the lock held."""
+        self._timer = None
         if self._failures >= application.restart_limit:
-            log.error('%s; given up after %d restarts in a row', reason,
-                      self._failures)
+            self._news.put(
+                log.error, '%s; given up after %d restarts in a row', reason,
+                self._failures)
             self._application = None
             return
         delay = application.delay(self._failures)
         self._failures += 1
-        log.warning('%s; restarting in %s s', reason, delay)
+        self._news.put(log.warning, '%s; restarting in %s s', reason, delay)
         self._timer = Timer(delay)
         self._polled_by.register(self._timer, self._restart)
 
     def _restart(self, expirations: int, timer: Timer) -> None:
-        with self._lock:
-            application = self._application
-            if timer is not self._timer or application is None or _exiting():
-                return
-            self._timer = None
-            try:
-                # At once, as others wait for the thread that polls.
-                self._end_rest(signal.SIGKILL, 0)
-                self._start(application)
-            except Exception as error:  # whatever it is, it may pass
-                self._restart_later(
-                    application, f'{self.alias!r} cannot be restarted: '
-                    f'{type(error).__name__}: {error}')
-                return
-        self._on_restart()
+        """Called by the thread that polls. Others wait for that thread, so
+        nothing here takes long."""
+        if timer is not self._timer:
+            return
+        try:
+            self._end_rest(signal.SIGKILL, 0)
+            with self._locked() as after:
+                application = self._application
+                # Another thread may have started or given it up meanwhile.
+                if (timer is not self._timer or application is None
+                        or _exiting()):
+                    return
+                self._start(application, after)
+                self._timer = None
+        except Exception as error:  # whatever it is, it may pass
+            with self._lock:
+                application = self._application
+                if timer is self._timer and application is not None:
+                    self._restart_later(
+                        application, f'{self.alias!r} cannot be restarted: '
+                        f'{type(error).__name__}: {error}')
+        else:
+            self._on_restart()
+        self._news.tell()
 
     def _stop_restarting(self) -> None:
         timer, self._timer = self._timer, None
@@ -237,12 +285,15 @@ class Instance:
 
     def get_channel(self, stream: str | None) -> Channel | None:
         """See `IRunner`."""
-        if stream is None and self._is_unconnected:
+        running = self.running  # notices an end
+        if (running and stream is None and self._is_unconnected
+                and not self._starting.held):  # as for `ensure_running`
             with self._starting:
                 self._connect_again()
+            self._news.tell()
         with self._lock:
             channel = self._channel(stream)
-            if channel is None or self.running or _has_more(channel):
+            if channel is None or self._runs or _has_more(channel):
                 return channel
             return None
 
@@ -250,14 +301,14 @@ class Instance:
     def _is_unconnected(self) -> bool:
         return (self._is_socket
                 and (self._socket is None or self._socket.closed)
-                and self._application is not None and self.running)
+                and self._application is not None)
 
     def _connect_again(self) -> None:
         with self._lock:
             process, application, output = (
                 self.process, self._application, self._output)
-            if (not self._is_unconnected or process is None
-                    or application is None):
+            if (not self._is_unconnected or not self._runs
+                    or process is None or application is None):
                 return
         self._connect(process, application, output)
 
@@ -274,14 +325,6 @@ class Instance:
             return None
         return channel
 
-    def _put_channels_aside(self) -> None:
-        """Keep what the process before has said, as it may be read yet."""
-        for channel in self._kept:
-            channel.close()
-        self._output.read_rest()
-        self._kept = [*self._channels()]
-        self._socket = None
-
     def _channels(self) -> Iterator[Channel]:
         if self.process is not None:
             yield from self.process.channels()
@@ -290,15 +333,16 @@ class Instance:
 
     def close_channels(self, process: Process | None) -> None:
         """Close all that were handed out, up to those of `process`."""
-        with self._lock:
+        with self._locked() as after:
             channels, self._kept = self._kept, []
             # There may be another one, which was started meanwhile.
             if process is self.process:
-                if process is None or process.is_ours:
-                    self._output.read_rest()
                 channels += self._channels()
             for channel in channels:
-                channel.close()
+                after.callback(channel.close)
+            if process is self.process and (
+                    process is None or process.is_ours):
+                after.callback(self._output.read_rest)  # before it is closed
 
 
 def _exiting() -> bool:

@@ -1,12 +1,11 @@
 """Named applications, started under aliases.
 
-A runner may be used by several threads. What happens without being asked for,
-such as a restart, happens in the thread that polls its poller: yours, if you
-have passed one, or else that of `gocept.runner.poller.background`.
+Several threads may use a runner. What nobody asks for, such as a restart, is
+done by the thread that polls the runner's poller: your own, if you have passed
+one, or the background thread.
 """
 
 import os
-import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,10 +16,10 @@ from gocept.runner.errors import ProcessExistsException, StartError
 from gocept.runner.interfaces import IRunner
 from gocept.runner.poller import Poller
 from gocept.runner.process import Process, terminate_all
+from gocept.runner.process.keywords import Keywords
 from gocept.runner.spawn.application import Application
 from gocept.runner.spawn.instance import Instance
 from gocept.runner.waits.closing import Closing
-from gocept.runner.waits.forks import tell_forks
 
 __all__ = ['ProcessExistsException', 'Runner', 'StartError']
 
@@ -37,21 +36,15 @@ class Runner(Closing):
         self._extra_paths = tuple(
             os.fspath(path) for path in extra_paths)
         self._poller = poller
-        self._lock = threading.RLock()  # as a signal handler may close it
-        tell_forks(self)
-        self._configs: dict[str, dict[str, Any]] = {}
+        self._configs: dict[str, Keywords] = {}
         self._instances: dict[str, Instance] = {}
-
-    def after_fork(self) -> None:
-        """In a forked child: another thread may have had the lock."""
-        self._lock = threading.RLock()
 
     def add(self, name: str, command: str | Sequence[str],
             **kwargs: Any) -> None:
         """See `IRunner`."""
         self.update_config({name: {'command': command, **kwargs}})
 
-    def update_config(self, config: Mapping[str, Mapping[str, Any]]) -> None:
+    def update_config(self, config: Mapping[str, Keywords]) -> None:
         """See `IRunner`."""
         for name, keywords in config.items():
             _checked(name, keywords)
@@ -72,7 +65,7 @@ class Runner(Closing):
         self._instance(alias or app_name).ensure_running(application)
 
     def _application(self, name: str, with_args: Sequence[str] | None,
-                     kwargs: Mapping[str, Any]) -> Application:
+                     kwargs: Keywords) -> Application:
         if name not in self._configs:
             raise KeyError(f'there is no application {name!r}, but '
                            f'{", ".join(sorted(self._configs)) or "none"}')
@@ -82,14 +75,13 @@ class Runner(Closing):
         return application
 
     def _instance(self, alias: str) -> Instance:
-        with self._lock:
-            if alias not in self._instances:
-                self._instances[alias] = Instance(
-                    alias, self._poller, self._extra_paths, self._restarted)
-            return self._instances[alias]
+        # Without a lock: of two that two threads make, the first one stays.
+        return self._instances.get(alias) or self._instances.setdefault(
+            alias, Instance(alias, self._poller, self._extra_paths,
+                            self._restarted))
 
     def _restarted(self) -> None:
-        """One of them was started anew; for who wants to know."""
+        """Called when a process was restarted; for subclasses."""
 
     def _known(self, alias: str) -> Instance:
         aliases = self.aliases()
@@ -122,10 +114,9 @@ class Runner(Closing):
 
     def aliases(self) -> list[str]:
         """See `IRunner`."""
-        with self._lock:
-            return sorted(
-                alias for alias, instance in self._instances.items()
-                if instance.process is not None)
+        return sorted(
+            alias for alias, instance in list(self._instances.items())
+            if instance.process is not None)
 
     def give_up(self, alias: str) -> None:
         """See `IRunner`."""
@@ -144,8 +135,7 @@ class Runner(Closing):
 
     def close(self) -> None:
         """See `IRunner`."""
-        with self._lock:
-            instances = list(self._instances.values())
+        instances = list(self._instances.values())
         processes = [instance.give_up() for instance in instances]
         try:
             terminate_all(process for process in processes
@@ -155,12 +145,10 @@ class Runner(Closing):
                 instance.close_channels(process)
 
 
-def _checked(name: str, config: Mapping[str, Any]) -> Application:
+def _checked(name: str, config: Keywords) -> Application:
     try:
         return Application.from_config(config)
-    except TypeError as error:
-        raise TypeError(f'application {name!r}: {error}') from error
-    except ValueError as error:
-        raise ValueError(f'application {name!r}: {error}') from error
-    except LookupError as error:
-        raise LookupError(f'application {name!r}: {error}') from error
+    except (TypeError, ValueError, LookupError) as error:
+        kind = next(kind for kind in (TypeError, ValueError, LookupError)
+                    if isinstance(error, kind))
+        raise kind(f'application {name!r}: {error}') from error

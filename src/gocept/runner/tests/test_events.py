@@ -28,6 +28,7 @@ from gocept.runner.events import (
     ConflictRetried,
     LoopStarted,
     LoopStopped,
+    Queue,
     TickAborted,
     TickCommitted,
     TickStarted,
@@ -199,6 +200,48 @@ class NotifyTests(TestCase):
             raise SystemExit(3)
         subscribing(self, leave)
         self.assertRaises(SystemExit, notify, self.event)
+
+
+class QueueTests(unittest.TestCase):
+
+    def setUp(self):
+        self.queue = Queue()
+        self.told = []
+
+    def test_in_the_order_in_which_they_were_put(self):
+        for number in range(3):
+            self.queue.put(self.told.append, number)
+        self.assertEqual([], self.told)
+        self.queue.tell()
+        self.queue.tell()
+        self.assertEqual([0, 1, 2], self.told)
+
+    def test_what_a_call_puts_comes_later(self):
+        def call():
+            self.queue.put(self.told.append, 'later')
+            self.queue.tell()
+            self.told.append('now')
+        self.queue.put(call)
+        self.queue.tell()
+        self.assertEqual(['now', 'later'], self.told)
+
+    def test_what_another_thread_puts_comes_later(self):
+        def call():
+            self.queue.put(self.told.append, 'later')
+            thread = threading.Thread(target=self.queue.tell)
+            thread.start()
+            thread.join(DEADLINE)  # it does not wait
+            self.told.append('now')
+        self.queue.put(call)
+        self.queue.tell()
+        self.assertEqual(['now', 'later'], self.told)
+
+    def test_a_call_that_fails_keeps_nothing_from_the_others(self):
+        self.queue.put(lambda: 1 / 0)
+        self.queue.put(self.told.append, 'told')
+        self.assertRaises(ZeroDivisionError, self.queue.tell)
+        self.queue.tell()
+        self.assertEqual(['told'], self.told)
 
 
 class HearingTests(TestCase):
@@ -479,6 +522,50 @@ class RunnerEventsTests(ChildEvents, SpawnTestCase):
         for name in 'cat', 'server':
             self.runner.start(name)
             self.assertIs(self.runner.get_channel(name), channels.pop())
+
+    def test_a_subscriber_asks_for_the_channel_while_it_is_started(self):
+        channels = {}
+
+        def ask(event):
+            if interfaces.IChildEvent.providedBy(event):
+                self.runner.ensure_running(event.name)
+                channels[type(event), event.name] = (
+                    self.runner.get_channel(event.name))
+        subscribing(self, ask)
+        self.runner.add('cat', 'cat')
+        self.add_server()
+        with self.assertNoLogs(LOGGER):
+            for name in 'cat', 'server':
+                self.runner.start(name)
+        cat = self.runner.get_channel('cat')
+        self.assertEqual({
+            (ChildStarted, 'cat'): cat, (ChildReady, 'cat'): cat,
+            (ChildStarted, 'server'): None,
+            (ChildReady, 'server'): self.runner.get_channel('server'),
+        }, channels)
+        self.assertEqual(1, self.of('cat').count(ChildStarted))
+
+    def test_short_lives_are_told_in_order(self):
+        self.runner.add('true', 'true', restart='always', restart_delay=0,
+                        restart_limit=20)
+        self.runner.start('true')
+        self.wait_ended('true', 21)
+        self.assertEqual([ChildStarted, ChildReady, 0] * 21, self.of('true'))
+
+    def test_no_lock_is_held_that_another_thread_needs(self):
+        answers = []
+
+        def ask(event):
+            if interfaces.IChildEvent.providedBy(event):
+                call = self.thread(lambda: (
+                    self.runner.running('cat'), self.runner.aliases(),
+                    self.runner.get_channel('cat'),
+                    self.runner.ensure_running('cat')))
+                answers.append((type(event), call.result()[0]))
+        self.runner.add('cat', 'cat')
+        subscribing(self, ask)
+        self.runner.start('cat')
+        self.assertEqual([(ChildStarted, True), (ChildReady, True)], answers)
 
     def test_an_application_with_a_socket(self):
         self.add_server()

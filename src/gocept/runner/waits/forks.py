@@ -57,6 +57,11 @@ class Lock(type(threading.RLock())):  # type: ignore[misc]
         _hook()
         _locks.add(self)
 
+    @property
+    def held(self) -> bool:
+        """Whether this thread holds it."""
+        return bool(self._is_owned())
+
     def __enter__(self) -> bool:
         if self._is_owned():
             raise RuntimeError(

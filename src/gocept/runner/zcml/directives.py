@@ -1,21 +1,27 @@
-"""What the ZCML directives do: they register what the classes do."""
+"""What the ZCML directives do: they make what they declare, and register it.
+"""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import zope.component
+from zope.configuration.config import ConfigurationContext
 from zope.configuration.exceptions import ConfigurationError
 
 from gocept.runner import executor as executors
+from gocept.runner.executor import SimpleExecutor
 from gocept.runner.interfaces import IExecutor, ISupervisor
+from gocept.runner.process import keywords as names
+from gocept.runner.process.keywords import Keywords
 from gocept.runner.process.launch import Launch
 from gocept.runner.runner import appmain
+from gocept.runner.zcml.supervisor import Supervisor, Worker
 
-# After all that is declared, wherever that is.
 _CONNECT = 1000
+"""The order of the action that needs all declarations, in whatever file."""
 
 
-def app(context: Any, name: str, start: str = 'lazy',
+def app(context: ConfigurationContext, name: str, start: str = 'lazy',
         requires: tuple[str, ...] = (), **keywords: Any) -> None:
     """See `IAppDirective`."""
     def add() -> None:
@@ -23,24 +29,23 @@ def app(context: Any, name: str, start: str = 'lazy',
     _declare_child(context, name, add)
 
 
-def executor(context: Any, name: str, start: str = 'lazy',
-             requires: tuple[str, ...] = (), **keywords: Any) -> None:
+def executor(context: ConfigurationContext, name: str, command: str,
+             start: str = 'lazy', requires: tuple[str, ...] = (),
+             **keywords: Any) -> None:
     """See `IExecutorDirective`."""
     def add() -> None:
         supervisor = _supervisor()
-        it = _executor(name, keywords['command'], keywords.get('type'), **{
-            key: value for key, value in keywords.items()
-            if key not in ('command', 'type')})
-        supervisor.add_executor(name, it, start == 'eager', requires,
-                                description=keywords['command'])
+        it = _executor(name, command, **keywords)
+        supervisor.add_executor(
+            name, it, start == 'eager', requires, description=command)
         zope.component.getGlobalSiteManager().registerUtility(
             it, IExecutor, name, info=context.info)
     _declare_child(context, name, add)
 
 
-def _declare_child(context: Any, name: str,
+def _declare_child(context: ConfigurationContext, name: str,
                    add: Callable[[], object]) -> None:
-    added: list[object] = []  # nothing if another declaration overrides it
+    added: list[object] = []  # empty if another declaration overrides it
 
     def connect() -> None:
         if added:
@@ -50,8 +55,8 @@ def _declare_child(context: Any, name: str,
     context.action(discriminator=None, order=_CONNECT, callable=connect)
 
 
-def _supervisor() -> Any:
-    supervisor = zope.component.queryUtility(ISupervisor)
+def _supervisor() -> Supervisor:
+    supervisor: Supervisor | None = zope.component.queryUtility(ISupervisor)
     if supervisor is None:
         raise ConfigurationError(
             'nobody could start it: <include package="gocept.runner" /> '
@@ -60,9 +65,9 @@ def _supervisor() -> Any:
 
 
 class _Kind(NamedTuple):
-    """A type of executors: how it is made, and attributes of its own."""
+    """A type of executors: what makes one, and attributes of its own."""
 
-    make: Callable[..., Any]
+    make: Callable[..., SimpleExecutor]
     needs: tuple[str, ...] = ()
     has: tuple[str, ...] = ()
 
@@ -86,32 +91,25 @@ _KINDS = {
 
 _OWN = {name for kind in _KINDS.values() for name in (*kind.needs, *kind.has)}
 
-_IDENTITY = ('user', 'group', 'extra_groups')
 
-_POPEN = (*_IDENTITY, 'umask')
-"""What an executor hands to Popen."""
-
-
-def _executor(name: str, command: str, kind_name: str | None,
-              class_: Any = None,
-              popen_kwargs: Mapping[str, Any] | None = None,
-              **keywords: Any) -> Any:
-    popen: dict[str, Any] = {
-        each: keywords.pop(each) for each in _POPEN if each in keywords}
-    popen |= popen_kwargs or {}
-    # That there is no such user is to be known now.
-    Launch(command, **{
-        each: popen[each] for each in _IDENTITY if each in popen})
-    keywords |= {'name': name, 'popen_kwargs': popen}
+def _executor(name: str, command: str,
+              class_: Callable[..., SimpleExecutor] | None = None,
+              popen_kwargs: Keywords | None = None,
+              **keywords: Any) -> SimpleExecutor:
+    popen = {key: keywords.pop(key) for key in names.POPEN & keywords.keys()}
+    # So that a user who does not exist is an error now.
+    Launch(command, **popen)
+    keywords |= {'name': name, 'popen_kwargs': {
+        **popen, **(popen_kwargs or {})}}
     if class_ is not None:
-        if kind_name is not None:
+        if 'type' in keywords:
             raise ConfigurationError('"class" and "type" exclude each other')
         it = class_(command, **keywords)
         if not IExecutor.providedBy(it):
             raise ConfigurationError(f'{it!r} is no executor')
         return it
-    kind = _KINDS[kind_name or 'simple']
-    what = f'an executor of type "{kind_name or "simple"}"'
+    type_ = keywords.pop('type', 'simple')
+    kind, what = _KINDS[type_], f'an executor of type "{type_}"'
     for each in kind.needs:
         if each not in keywords:
             raise ConfigurationError(f'{what} needs "{each}"')
@@ -121,33 +119,26 @@ def _executor(name: str, command: str, kind_name: str | None,
     return kind.make(command, **keywords)
 
 
-class Worker(NamedTuple):
-    """A worker that ZCML declares."""
-
-    name: str
-    decorator: appmain
-    worker: Callable[..., object]
-
-
 _OPTIONS = ('ticks', 'principal', 'attempts', 'max_backoff',
             'shutdown_timeout')
 
 
-def worker(context: Any, name: str, handler: Any, once: bool | None = None,
-           **options: Any) -> None:
+def worker(context: ConfigurationContext, name: str, handler: object,
+           once: bool | None = None, **options: Any) -> None:
     """See `IWorkerDirective`."""
     if not callable(handler):
         raise ConfigurationError(
             f'the handler is no function, but {handler!r}')
+    function: Callable[..., object] = handler
     base = getattr(handler, 'decorator', None)
     if isinstance(base, appmain):
-        handler = handler.worker
+        function = handler.worker  # type: ignore[attr-defined]
         options = {each: getattr(base, each) for each in _OPTIONS} | options
         once = base.once if once is None else once
     decorator = appmain(**options)
     decorator.once = bool(once)
 
     def add() -> None:
-        _supervisor().workers[name] = Worker(name, decorator, handler)
+        _supervisor().workers[name] = Worker(name, decorator, function)
     context.action(discriminator=('gocept.runner', 'worker', name),
                    callable=add)

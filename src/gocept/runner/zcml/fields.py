@@ -7,26 +7,27 @@ key in the ``<product-config SECTION>``.
 import re
 import shlex
 import signal
-import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import zope.configuration.fields
 import zope.schema
 from zope.app.appsetup.product import getProductConfiguration
 
+from gocept.runner.process.keywords import STREAMS
+
 _REFERENCE = re.compile(r'\$\{product-config:([^{}]*)\}')
 
 
 class Wrong(zope.schema.ValidationError):  # type: ignore[misc]
-    """What cannot be meant."""
+    """Raised when a text has no meaning as the value of a field."""
 
     def __str__(self) -> str:
         return str(self.args[0])
 
 
 def substituted(text: str) -> str:
-    """The text with what it takes from zope.conf."""
+    """`text` with its references to zope.conf replaced."""
     text = _REFERENCE.sub(_value, text)
     if '${product-config' in text:
         raise Wrong('it is written ${product-config:SECTION:KEY}')
@@ -49,7 +50,13 @@ def _value(reference: re.Match[str]) -> str:
     return str(config[key])
 
 
-class _FromZopeConf:
+class _Attribute(zope.schema.Field):  # type: ignore[misc]
+    """The base: what ZCML may leave out, and may take from zope.conf."""
+
+    def __init__(self, title: str = '', description: str = '', *,
+                 required: bool = False, **options: Any) -> None:
+        super().__init__(title=title, description=description,
+                         required=required, **options)
 
     def fromUnicode(self, value: str) -> Any:
         """See `zope.schema.interfaces.IFromUnicode`."""
@@ -57,7 +64,7 @@ class _FromZopeConf:
         return parent.fromUnicode(substituted(value))
 
 
-class Text(_FromZopeConf, zope.schema.TextLine):  # type: ignore[misc]
+class Text(_Attribute, zope.schema.TextLine):  # type: ignore[misc]
     """A line of text, which is not empty."""
 
     unicode_normalization = None  # as it may be a path
@@ -70,7 +77,7 @@ class Text(_FromZopeConf, zope.schema.TextLine):  # type: ignore[misc]
         return text
 
 
-class Choice(_FromZopeConf, zope.schema.Choice):  # type: ignore[misc]
+class Choice(_Attribute, zope.schema.Choice):  # type: ignore[misc]
     """One of several words."""
 
     def _validate(self, value: str) -> None:
@@ -79,7 +86,7 @@ class Choice(_FromZopeConf, zope.schema.Choice):  # type: ignore[misc]
             raise Wrong(f'{value!r} is none of {words}')
 
 
-class Number(_FromZopeConf, zope.schema.Int):  # type: ignore[misc]
+class Number(_Attribute, zope.schema.Int):  # type: ignore[misc]
     """A whole number."""
 
     def fromUnicode(self, value: str) -> Any:
@@ -108,8 +115,7 @@ class Mode(Number):
         return int(text, 8)
 
 
-class Bool(_FromZopeConf,
-           zope.configuration.fields.Bool):  # type: ignore[misc]
+class Bool(_Attribute, zope.configuration.fields.Bool):  # type: ignore[misc]
     """``true`` or ``false``."""
 
     def fromUnicode(self, value: str) -> Any:
@@ -121,8 +127,8 @@ class Bool(_FromZopeConf,
                         ) from None
 
 
-class _Converted(zope.schema.Field):  # type: ignore[misc]
-    """Text that becomes something else; a ValueError tells what is wrong."""
+class _Converted(_Attribute):
+    """Text that `convert` makes something else of."""
 
     def fromUnicode(self, value: str) -> Any:
         """See `zope.schema.interfaces.IFromUnicode`."""
@@ -131,7 +137,8 @@ class _Converted(zope.schema.Field):  # type: ignore[misc]
         except (ValueError, LookupError) as error:
             raise Wrong(str(error)) from error
 
-    def convert(self, text: str) -> Any:
+    def convert(self, text: str) -> object:
+        """The value; ValueError or LookupError if there is none."""
         raise NotImplementedError
 
 
@@ -180,38 +187,41 @@ class NameOrNumber(_Converted):
     """A name, or a number in its place."""
 
     def convert(self, text: str) -> str | int:
-        return int(text) if text.isdecimal() else text
+        return _name_or_number(text)
+
+
+def _name_or_number(text: str) -> str | int:
+    return int(text) if text.isdecimal() else text
 
 
 class Words(_Converted):
     """Words, which may be quoted as in a shell."""
 
-    def convert(self, text: str) -> list[Any]:
+    def convert(self, text: str) -> Sequence[str | int]:
         return shlex.split(text)
 
 
 class NamesOrNumbers(Words):
     """Names, or numbers in their places."""
 
-    def convert(self, text: str) -> list[Any]:
-        return [int(word) if word.isdecimal() else word
-                for word in super().convert(text)]
+    def convert(self, text: str) -> Sequence[str | int]:
+        return [_name_or_number(word) for word in shlex.split(text)]
 
 
 class Numbers(Words):
     """Whole numbers."""
 
-    def convert(self, text: str) -> list[Any]:
-        return [int(word) for word in super().convert(text)]
+    def convert(self, text: str) -> Sequence[str | int]:
+        return [int(word) for word in shlex.split(text)]
 
 
 class Pairs(_Converted):
     """Pairs of a name and a value: ``NAME=VALUE OTHER='A VALUE'``."""
 
-    def convert(self, text: str) -> dict[str, Any]:
+    def convert(self, text: str) -> Mapping[str, object]:
         return dict(self._pairs(text))
 
-    def _pairs(self, text: str) -> Iterator[tuple[str, Any]]:
+    def _pairs(self, text: str) -> Iterator[tuple[str, str]]:
         for word in shlex.split(text):
             name, equals, value = word.partition('=')
             if not (name and equals):
@@ -222,8 +232,8 @@ class Pairs(_Converted):
 class Limits(Pairs):
     """Resource limits: ``nofile=1024 core=0:-1``, soft and hard."""
 
-    def convert(self, text: str) -> dict[str, Any]:
-        limits = {}
+    def convert(self, text: str) -> Mapping[str, object]:
+        limits: dict[str, int | tuple[int, ...]] = {}
         for name, value in self._pairs(text):
             if not re.fullmatch(r'-?\d+(:-?\d+)?', value):
                 raise ValueError(f'the limit {name}={value} is no number, nor '
@@ -237,27 +247,27 @@ class Stream(Text):
     """A stream as `IProcess` knows it."""
 
 
-class PopenStream(_Converted):
-    """A stream as `subprocess.Popen` knows it, or a path with a slash."""
+class PopenErrorStream(_Converted):
+    """Standard error as `subprocess.Popen` knows it, or a path with a slash.
+    """
 
-    known = {'pipe': subprocess.PIPE, 'null': subprocess.DEVNULL,
-             'inherit': None}
+    known = STREAMS
 
-    def convert(self, text: str) -> Any:
-        known = self.known
-        if text not in known and '/' not in text:
-            raise ValueError(f'{text!r} is none of {", ".join(known)}, nor a '
-                             'path with a slash')
-        return known.get(text, text)
-
-
-class PopenErrorStream(PopenStream):
-    """That of errors, which may go where the output goes."""
-
-    known = PopenStream.known | {'merge': subprocess.STDOUT}
+    def convert(self, text: str) -> str | int | None:
+        if text not in self.known and '/' not in text:
+            raise ValueError(f'{text!r} is none of {", ".join(self.known)}, '
+                             'nor a path with a slash')
+        return self.known.get(text, text)
 
 
-class Object(_FromZopeConf,
+class PopenStream(PopenErrorStream):
+    """Another stream, which cannot be merged into standard output."""
+
+    known = {name: stream for name, stream in STREAMS.items()
+             if name != 'merge'}
+
+
+class Object(_Attribute,
              zope.configuration.fields.GlobalObject):  # type: ignore[misc]
     """Something in a module: ``my.package:name`` or ``my.package.name``."""
 

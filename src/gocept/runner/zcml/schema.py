@@ -1,8 +1,7 @@
 """The schemas of the ZCML directives.
 
-The attributes are the keywords of the Python interface; `interfaces` says what
-they mean, in `IRunner`, `IProcess`, `IExecutor`, `ICondition` and `IAppMain`.
-What the directives do is in `gocept.runner.zcml.directives`.
+The attributes are the keywords of the Python interface. What these mean is in
+`IRunner`, `IProcess`, `IExecutor`, `ICondition` and `IAppMain`.
 """
 
 from zope.interface import Interface
@@ -33,344 +32,300 @@ class IChildDirective(Interface):
     """What apps and executors have in common."""
 
     name = Text(
-        title='Name',
-        description='What it is looked up by. Apps and executors share one '
-                    'list of names.')
+        'Name',
+        'The name to look the child up by. Apps and executors share one list '
+        'of names.', required=True)
 
     command = Text(
-        title='Command',
-        description='The program and its arguments, split as a shell would '
-                    'split them.')
+        'Command',
+        'The program and its arguments, split as a shell would split them.',
+        required=True)
 
     start = Choice(
-        title='Start', values=('lazy', 'eager'), default='lazy',
-        required=False,
-        description='When it is started: "eager" before the first tick, '
-                    '"lazy" at its first use.')
+        'Start',
+        'When the child is started: "eager" before the first tick, "lazy" at '
+        'its first use.', values=('lazy', 'eager'), default='lazy')
 
     requires = Words(
-        title='Requires', required=False,
-        description='The names of apps and executors that are to be started '
-                    'before it, and stopped after it.')
+        'Requires',
+        'The names of apps and executors that are started before this child, '
+        'and stopped after it.')
 
-    shell = Bool(
-        title='Shell', required=False,
-        description='Have /bin/sh run the command (default: false).')
+    shell = Bool('Shell', 'Have /bin/sh run the command (default: false).')
 
     cwd = Text(
-        title='Working directory', required=False,
-        description='The directory it starts in (default: ours).')
+        'Working directory',
+        'The directory the child starts in (default: ours).')
 
     user = NameOrNumber(
-        title='User', required=False,
-        description='The user it runs as, a name or a number.')
+        'User', 'The user the child runs as, a name or a number.')
 
     group = NameOrNumber(
-        title='Group', required=False,
-        description='The group it runs as (default: that of the user).')
+        'Group', 'The group the child runs as (default: that of the user).')
 
     extra_groups = NamesOrNumbers(
-        title='Further groups', required=False,
-        description='Its other groups (default: those of the user).')
+        'Further groups',
+        'The other groups of the child (default: those of the user).')
 
-    umask = Mode(
-        title='File mode mask', required=False,
-        description='In octal digits (default: ours).')
+    umask = Mode('File mode mask', 'The mask in octal digits (default: ours).')
 
     die_with_parent = SignalOrBool(
-        title='Die with parent', required=False,
-        description='A signal that it gets when we end, however that is; '
-                    '"true" is SIGKILL (default: false).')
+        'Die with parent',
+        'A signal that the child gets when we end for any reason; "true" is '
+        'SIGKILL (default: false).')
 
     stop_signal = Signal(
-        title='Stop signal', required=False,
-        description='What tells it to end (default: SIGTERM).')
+        'Stop signal',
+        'The signal that tells the child to end (default: SIGTERM).')
 
     stop_timeout = Seconds(
-        title='Stop timeout', required=False,
-        description='How many seconds its end may take until it is killed '
-                    '(default: 10 for an app, "timeout" for an executor).')
+        'Stop timeout',
+        'How many seconds the end of the child may take until the child is '
+        'killed (default: 10 for an app, "timeout" for an executor).')
 
     kill_signal = Signal(
-        title='Kill signal', required=False,
-        description='What it is killed with (default: SIGKILL).')
+        'Kill signal', 'The signal that kills the child (default: SIGKILL).')
 
     popen_kwargs = Object(
-        title='Keywords of Popen', required=False,
-        description='A dictionary of keywords that subprocess.Popen gets '
-                    'unchanged, by its dotted name.')
+        'Keywords of Popen',
+        'The dotted name of a dictionary of keywords that subprocess.Popen '
+        'gets unchanged.')
 
 
 class IAppDirective(IChildDirective):
     """Declare an application of the runner; see `IRunner.add`."""
 
     type = Choice(
-        title='Type', values=('stdio', 'socket'), required=False,
-        description='What its channel is connected to: its standard input '
-                    'and output (default), or a Unix socket.')
+        'Type',
+        'What the channel is connected to: standard input and output of the '
+        'child (default), or a Unix socket.', values=('stdio', 'socket'))
 
     socket = Text(
-        title='Socket', required=False,
-        description='The path of the Unix socket it listens on.')
+        'Socket', 'The path of the Unix socket that the child listens on.')
 
     start_timeout = Seconds(
-        title='Start timeout', required=False,
-        description='How many seconds it has until it listens (default: 30).')
+        'Start timeout',
+        'How many seconds the child has until it listens (default: 30).')
 
     buffering = Choice(
-        title='Buffering', values=('bytes', 'line'), required=False,
-        description='What a read of its channel gives: what there is '
-                    '(default), or a line.')
+        'Buffering',
+        'What one read of the channel gives: all that there is (default), or '
+        'a line.', values=('bytes', 'line'))
 
     encoding = Text(
-        title='Encoding', required=False,
-        description='What makes text of its channel (default: bytes).')
+        'Encoding',
+        'The encoding that makes text of what the channel reads (default: '
+        'bytes).')
 
     limit = Number(
-        title='Limit', required=False,
-        description='The longest line (default: 1048576).')
+        'Limit', 'The length of the longest line (default: 1048576).')
 
     high_water = Number(
-        title='High water', required=False,
-        description='How many bytes its channel keeps at most before a write '
-                    'is an error (default: 1048576).')
+        'High water',
+        'A write is an error while the channel keeps more bytes than this '
+        '(default: 1048576).')
 
     restart = Choice(
-        title='Restart', values=('never', 'on-failure', 'always'),
-        required=False,
-        description='Whether it is started again when it has ended (default: '
-                    'never).')
+        'Restart',
+        'Whether a child that has ended is started again (default: never).',
+        values=('never', 'on-failure', 'always'))
 
     restart_delay = Seconds(
-        title='Restart delay', required=False,
-        description='How many seconds to wait before the first restart; twice '
-                    'as many before each further one (default: 0.1).')
+        'Restart delay',
+        'How many seconds to wait before the first restart; each further one '
+        'waits twice as long (default: 0.1).')
 
     restart_limit = Number(
-        title='Restart limit', required=False,
-        description='How many restarts there are in a row (default: 5).')
+        'Restart limit', 'How many restarts there are in a row (default: 5).')
 
     env = Pairs(
-        title='Environment', required=False,
-        description='Replaces the environment, which otherwise is ours: '
-                    'NAME=VALUE ...')
+        'Environment',
+        'Replaces the environment, which otherwise is ours: NAME=VALUE ...')
 
     extra_env = Pairs(
-        title='Additional environment', required=False,
-        description='Is added to the environment: NAME=VALUE ...')
+        'Additional environment',
+        'Is added to the environment: NAME=VALUE ...')
 
     rlimits = Limits(
-        title='Resource limits', required=False,
-        description='Such as nofile=1024 or core=0:-1, soft and hard.')
+        'Resource limits',
+        'Limits such as nofile=1024 or core=0:-1, which is soft and hard.')
 
     setpgrp = Bool(
-        title='Process group', required=False,
-        description='Start it in a process group of its own (default: false).')
+        'Process group',
+        'Start the child in a process group of its own (default: false).')
 
     setsid = Bool(
-        title='Session', required=False,
-        description='Start it in a session of its own (default: false).')
+        'Session', 'Start the child in a session of its own (default: false).')
 
     stdin = Stream(
-        title='Standard input', required=False,
-        description='"pipe", "null", "inherit" or a path with a slash '
-                    '(default: "pipe"; with a socket "null").')
+        'Standard input',
+        '"pipe", "null", "inherit" or a path with a slash (default: "pipe"; '
+        'with a socket "null").')
 
     stdout = Stream(
-        title='Standard output', required=False,
-        description='"pipe", "null", "inherit" or a path with a slash '
-                    '(default: "pipe"; with a socket it is logged).')
+        'Standard output',
+        '"pipe", "null", "inherit" or a path with a slash (default: "pipe"; '
+        'with a socket it is logged).')
 
     stderr = Stream(
-        title='Standard error', required=False,
-        description='"pipe", "null", "inherit", "merge" or a path with a '
-                    'slash (default: "inherit"; with a socket it is logged).')
+        'Standard error',
+        '"pipe", "null", "inherit", "merge" or a path with a slash (default: '
+        '"inherit"; with a socket it is logged).')
 
     pass_fds = Numbers(
-        title='Descriptors', required=False,
-        description='Descriptors that it gets under the same numbers.')
+        'Descriptors',
+        'Descriptors that the child gets under the same numbers.')
 
     detached = Bool(
-        title='Detached', required=False,
-        description='Give it a session of its own and no mark; it does not '
-                    'end with us if we are killed (default: false).')
+        'Detached',
+        'Let the child go on if we are killed: it gets a session of its own '
+        'and no mark (default: false).')
 
     adopt = Bool(
-        title='Adopt', required=False,
-        description='Become the parent of its orphans, and end those as well '
-                    '(default: false).')
+        'Adopt',
+        'Become the parent of the orphans of the child, and end them as well '
+        '(default: false).')
 
 
 class IExecutorDirective(IChildDirective):
     """Declare an executor; see `IExecutor` and `IConditionExecutor`."""
 
     type = Choice(
-        title='Type', required=False,
+        'Type',
+        'What a start waits for: nothing (default), a banner in the output, a '
+        'port, a URL, a pid file, a Unix socket, a notification, a command '
+        'that ends with 0, or a condition of your own.',
         values=('simple', 'output', 'tcp', 'http', 'pid', 'unix', 'notified',
-                'probe', 'condition'),
-        description='What it waits for: nothing (default), a banner in its '
-                    'output, a port, a URL, a pid file, a Unix socket, a '
-                    'notification, a command that ends with 0, or a condition '
-                    'of your own.')
+        'probe', 'condition'))
 
     class_ = Object(
-        title='Class', required=False,
-        description='In place of a type: an executor class of your own, which '
-                    'is called with the command and the other attributes.')
+        'Class',
+        'In place of a type: an executor class of your own, which is called '
+        'with the command and the other attributes.')
 
     timeout = Seconds(
-        title='Timeout', required=False,
-        description='How many seconds its start may take (default: 3600).')
+        'Timeout', 'How many seconds a start may take (default: 3600).')
 
     sleep = Seconds(
-        title='Sleep', required=False,
-        description='The longest pause between two probes, in seconds '
-                    '(default: 0.1).')
+        'Sleep',
+        'The longest pause between two probes, in seconds (default: 0.1).')
 
     expected_returncode = Number(
-        title='Expected status', required=False,
-        description='A status that it may end with when it is stopped, beside '
-                    '0 and the signal.')
+        'Expected status',
+        'A status that is no error when the executor is stopped, beside 0 and '
+        'the signal.')
 
     envvars = Pairs(
-        title='Environment', required=False,
-        description='Is added to our environment: NAME=VALUE ...')
+        'Environment', 'Is added to our environment: NAME=VALUE ...')
 
     stdin = PopenStream(
-        title='Standard input', required=False,
-        description='"pipe" (default), "null", "inherit" or a path with a '
-                    'slash.')
+        'Standard input',
+        '"pipe" (default), "null", "inherit" or a path with a slash.')
 
     stdout = PopenStream(
-        title='Standard output', required=False,
-        description='"pipe" (default), "null", "inherit" or a path with a '
-                    'slash.')
+        'Standard output',
+        '"pipe" (default), "null", "inherit" or a path with a slash.')
 
     stderr = PopenErrorStream(
-        title='Standard error', required=False,
-        description='"pipe", "null", "inherit" (default), "merge" or a path '
-                    'with a slash.')
+        'Standard error',
+        '"pipe", "null", "inherit" (default), "merge" or a path with a slash.')
 
     output_size = Number(
-        title='Output size', required=False,
-        description='How many bytes of its output can be read (default: '
-                    '1048576).')
+        'Output size',
+        'How many bytes of the output can be read (default: 1048576).')
 
-    log_file = Text(
-        title='Log file', required=False,
-        description='Where all its output is appended.')
+    log_file = Text('Log file', 'The file that all output is appended to.')
 
     banner = Text(
-        title='Banner', required=False,
-        description='Of type "output": a regular expression that a line of '
-                    'its output matches.')
+        'Banner',
+        'Of type "output": a regular expression for a line of the output, '
+        'which says that the child is ready.')
 
     failure = Text(
-        title='Failure', required=False,
-        description='Of type "output": a regular expression that ends the '
-                    'wait.')
+        'Failure',
+        'Of type "output": a regular expression for a line of the output, '
+        'which ends the wait.')
 
-    host = Text(
-        title='Host', required=False,
-        description='Of type "tcp": where it listens.')
+    host = Text('Host', 'Of type "tcp": the host that the child listens on.')
 
     port = Number(
-        title='Port', required=False, min=0, max=65535,
-        description='Of type "tcp": where it listens; 0 chooses a free port, '
-                    'which replaces {port} in the command.')
+        'Port',
+        'Of type "tcp": the port that the child listens on; 0 chooses a free '
+        'one, which replaces {port} in the command.', min=0, max=65535)
 
-    url = Text(
-        title='URL', required=False,
-        description='Of type "http": what is requested.')
+    url = Text('URL', 'Of type "http": the URL that is requested.')
 
     status = NameOrNumber(
-        title='Status', required=False,
-        description='Of type "http": the status of the answer, or a regular '
-                    'expression (default: ^2\\d\\d$).')
+        'Status',
+        'Of type "http": the status of the answer, or a regular expression '
+        '(default: ^2\\d\\d$).')
 
-    method = Text(
-        title='Method', required=False,
-        description='Of type "http": the method (default: HEAD).')
+    method = Text('Method', 'Of type "http": the method (default: HEAD).')
 
     payload = Pairs(
-        title='Payload', required=False,
-        description='Of type "http": what is sent as a form: NAME=VALUE ...')
+        'Payload', 'Of type "http": the form that is sent: NAME=VALUE ...')
 
-    headers = Pairs(
-        title='Headers', required=False,
-        description='Of type "http": NAME=VALUE ...')
+    headers = Pairs('Headers', 'Of type "http": more headers: NAME=VALUE ...')
 
     request_timeout = Seconds(
-        title='Request timeout', required=False,
-        description='Of type "http": how many seconds one request may take.')
+        'Request timeout',
+        'Of type "http": how many seconds one request may take.')
 
     ssl_context = Object(
-        title='SSL context', required=False,
-        description='Of type "http": the context, by its dotted name '
-                    '(default: one that verifies).')
+        'SSL context',
+        'Of type "http": the dotted name of the context (default: one that '
+        'verifies).')
 
     expect = Object(
-        title='Expectation', required=False,
-        description='Of type "http": a function that is called with the '
-                    'response, by its dotted name.')
+        'Expectation',
+        'Of type "http": the dotted name of a function that is called with '
+        'the response.')
 
-    filename = Text(
-        title='File name', required=False,
-        description='Of type "pid": the path of the pid file.')
+    filename = Text('File name', 'Of type "pid": the path of the pid file.')
 
-    socket_name = Text(
-        title='Socket', required=False,
-        description='Of type "unix": the path of the socket.')
+    socket_name = Text('Socket', 'Of type "unix": the path of the socket.')
 
     probe = Text(
-        title='Probe', required=False,
-        description='Of type "probe": a command that ends with 0 when it is '
-                    'ready.')
+        'Probe',
+        'Of type "probe": a command that ends with 0 when the child is ready.')
 
     condition = Object(
-        title='Condition', required=False,
-        description='Of type "condition": the condition, by its dotted name.')
+        'Condition', 'Of type "condition": the dotted name of the condition.')
 
 
 class IWorkerDirective(Interface):
     """Declare a worker that ``gocept-runner run`` runs; see `IAppMain`.
 
-    What is not said is as the decorator of the handler says, if it has one.
+    If the handler has a decorator, attributes that are left out are as its
+    keywords.
     """
 
     name = Text(
-        title='Name',
-        description='What it is called on the command line.')
+        'Name', 'The name of the worker on the command line.', required=True)
 
     handler = Object(
-        title='Handler',
-        description='The function, my.package:function, with or without a '
-                    'decorator of gocept.runner.')
+        'Handler',
+        'The function, my.package:function, with or without a decorator of '
+        'gocept.runner.', required=True)
 
     ticks = Seconds(
-        title='Ticks', required=False,
-        description='How many seconds to sleep between two calls (default: '
-                    '1).')
+        'Ticks', 'How many seconds to sleep between two calls (default: 1).')
 
     principal = Text(
-        title='Principal', required=False,
-        description='The id of the principal that it runs as.')
+        'Principal', 'The id of the principal that the worker runs as.')
 
-    once = Bool(
-        title='Once', required=False,
-        description='Run one tick, and end (default: false).')
+    once = Bool('Once', 'Run one tick, and end (default: false).')
 
     attempts = Number(
-        title='Attempts', required=False, min=1,
-        description='How often a tick is run at most if it fails for a reason '
-                    'that passes (default: 3).')
+        'Attempts',
+        'How often a tick is run at most if it fails for a reason that passes '
+        '(default: 3).', min=1)
 
     max_backoff = Seconds(
-        title='Longest back-off', required=False,
-        description='The longest pause after errors in a row, in seconds '
-                    '(default: 60).')
+        'Longest back-off',
+        'The longest pause after errors in a row, in seconds (default: 60).')
 
     shutdown_timeout = Seconds(
-        title='Shutdown timeout', required=False,
-        description='How many seconds the end of all children may take in all '
-                    '(default: 30).')
+        'Shutdown timeout',
+        'How many seconds the end of all children may take in all (default: '
+        '30).')

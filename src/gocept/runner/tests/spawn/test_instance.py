@@ -295,7 +295,15 @@ class ChannelsTests(RestartTestCase):
         (self.dir / 'second').touch()
         self.process('server').send_signal(signal.SIGKILL)
         self.log.wait_for('server: here')
-        get = self.thread(self.runner.get_channel, 'server')
+        connects = threading.Event()
+        original = unixsocket.connect_when_listening
+
+        def connect(*args):
+            connects.set()
+            return original(*args)
+        with mock.patch.object(unixsocket, 'connect_when_listening', connect):
+            get = self.thread(self.runner.get_channel, 'server')
+            self.assertTrue(connects.wait(DEADLINE))
         self.let_go()
         with self.assertRaises(StartError) as caught:
             get.result()

@@ -61,6 +61,18 @@ class LockTests(unittest.TestCase):
         with lock:
             pass
 
+    def test_whether_this_thread_holds_it(self):
+        lock = Lock()
+        self.assertFalse(lock.held)
+        with lock:
+            self.assertTrue(lock.held)
+            others = []
+            thread = threading.Thread(target=lambda: others.append(lock.held))
+            thread.start()
+            thread.join()
+            self.assertEqual([False], others)
+        self.assertFalse(lock.held)
+
     def test_a_forked_child_has_it_anew(self):
         lock = Lock()
         held, release = threading.Event(), threading.Event()

@@ -24,7 +24,7 @@ from gocept.runner.executor import (
 from gocept.runner.interfaces import IPoller, ISupervisor
 from gocept.runner.poller import background
 from gocept.runner.poller.timer import Timer
-from gocept.runner.process import ending
+from gocept.runner.process import descendants, ending
 from gocept.runner.runner import MainLoop, init
 from gocept.runner.signals import current_shutdown
 from gocept.runner.tests.declaring import (
@@ -81,18 +81,19 @@ class LifeTestCase(DeclaringTestCase):
             self.assertEqual(set(), self.pids())
 
     def pids(self) -> set[int]:
-        return {each.process.pid for each in self.supervisor.children.values()
-                if each.process is not None}
+        return {each.it.process.pid
+                for each in self.supervisor.children.values()
+                if each.it.process is not None}
 
     def process(self, name: str) -> Any:
-        process = self.supervisor.children[name].process
+        process = self.supervisor.children[name].it.process
         assert process is not None
         return process
 
     def up(self) -> list[str]:
         """The names of those that run."""
         return sorted(name for name, each in self.supervisor.children.items()
-                      if each.is_up())
+                      if each.it.is_up())
 
 
 class StartTests(LifeTestCase):
@@ -160,7 +161,7 @@ class StartTests(LifeTestCase):
     def test_what_runs_already_is_left_as_it_is(self) -> None:
         self.load(self.an_app('a', **EAGER) + self.an_executor('b', **EAGER))
         for each in self.supervisor.children.values():
-            each.start()
+            each.it.start()
         before = self.pids()
         with self.running():
             self.assertEqual(before, self.pids())
@@ -295,6 +296,17 @@ class StopTests(LifeTestCase):
         self.assertEqual('a ended', self.notes[-1])
         self.assertEqual({'b ended', 'c ended'}, {*self.notes[-3:-1]})
 
+    def test_many_apps_are_ended_by_one_look_through_all_processes(
+            self) -> None:
+        self.load(''.join(
+            f'<runner:app name="{name}" command="cat" start="eager" />'
+            for name in 'abcde'))
+        with mock.patch.object(
+                descendants, 'marked', wraps=descendants.marked) as marked:
+            with self.running():
+                marked.assert_not_called()
+        marked.assert_called_once()
+
     def test_an_alias_that_is_called_as_an_executor_is(self) -> None:
         self.load(self.an_executor('a') + self.an_executor('b', **EAGER)
                   + '<runner:app name="c" command="sleep 100" />')
@@ -388,7 +400,7 @@ class StopTests(LifeTestCase):
         self.assertEqual([], poller.poll(0))
         with self.running():
             pass
-        self.assertIsNone(poller._poller)
+        self.assertEqual({}, poller._opened)
 
 
 class RestartTests(LifeTestCase):

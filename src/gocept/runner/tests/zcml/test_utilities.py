@@ -5,22 +5,26 @@ import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from unittest import mock
 
 import zope.component
+import zope.event
 from zope.interface.verify import verifyObject
 
 from gocept.runner import process
 from gocept.runner.channel import PipeChannel
 from gocept.runner.errors import DeadlineExceeded, StartError
+from gocept.runner.events import ChildReady, ChildStarted
 from gocept.runner.executor import ProcessExitedWithError
-from gocept.runner.interfaces import IExecutor, IPoller, IRunner
-from gocept.runner.poller.timer import Timer
+from gocept.runner.interfaces import IChildEvent, IExecutor, IPoller, IRunner
+from gocept.runner.poller import Poller, Timer
 from gocept.runner.tests.declaring import DeclaringTestCase
 from gocept.runner.tests.executors import ExecutorTestCase, is_gone
 from gocept.runner.tests.support import DEADLINE, open_descriptors
 from gocept.runner.tests.victims import until
-from gocept.runner.zcml import supervisor
-from gocept.runner.zcml.supervisor import WorkerPoller, WorkerRunner
+from gocept.runner.zcml import utilities
+from gocept.runner.zcml.supervisor import Supervisor
+from gocept.runner.zcml.utilities import WorkerPoller, WorkerRunner
 
 
 class WorkerPollerTests(ExecutorTestCase):
@@ -110,18 +114,27 @@ class WorkerPollerTests(ExecutorTestCase):
         self.assertEqual(before, open_descriptors())
         self.assertRaises(AttributeError, getattr, self.poller, 'nonsense')
 
-    def test_in_a_fork_although_another_thread_has_the_lock(self) -> None:
-        has_it, let_go = threading.Event(), threading.Event()
+    def test_two_threads_open_it_at_once(self) -> None:
+        both = threading.Barrier(2, timeout=DEADLINE)
+        before = open_descriptors().keys()
 
-        def hold() -> None:
-            with self.poller._lock:
-                has_it.set()
-                let_go.wait(DEADLINE)
-        thread = threading.Thread(target=hold)
-        thread.start()
-        self.addCleanup(thread.join)
-        self.addCleanup(let_go.set)
-        self.assertTrue(has_it.wait(DEADLINE))
+        def opened(*args: Any, **options: Any) -> Poller:
+            poller = Poller()
+            both.wait()
+            return poller
+        with (ThreadPoolExecutor(2) as threads,
+              mock.patch.object(utilities, 'Poller', opened)):
+            fds = {each.result(DEADLINE) for each in [
+                threads.submit(lambda: self.poller.wakeup_fd)
+                for _ in range(2)]}
+        self.assertEqual(1, len(fds))
+        self.poller.close()
+        self.assertEqual(before, open_descriptors().keys())
+
+    def test_a_forked_child_has_it_empty(self) -> None:
+        channel, write = self.a_channel()
+        self.poller.register(channel)
+        os.write(write, b'news')
         pid = os.fork()
         if not pid:
             signal.alarm(DEADLINE)
@@ -282,6 +295,27 @@ class WorkerRunnerTests(DeclaringTestCase):
             self.assertIs(*channels)
             self.assertNotes('a started', 'b started')
 
+    def test_a_subscriber_asks_for_channels_while_it_is_started(self) -> None:
+        channels: dict[tuple[str, type], Any] = {}
+
+        def ask(event: Any) -> None:
+            if IChildEvent.providedBy(event) and event.name != 'a':
+                channels[event.name, type(event)] = self.runner.get_channel(
+                    event.name)
+                self.runner.get_channel('d')
+        zope.event.subscribers.append(ask)
+        self.addCleanup(zope.event.subscribers.remove, ask)
+        with self.load(self.an_executor('a') + self.an_app('b', requires='a')
+                       + '<runner:app name="c" command="cat" requires="b" />'
+                       + '<runner:app name="d" command="cat" requires="a" />'
+                       ).running(DEADLINE):
+            with self.assertNoLogs('gocept.runner.events'):
+                c = self.runner.get_channel('c')
+            self.assertNotes('a started', 'b started')
+            self.assertIs(c, channels['c', ChildStarted])
+            self.assertIs(self.runner.get_channel('b'),
+                          channels['b', ChildReady])
+
     def test_it_is_restarted_as_it_is_declared(self) -> None:
         with self.load(self.an_app(
                 'a', restart='on-failure', restart_delay='0')
@@ -319,6 +353,6 @@ class NothingOpenTests(ExecutorTestCase):
 
     def test_the_utilities(self) -> None:
         before = open_descriptors(), threading.enumerate()
-        made = WorkerPoller(), WorkerRunner(), supervisor.Supervisor()
+        made = WorkerPoller(), WorkerRunner(), Supervisor()
         self.assertEqual(before, (open_descriptors(), threading.enumerate()))
         self.assertEqual(3, len(made))

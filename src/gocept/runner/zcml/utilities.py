@@ -1,0 +1,203 @@
+"""The poller and the runner of a worker, which ``configure.zcml`` registers.
+"""
+
+import contextlib
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import zope.component
+import zope.interface
+
+from gocept.runner.channel import Channel
+from gocept.runner.executor.base import SimpleExecutor
+from gocept.runner.interfaces import IPoller, IRunner
+from gocept.runner.poller import Poller
+from gocept.runner.process import Process
+from gocept.runner.spawn import Runner
+from gocept.runner.waits.closing import Closing
+from gocept.runner.waits.forks import Lock
+from gocept.runner.waits.source import Source
+
+
+@zope.interface.implementer(IPoller)
+class WorkerPoller(Closing):
+    """A poller that is opened at its first use, and anew after `close`.
+
+    So nothing is open where ZCML is read but no worker runs. There is no lock,
+    as signal handlers may call `wakeup`.
+    """
+
+    closed = False
+
+    def __init__(self) -> None:
+        self._opened: dict[str, Poller] = {}
+
+    @property
+    def _poller(self) -> Poller:
+        poller = self._opened.get('poller')
+        if poller is None:
+            new = Poller()
+            poller = self._opened.setdefault('poller', new)
+            if poller is not new:  # another thread was faster
+                new.close()
+        return poller
+
+    @property
+    def wakeup_fd(self) -> int:
+        """See `IPoller`."""
+        return self._poller.wakeup_fd
+
+    def register(self, source: Source,
+                 callback: Callable[[Any, Any], object] | None = None) -> None:
+        """See `IPoller`."""
+        self._poller.register(source, callback)
+
+    def unregister(self, source: Source | socket.socket) -> None:
+        """See `IPoller`."""
+        self._poller.unregister(source)
+
+    def send_for(self, channel: Channel) -> None:
+        """See `IPoller`."""
+        self._poller.send_for(channel)
+
+    def add_server(self, sock: socket.socket,
+                   callback: Callable[[Any, Any], object] | None = None,
+                   ) -> None:
+        """See `IPoller`."""
+        self._poller.add_server(sock, callback)
+
+    def poll(self, timeout: float | None = None) -> list[tuple[Any, Any]]:
+        """See `IPoller`."""
+        return self._poller.poll(timeout)
+
+    def pause(self, timeout: float | None = None,
+              over: Callable[[], object] = lambda: False) -> bool:
+        """See `IPoller`."""
+        return self._poller.pause(timeout, over)
+
+    def wakeup(self) -> None:
+        """See `IPoller`."""
+        self._poller.wakeup()
+
+    def interrupt(self) -> None:
+        """See `IPoller`."""
+        self._poller.interrupt()
+
+    def close_all(self) -> None:
+        """See `IPoller`."""
+        self._poller.close_all()
+
+    def close(self) -> None:
+        """Close the poller, and what is registered with it."""
+        poller = self._opened.pop('poller', None)
+        if poller is not None:
+            with poller:
+                poller.close_all()
+
+
+class Alias:
+    """An alias of a runner, as something that is started and stopped.
+
+    See `gocept.runner.executor.groups.Startable`.
+    """
+
+    def __init__(self, runner: Runner, name: str) -> None:
+        self.name = name
+        self.requires: tuple[Startable, ...] = ()
+        self._runner = runner
+
+    @property
+    def process(self) -> Process | None:
+        """The process; None before its first start."""
+        if self.name not in self._runner.aliases():
+            return None
+        return self._runner.get_process(self.name)
+
+    def is_up(self) -> bool:
+        """See `IRunner.running`."""
+        return self._runner.running(self.name)
+
+    def start(self) -> None:
+        """See `IRunner.ensure_running`."""
+        self._runner.ensure_running(self.name)
+
+    ensure_running = start
+
+    def stop(self) -> None:
+        """See `IRunner.terminate`."""
+        self._runner.terminate(self.name)
+
+    def kill(self) -> None:
+        """End the process at once, and with it the wait for its start."""
+        if self.process is not None:
+            self._runner.terminate(self.name, timeout=0)
+
+
+Startable = Alias | SimpleExecutor
+"""What ZCML can declare."""
+
+
+@zope.interface.implementer(IRunner)
+class WorkerRunner(Runner):
+    """Starts an application that is declared when it is first used."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._declared: dict[str, Alias] = {}
+        # Held by the thread that starts what others require. An executor is
+        # up, but not ready, while another thread starts it.
+        self._requiring = Lock()
+
+    def declare(self, name: str, **keywords: Any) -> Alias:
+        """Add an application; `Alias.requires` is started before it."""
+        self.add(name, **keywords)
+        return self._declared.setdefault(name, Alias(self, name))
+
+    def start(self, app_name: str, alias: str | None = None, *args: Any,
+              **kwargs: Any) -> None:
+        """See `IRunner`."""
+        self._start_required(app_name)
+        super().start(app_name, alias, *args, **kwargs)
+
+    def ensure_running(self, app_name: str, alias: str | None = None,
+                       *args: Any, **kwargs: Any) -> None:
+        """See `IRunner`."""
+        self._start_required(app_name)
+        super().ensure_running(app_name, alias, *args, **kwargs)
+
+    def _start_required(self, app_name: str) -> None:
+        app = self._declared.get(app_name)
+        if app is not None and app.requires:
+            # This thread has the lock if what is started requires others, or
+            # if a subscriber that is told of a start calls us.
+            with (contextlib.nullcontext() if self._requiring.held
+                  else self._requiring):
+                for each in app.requires:
+                    each.ensure_running()
+
+    def get_channel(self, alias: str, stream: str | None = None,
+                    ) -> Channel | None:
+        """See `IRunner`."""
+        instance = self._instances.get(alias)
+        if alias in self._declared and (
+                instance is None or not instance.was_started):
+            self.ensure_running(alias)
+        return super().get_channel(alias, stream)
+
+    def _restarted(self) -> None:
+        # The worker may have been told that there is no channel.
+        poller = zope.component.queryUtility(IPoller)
+        if poller is not None:
+            poller.wakeup()
+
+    def close(self) -> None:
+        """See `IRunner`; what is started after it is started anew."""
+        super().close()
+        self.forget()
+
+    def forget(self) -> None:
+        """Close the channels of all, but do not wait for any end."""
+        instances, self._instances = self._instances, {}
+        for instance in instances.values():
+            instance.close_channels(instance.give_up())
