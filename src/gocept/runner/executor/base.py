@@ -9,7 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import IO, Any, Self
+from typing import Any, Self
 
 import zope.interface
 
@@ -26,19 +26,15 @@ from gocept.runner.interfaces import IExecutor
 from gocept.runner.poller import Poller
 from gocept.runner.poller.thread import hand_over
 from gocept.runner.process import Process
+from gocept.runner.process.launch import Command, Redirection
 from gocept.runner.waits.deadline import Deadline
 from gocept.runner.waits.forks import Lock
-
-Command = str | Sequence[str | os.PathLike[str]]
-
-Stream = int | IO[bytes] | IO[str] | None
-"""What Popen takes as a stream."""
 
 _FIRST_PAUSE = 0.001  # seconds between two probes
 
 _SLOWING = 200
-"""Which part of the time since the start a pause is, so that no start takes
-longer by more than half a per cent because of it."""
+"""A pause is so small a part of the time since the start. So pauses make no
+start longer by more than half a per cent."""
 
 
 @zope.interface.implementer(IExecutor)
@@ -58,9 +54,9 @@ class SimpleExecutor:
                  kill_signal: int = signal.SIGKILL,
                  expected_returncode: int | None = None,
                  envvars: Mapping[str, str] | None = None,
-                 stdin: Stream = subprocess.PIPE,
-                 stdout: Stream = subprocess.PIPE,
-                 stderr: Stream = None,
+                 stdin: Redirection = subprocess.PIPE,
+                 stdout: Redirection = subprocess.PIPE,
+                 stderr: Redirection = None,
                  popen_kwargs: Mapping[str, Any] | None = None, *,
                  stop_timeout: float | None = None,
                  output_size: int = 2 ** 20,
@@ -91,7 +87,7 @@ class SimpleExecutor:
         self._die_with_parent = die_with_parent
         self.name = name or os.path.basename(self.command_parts[0])
         self._deadline: Deadline | None = None
-        self._changing = threading.Condition(Lock())  # of these two:
+        self._changing = threading.Condition(Lock())  # guards these two:
         self._run = None
         self._starter: threading.Thread | None = None
 
@@ -131,7 +127,7 @@ class SimpleExecutor:
         if not self.is_up():
             for each in self.requires:
                 each.ensure_running()
-            if not self.is_up():  # another thread may have started it
+            if not self.is_up():  # another thread may have started it now
                 self.start()
         return self
 
@@ -144,15 +140,15 @@ class SimpleExecutor:
         return self.process is None and self._launch()
 
     def _launch(self) -> bool:
-        """Start the child, unless another thread does.
+        """Start the child; False if another thread does that.
 
-        Subscribers of the start are called meanwhile, so that no lock is held.
+        Subscribers of the start are called meanwhile, so no lock is held.
         """
         me = threading.current_thread()
         with self._changing:
             if self._starter is me:
                 raise RuntimeError(f'{self} is just being started')
-            # A forked child may have a copy of a starter, but not the thread.
+            # In a forked child the thread of the starter is not alive.
             self._changing.wait_for(lambda: not (
                 self._starter is not None and self._starter.is_alive()))
             if self._run is not None:
@@ -160,32 +156,12 @@ class SimpleExecutor:
             self._starter = me
         run = None
         try:
-            run = self._begin()
+            run = _Run(self)
         finally:
             with self._changing:
                 self._run, self._starter = run, None
                 self._changing.notify_all()
         return True
-
-    def _begin(self) -> '_Run':
-        began = time.monotonic()
-        with contextlib.ExitStack() as undo:
-            check = None if self.condition is None else undo.enter_context(
-                self.condition.check())
-            poller = undo.enter_context(Poller())
-            process = Process(**self._options(check))
-            undo.callback(_close_channels, process)
-            undo.callback(process.terminate, signal.SIGKILL, 0)
-            captures = undo.enter_context(Captures(
-                process, self._output_size, self._log_file,
-                self._popen.get('encoding'), self._popen.get('errors')))
-            poller.register(process)
-            if check is not None:
-                check.begin(process, list(captures.values()), poller,
-                            self._deadline or Deadline(self._timeout))
-            captures.begin()
-            undo.pop_all()
-        return _Run(process, captures, check, poller, began)
 
     def _options(self, check: Check | None) -> dict[str, Any]:
         return process_options(
@@ -228,22 +204,19 @@ class SimpleExecutor:
             if isinstance(error, ExecutorError) and error.executor is self:
                 error.situation = error.situation or self._situation()
             if run is not None:
-                self._kill_now(run, error)
+                try:
+                    run.process.terminate(self._kill_signal, 0)
+                except DeadlineExceeded as failure:  # `stop` may try again
+                    error.add_note(str(failure))
+                else:
+                    self._forget(run)
             raise
         return self
 
     def _require(self, run: '_Run | None') -> None:
+        """Raise an error unless `run` is still the current one."""
         if self._run is not run:
             raise ExecutorError(self, 'was stopped meanwhile')
-
-    def _kill_now(self, run: '_Run', error: BaseException) -> None:
-        """Kill it, as nobody has time to wait; `error` is why."""
-        try:
-            run.process.terminate(self._kill_signal, 0)
-        except DeadlineExceeded as failure:  # so it can be stopped once more
-            error.add_note(str(failure))
-        else:
-            self._forget(run)
 
     def _pause(self, seconds: float) -> None:
         seconds = max(min(seconds, self._sleep), _FIRST_PAUSE)
@@ -258,7 +231,7 @@ class SimpleExecutor:
 
     def running(self) -> bool:
         """See `IExecutor`."""
-        process = self.process  # another thread may stop it
+        process = self.process  # another thread may stop it meanwhile
         return process is not None and process.poll() is None
 
     def is_up(self) -> bool:
@@ -311,7 +284,7 @@ class SimpleExecutor:
                                 situation=self._situation()) from error
 
     def _forget(self, run: '_Run') -> None:
-        """Let go of it, unless another one has taken its place."""
+        """Close the run, unless another one has taken its place."""
         with self._changing:
             if self._run is not run:
                 return
@@ -350,7 +323,7 @@ class SimpleExecutor:
         return 0 if run is None else run.captures.dropped
 
     def _situation(self, obstacle: str = '') -> str:
-        """What an error says beside its reason."""
+        """The part of an error's message that follows its reason."""
         run = self._run
         parts = [obstacle, *(() if run is None else run.facts())]
         return ''.join(f'; {part}' for part in parts if part)
@@ -362,7 +335,7 @@ class SimpleExecutor:
         self.stop()
 
     def __del__(self) -> None:
-        # When the interpreter exits, its hook ends the child.
+        # At the exit of the interpreter, the exit hook ends the child.
         if self._run is not None:
             hand_over(functools.partial(self._run.abandon, self._kill_signal))
 
@@ -380,16 +353,32 @@ class SimpleExecutor:
 class _Run:
     """One child of an executor, and all that belongs to it."""
 
-    def __init__(self, process: Process, captures: Captures,
-                 check: Check | None, poller: Poller, began: float) -> None:
-        self.process = process
-        self.captures = captures
-        self.check: Check | None = check
-        self.poller: Poller | None = poller
-        self.began = began
+    def __init__(self, executor: SimpleExecutor) -> None:
+        self.began = time.monotonic()
+        self.check: Check | None = None
+        self.poller: Poller | None = None
+        popen = executor._popen
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.end_waiting)
+            if executor.condition is not None:
+                self.check = executor.condition.check()
+            self.poller = Poller()
+            self.process = Process(**executor._options(self.check))
+            undo.callback(self.process.close)
+            undo.callback(self.process.terminate, signal.SIGKILL, 0)
+            self.captures = undo.enter_context(Captures(
+                self.process, executor._output_size, executor._log_file,
+                popen.get('encoding'), popen.get('errors')))
+            self.poller.register(self.process)
+            if self.check is not None:
+                self.check.begin(
+                    self.process, list(self.captures.values()), self.poller,
+                    executor._deadline or Deadline(executor._timeout))
+            self.captures.begin()
+            undo.pop_all()
 
     def facts(self) -> Iterator[str]:
-        """What is known of it, for a message."""
+        """Parts of a message that say what is known of the child."""
         if self.check is not None:
             yield (f'waited {time.monotonic() - self.began:.2f} s for '
                    f'{self.check.awaited}')
@@ -400,20 +389,21 @@ class _Run:
         yield from self.captures.tails()
 
     def end_waiting(self) -> None:
-        """Let go of what only the start needs."""
+        """Close what only the wait for readiness needs."""
         check, self.check = self.check, None
         poller, self.poller = self.poller, None
         for each in filter(None, (check, poller)):
             each.close()
 
     def close(self) -> None:
-        """Let go of everything but the process."""
+        """Close everything; the process goes on, if it runs."""
         self.end_waiting()
         self.captures.close()
-        _close_channels(self.process)
+        for channel in self.process.channels():
+            channel.close()
 
     def abandon(self, signum: int) -> None:
-        """End it, as its executor was forgotten."""
+        """End the child, as its executor was forgotten."""
         try:
             if self.process.is_ours:
                 self.process.terminate(signum, 0)
@@ -421,42 +411,37 @@ class _Run:
             self.close()
 
 
-def _close_channels(process: Process) -> None:
-    for channel in process.channels():
-        channel.close()
-
-
 def _replaced(command: Command, replace: Callable[[str], str]) -> Command:
-    """The command, each part of which was replaced."""
+    """The command, after a replacement in each of its parts."""
     if isinstance(command, str):
         return replace(command)
     return [replace(os.fspath(part)) for part in command]
 
 
-_STREAMS: Mapping[Stream, str] = {
+_STREAMS: Mapping[Redirection, str] = {
     subprocess.PIPE: 'pipe', subprocess.DEVNULL: 'null',
     subprocess.STDOUT: 'merge', None: 'inherit'}
-"""What a process calls the streams of Popen."""
+"""What `Process` calls the streams of Popen."""
 
 _GROUP = ('process_group', 'start_new_session')
 
 _KNOWN = ('shell', 'cwd', 'env', 'stdin', 'stdout', 'stderr', 'pass_fds',
           'user', 'group', 'extra_groups', *_GROUP)
-"""The keywords of Popen that a process has as well."""
+"""The keywords of Popen that are keywords of `Process`, too."""
 
 
 def process_options(command: Command, popen: Mapping[str, Any],
                     envvars: Mapping[str, str], added: Iterable[str],
                     check: Check | None) -> dict[str, Any]:
-    """The keywords of a process that mean what those of Popen do.
+    """The keywords of a process that do what those of Popen do.
 
-    `envvars` is the environment, unless `popen` has one, and `added` are the
-    names in it that were added to ours.
+    `envvars` is the environment, unless `popen` has one. `added` are the names
+    in it that were added to our own environment.
     """
     options = {'env': envvars, 'pass_fds': ()} | {
         key: popen[key] for key in _KNOWN if key in popen}
     environment = options['env']
-    # What is never inherited has to be said once more.
+    # Some variables reach a child only if they are said once more.
     extra = {name: environment[name] for name in added if name in environment}
     if check is not None:
         extra |= check.variables

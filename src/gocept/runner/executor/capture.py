@@ -1,4 +1,4 @@
-"""What a child says: read as it comes, kept, and given to whom asks.
+"""The output of a child: read as it comes, and kept for its readers.
 
 The thread of `gocept.runner.poller.background` reads, so the child never
 waits. Readers may be in any other thread.
@@ -11,7 +11,6 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 from gocept.runner.channel import PipeChannel
 from gocept.runner.errors import EndpointClosedException
@@ -23,37 +22,39 @@ from gocept.runner.waits.source import Source
 
 log = logging.getLogger('gocept.runner.executor')
 
-_MOST_READS = 64  # of what is left, as somebody else may write on
+_MOST_READS = 64  # of what is left, as another process may write on
 
-_TAIL = 2 ** 12  # bytes of it in a message
+_TAIL = 2 ** 12  # bytes at the end of the output that are in a message
 
 _PIECE = 2 ** 12
-"""Bytes that a piece has at least, but for the last: a child that writes
-little at a time makes few pieces, each of which a reader may look at."""
+"""The least size of a piece, but for the last one. So a child that writes
+little at a time makes few pieces for readers to look at."""
 
 Listener = Callable[[int, bytes], object]
 
 
 class Capture(Source):
-    """One stream of a child; the last `size` bytes can be read."""
+    """One stream of a child. The last `size` bytes of it are kept.
+
+    All of it is appended to `log_file`.
+    """
 
     def __init__(self, channel: PipeChannel, size: int,
                  log_file: str | os.PathLike[str] | None = None) -> None:
         self._channel = channel
         self._size = size
-        self._log_fd = -1 if log_file is None else os.open(
-            log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC,
-            0o666)
+        self._log_file = (
+            None if log_file is None else io.FileIO(log_file, 'ab'))
         self._pieces: deque[bytearray] = deque()
         self._begin = self._end = 0  # of what is kept, in the stream
-        self._listeners: tuple[Listener, ...] = ()
+        self._listeners: list[Listener] = []
         self.ended = False
         self._reading = Lock()  # one reads at a time, so the order is kept
         self._changed = threading.Condition(Lock())
         tell_forks(self)
 
     def after_fork(self) -> None:
-        """In a forked child: what comes is the parent's to read."""
+        """In a forked child: the output is the parent's to read."""
         self.ended = True
 
     @property
@@ -65,7 +66,7 @@ class Capture(Source):
         """See `Source`."""
         return self._channel.fileno()
 
-    def layers(self) -> Any:
+    def layers(self) -> Iterator[Source]:
         """See `Source`."""
         yield self
         yield from self._channel.layers()
@@ -75,7 +76,7 @@ class Capture(Source):
         """See `Source`."""
         return self._channel.closed
 
-    def collect(self) -> tuple[Sequence[Any], bool]:
+    def collect(self) -> tuple[Sequence[bytes], bool]:
         """See `Source`."""
         with self._reading:
             return (), self._read() is None
@@ -88,82 +89,78 @@ class Capture(Source):
                     return
 
     def _read(self) -> bytes | None:
-        """One piece, b'' for nothing, None for the end."""
+        """Read a piece: b'' for nothing, None for the end.
+
+        Called with `_reading` held, and so are the listeners.
+        """
         if self.ended:
             return None
+        data: bytes | None
         try:
-            data: bytes = self._channel._read()  # past its encoding
+            data = self._channel._read()  # bytes, whatever its encoding is
         except EndpointClosedException:
-            data, over = b'', True
-        else:
-            over = False
+            data = None
         begin = self._end
         if data:
             self._log(data)
-            self._keep(data)
         with self._changed:
-            self.ended = over
+            self._keep(data or b'')
+            self.ended = data is None
             self._changed.notify_all()
-            listeners = self._listeners
-        if data or over:
-            for listener in listeners:
-                listener(begin, data)
-        return None if over else data
+        if data != b'':
+            for listener in self._listeners:
+                listener(begin, data or b'')
+        return data
 
     def _log(self, data: bytes) -> None:
         rest = memoryview(data)
-        while rest and self._log_fd >= 0:
+        file = self._log_file
+        while rest and file is not None and not file.closed:
             try:
-                rest = rest[os.write(self._log_fd, rest):]
+                rest = rest[file.write(rest):]
             except OSError:  # the child goes on, and so does its reader
                 log.exception('The output is not written to its file any more')
-                self._close_log()
-
-    def _close_log(self) -> None:
-        if self._log_fd >= 0:
-            fd, self._log_fd = self._log_fd, -1
-            os.close(fd)
+                file.close()
 
     def _keep(self, data: bytes) -> None:
-        with self._changed:
-            if self._pieces and len(self._pieces[-1]) < _PIECE:
-                self._pieces[-1] += data
-            else:
-                self._pieces.append(bytearray(data))
-            self._end += len(data)
-            while self._pieces and (self._end - self._begin
-                                    - len(self._pieces[0]) >= self._size):
-                self._begin += len(self._pieces.popleft())
+        """Add it to what is kept; with `_changed` held."""
+        if self._pieces and len(self._pieces[-1]) < _PIECE:
+            self._pieces[-1] += data
+        elif data:
+            self._pieces.append(bytearray(data))
+        self._end += len(data)
+        while self._pieces and (self._end - self._begin
+                                - len(self._pieces[0]) >= self._size):
+            self._begin += len(self._pieces.popleft())
 
     def listen(self, listener: Listener) -> None:
-        """Have it called with what was kept, then with all that comes.
+        """Call it with what is kept, and then with all that comes.
 
-        With where it begins in the stream, and with b'' at the end; by
-        whichever thread reads.
+        The arguments are a position in the stream and the bytes there, at the
+        end b''. The thread that reads calls it, with a lock held: `listener`
+        may read nothing and wait for nothing.
         """
         with self._reading:
-            with self._changed:
-                kept = b''.join(self._pieces)
-                self._listeners += (listener,)
-            if kept:
-                listener(self._begin, kept)
+            self._listeners.append(listener)
+            if self._pieces:
+                listener(self._begin, b''.join(self._pieces))
             if self.ended:
                 listener(self._end, b'')
 
     def listen_no_more(self, listener: Listener) -> None:
         """Forget the listener."""
-        with self._reading, self._changed:
-            self._listeners = tuple(
-                each for each in self._listeners if each != listener)
+        with self._reading, contextlib.suppress(ValueError):
+            self._listeners.remove(listener)
 
     def take(self, position: int, size: int) -> tuple[int, bytes]:
-        """Up to `size` bytes, and where they begin: there or later.
+        """Return up to `size` bytes, and the position where they begin.
 
-        Waits for them; b'' at the end.
+        That is a later one if bytes were dropped. Waits for what is still to
+        come; b'' at the end.
         """
         with self._changed:
-            while position >= self._end and not self.ended:
-                self._changed.wait()
+            self._changed.wait_for(
+                lambda: position < self._end or self.ended)
             position = max(position, self._begin)
             begin = self._begin
             for piece in self._pieces:
@@ -185,32 +182,33 @@ class Capture(Source):
         self.read_rest()
         with self._reading:
             self._channel.close()
-            self._close_log()
+            if self._log_file is not None:
+                self._log_file.close()
+            self._listeners.clear()
             with self._changed:
                 self.ended = True
-                self._listeners = ()
                 self._changed.notify_all()
 
 
 class _Raw(io.RawIOBase):
-    """The bytes of a capture; what it has dropped is shown."""
+    """The bytes of a capture. A line says where some were dropped."""
 
     def __init__(self, capture: Capture) -> None:
         self._capture = capture
         self._position = 0
         self._notice = b''
         self.skipping = False
-        """Whether to leave out what comes up to the next line."""
+        """Whether to leave out the rest of the current line."""
 
     def readable(self) -> bool:
         return True
 
     def skip_to(self, position: int, skipping: bool) -> None:
-        if position >= self._position:  # or else it was read already
+        if position >= self._position:  # else it was read already
             self._position, self.skipping = position, skipping
             self._notice = b''
 
-    def readinto(self, buffer: Any) -> int:
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         while True:
             data = self._notice or self._next(len(buffer))
             if self.skipping and data:
@@ -231,9 +229,9 @@ class _Raw(io.RawIOBase):
 
 
 class Reader(io.TextIOWrapper):
-    """A text stream over a capture; reading waits for what is to come.
+    """A text stream over a capture. Reading waits for what is to come.
 
-    Several threads may read; io.TextIOWrapper alone would lose lines.
+    Several threads may read. With io.TextIOWrapper alone, lines would be lost.
     """
 
     def __init__(self, capture: Capture, encoding: str | None = None,
@@ -245,7 +243,7 @@ class Reader(io.TextIOWrapper):
                          errors=errors or 'backslashreplace')
 
     def skip_to(self, position: int, skipping: bool) -> None:
-        """Begin there; with `skipping`, after the end of that line."""
+        """Begin at a position; with `skipping`, after the line there."""
         self._raw.skip_to(position, skipping)
 
     def read(self, size: int | None = -1, /) -> str:
@@ -260,7 +258,7 @@ class Reader(io.TextIOWrapper):
 
 
 class Captures(dict[str, Capture], Closing):
-    """What a child says: the captures of its pipes, by their names.
+    """The captures of the pipes of a child, by the names of its streams.
 
     `size` and `log_file` are those of `Capture`; `encoding` and `errors` those
     of the readers.
@@ -282,7 +280,7 @@ class Captures(dict[str, Capture], Closing):
             undo.pop_all()
 
     def begin(self) -> None:
-        """Have them read in the background, with all who listen by now."""
+        """Read in the background from now on."""
         for capture in self.values():
             background().register(capture)
 
@@ -292,7 +290,7 @@ class Captures(dict[str, Capture], Closing):
             capture.read_rest()
 
     def skip_to(self, place: Callable[[Capture], tuple[int, bool]]) -> None:
-        """Have each reader begin at its place; see `Reader.skip_to`."""
+        """Set where each reader begins; see `Reader.skip_to`."""
         for name, reader in self.readers.items():
             reader.skip_to(*place(self[name]))
 
@@ -302,7 +300,7 @@ class Captures(dict[str, Capture], Closing):
         return sum(each.dropped for each in self.values())
 
     def tails(self) -> Iterator[str]:
-        """How each ends, for a message."""
+        """Say how each ends, for a message."""
         self.read_rest()
         for name, capture in self.items():
             tail = capture.tail
@@ -310,6 +308,6 @@ class Captures(dict[str, Capture], Closing):
                    else f'its {name} is empty')
 
     def close(self) -> None:
-        """Read what is left, and end it for the readers."""
+        """See `Capture.close`."""
         for capture in self.values():
             capture.close()

@@ -9,10 +9,11 @@ from gocept.runner.errors import (
     ExecutorError,
     ProcessExitedWithError,
 )
-from gocept.runner.executor.base import Command, SimpleExecutor
+from gocept.runner.executor.base import SimpleExecutor
 from gocept.runner.executor.conditions.base import Condition
 from gocept.runner.interfaces import ICheckedExecutor, IConditionExecutor
 from gocept.runner.poller import Poller
+from gocept.runner.process.launch import Command
 from gocept.runner.waits.deadline import NEVER
 
 

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from http.client import HTTPResponse
 from typing import Any
 
-from gocept.runner.executor.base import Command
 from gocept.runner.executor.checked import ConditionExecutor
 from gocept.runner.executor.conditions.http import http
 from gocept.runner.executor.conditions.network import tcp, unix
 from gocept.runner.executor.conditions.output import output
 from gocept.runner.executor.conditions.pid_file import pid_file
+from gocept.runner.process.launch import Command
 
 
 class OutputExecutor(ConditionExecutor):
