@@ -71,7 +71,7 @@ def start_all(executors: Iterable[T], *, shutdown: Shutdown | None = None,
     Each `start` is called in a thread of its own, as it may be one of yours.
     """
     stop = stop or stop_all
-    ordered = in_order(executors)
+    ordered = [each for level in in_levels(executors) for each in level]
     starts: dict[int, Future[bool]] = {}
     given_up = threading.Event()
 
@@ -194,8 +194,12 @@ def _raise(doing: str, errors: list[BaseException]) -> None:
         raise BaseExceptionGroup(f'{doing} executors', errors)
 
 
-def in_order(executors: Iterable[T]) -> list[T]:
-    """Each after those that it requires, which are added if not there."""
+def in_levels(executors: Iterable[T],
+              name: Callable[[T], str] = str) -> list[list[T]]:
+    """Each in a list behind those of what it requires, which is added.
+
+    ValueError, with the names, if they require each other.
+    """
     found: dict[int, T] = {}
     order: TopologicalSorter[int] = TopologicalSorter()
     pending = list(executors)
@@ -205,8 +209,13 @@ def in_order(executors: Iterable[T]) -> list[T]:
             order.add(id(each), *map(id, each.requires))
             pending += cast(Sequence[T], each.requires)
     try:
-        return [found[key] for key in order.static_order()]
+        order.prepare()
     except CycleError as error:
-        cycle = [str(found[key]) for key in reversed(error.args[1])]
+        cycle = [name(found[key]) for key in reversed(error.args[1])]
         raise ValueError(
             f'these require each other: {", ".join(cycle)}') from None
+    levels = []
+    while ready := order.get_ready():
+        levels.append([found[key] for key in ready])
+        order.done(*ready)
+    return levels

@@ -2,7 +2,6 @@
 """
 
 import contextlib
-import graphlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -12,7 +11,7 @@ import zope.interface
 
 from gocept.runner.errors import CannotStart, Terminated
 from gocept.runner.executor.base import SimpleExecutor
-from gocept.runner.executor.groups import start_all, stop_all
+from gocept.runner.executor.groups import in_levels, start_all, stop_all
 from gocept.runner.interfaces import IPoller, IRunner, ISupervisor
 from gocept.runner.runner import appmain
 from gocept.runner.signals import Shutdown
@@ -96,20 +95,11 @@ class Supervisor:
                     'an executor; there are '
                     + ', '.join(sorted(self.children)))
         child.it.requires = tuple(self.children[each].it for each in requires)
-        try:
-            self._sorter().prepare()
-        except graphlib.CycleError as error:
-            raise ValueError('these require each other: ' + ', '.join(
-                str(self._child(it)) for it in reversed(error.args[1])
-                )) from None
+        in_levels([child.it], self._name)
 
-    def _sorter(self) -> 'graphlib.TopologicalSorter[Startable]':
-        return graphlib.TopologicalSorter({
-            child.it: child.it.requires for child in self.children.values()})
-
-    def _child(self, it: Startable) -> Child:
-        return next(child for child in self.children.values()
-                    if child.it is it)
+    def _name(self, it: Startable) -> str:
+        return next((str(child) for child in self.children.values()
+                     if child.it is it), str(it))
 
     @contextlib.contextmanager
     def running(self, shutdown_timeout: float) -> Iterator[None]:
@@ -138,7 +128,7 @@ class Supervisor:
             try:
                 it.start()
             except Exception as error:
-                raise CannotStart(f'{self._child(it)}: {error}') from error
+                raise CannotStart(f'{self._name(it)}: {error}') from error
         try:
             # `stop` stops those that are up by then: it knows the order, and
             # that none is to be restarted meanwhile.
@@ -177,23 +167,15 @@ class Supervisor:
 
     def _levels(self, runner: Runner | None) -> list[list[Startable]]:
         """What runs; each list is ended before the ones that precede it."""
-        def running(them: Sequence[Startable]) -> list[Startable]:
-            return [it for it in them
-                    if it.process is not None and it.process.is_ours]
-        levels = []
-        sorter = self._sorter()
-        sorter.prepare()
-        while sorter.is_active():
-            ready = sorter.get_ready()
-            levels.append(running(ready))
-            sorter.done(*ready)
+        levels = in_levels(
+            child.it for child in self.children.values()) or [[]]
         if runner is not None:
             # No child that is declared depends on another alias.
             apps = {child.name for child in self.children.values()
                     if child.kind == 'app'}
-            others = running([Alias(runner, alias)
-                              for alias in runner.aliases()
-                              if alias not in apps])
-            levels = [each for each in levels if each] or [[]]
-            levels[-1] += others
-        return [each for each in levels if each]
+            levels[-1] += [Alias(runner, alias) for alias in runner.aliases()
+                           if alias not in apps]
+        running = ([it for it in level
+                    if it.process is not None and it.process.is_ours]
+                   for level in levels)
+        return [level for level in running if level]
