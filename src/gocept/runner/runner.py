@@ -255,11 +255,8 @@ def _seconds(value: object) -> float:
         f'not {text(value, repr)}')
 
 
-class DecoratedWorker(Protocol):
-    """What `appmain` makes of a worker; see `IAppMain`."""
-
-    decorator: 'appmain'
-    worker: Worker
+class AppMainProgram(Program, Protocol):
+    """The program that `appmain` makes of a worker; see `IAppMain`."""
 
     def __call__(self, appname: str | None = ..., configfile: ConfigFile = ...,
                  *args: object) -> int | None:
@@ -285,7 +282,7 @@ class appmain:
     _hint = 'use parentheses: @gocept.runner.appmain(), @gocept.runner.once()'
 
     def __call__(self, worker: Worker | None = None,
-                 *misplaced: object) -> DecoratedWorker:
+                 *misplaced: object) -> AppMainProgram:
         """See `IAppMain`."""
         if worker is None or misplaced:
             # A worker was passed as the principal, which may be callable.
@@ -298,21 +295,21 @@ class appmain:
                     *args: object) -> int | None:
             if appname is nothing and configfile is nothing:
                 from gocept.runner.cli.worker import main
-                return main(Program(self, worker))
+                return main(made)
             if appname is nothing or configfile is nothing:
                 raise TypeError(
                     f'{worker.__name__}() takes an object name and the path '
                     'of a zope.conf, or neither to read the command line')
             check_arguments(worker, args)
-            return run(lambda: Program(self, worker), args, appname,
-                       configfile).result
+            return run(lambda: made, args, appname, configfile).result
 
         # Callers need the signature of the program, not that of the worker.
         del program.__wrapped__  # type: ignore[attr-defined]
-        decorated = cast(DecoratedWorker, program)
-        # For ZCML, which may name the program as a handler.
-        decorated.decorator, decorated.worker = self, worker
-        return decorated
+        # For ZCML too, which may name the program as a handler.
+        program.decorator = self  # type: ignore[attr-defined]
+        program.worker = worker  # type: ignore[attr-defined]
+        made = cast(AppMainProgram, program)
+        return made
 
     def loop(self, app: ISite, worker: Worker,
              args: Sequence[object] = ()) -> MainLoop:

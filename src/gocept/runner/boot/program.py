@@ -63,11 +63,14 @@ class Decorator(Protocol):
         """The loop that calls `worker` with its arguments."""
 
 
-class Program(NamedTuple):
-    """A worker, and how it is to be run."""
+class Program(Protocol):
+    """A worker, and the decorator that says how to run it."""
 
-    decorator: Decorator
-    worker: Worker
+    @property
+    def decorator(self) -> Decorator: ...
+
+    @property
+    def worker(self) -> Worker: ...
 
 
 class End(NamedTuple):
@@ -154,14 +157,14 @@ def run(find: Callable[[], Program], args: Sequence[object],
         # Outside the loop the log files are new, or not needed any more.
         handling({signal.SIGUSR2: lambda signum, frame: None}),
         booted(find, appname, configfile, guard, verbose=verbose) as (
-            site, (decorator, worker)),
+            site, program),
         _terminated(),
         ExitStack() as stack,
     ):
         with guard(errors.CANNOT_START):
             stack.enter_context(
-                environment.supervised(decorator.shutdown_timeout))
-        loop = decorator.loop(site, worker, args)
+                environment.supervised(program.decorator.shutdown_timeout))
+        loop = program.decorator.loop(site, program.worker, args)
         with (within(loop),
               guard(errors.BAD_CONFIGURATION, KeyError),
               guard(errors.UNKNOWN_PRINCIPAL,

@@ -6,12 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import zope.component
 
 from gocept.runner import errors
-from gocept.runner.boot.program import (
-    Decorator,
-    Program,
-    Worker,
-    configuration,
-)
+from gocept.runner.boot.program import Program, configuration
 from gocept.runner.cli import worker as command
 from gocept.runner.interfaces import ISupervisor
 
@@ -64,9 +59,9 @@ def _find(name: str, args: Sequence[str]) -> Program:
             f'no worker {name!r} is declared, but '
             + (', '.join(sorted(workers)) or 'none at all'),
             errors.BAD_USAGE)
-    _, decorator, worker = workers[name]
-    command.check_arguments(worker, args)
-    return Program(decorator, worker)
+    program: Program = workers[name]
+    command.check_arguments(program.worker, args)
+    return program
 
 
 def list_(argv: Sequence[str]) -> int:
@@ -98,11 +93,12 @@ def _rows() -> Iterator[tuple[str, str, str, str, str]]:
     for _, child in sorted(supervisor.children.items()):
         yield (child.kind, child.name, 'eager' if child.eager else 'lazy',
                ' '.join(child.requires) or '-', child.description)
-    for name, (_, decorator, worker) in sorted(supervisor.workers.items()):
-        yield 'worker', name, '-', '-', _description(decorator, worker)
+    for name, program in sorted(supervisor.workers.items()):
+        yield 'worker', name, '-', '-', _description(program)
 
 
-def _description(decorator: Decorator, worker: Worker) -> str:
+def _description(program: Program) -> str:
+    decorator, worker = program.decorator, program.worker
     # A worker is a function, or an object that can be called.
     named = worker if hasattr(worker, '__qualname__') else type(worker)
     parts = [f'{named.__module__}:{named.__qualname__}']

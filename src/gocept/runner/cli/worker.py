@@ -44,14 +44,14 @@ def main(program: Program) -> int:
     If the worker raised SystemExit, it is raised again when the database is
     closed.
     """
-    decorator, worker = program
+    worker = program.worker
     parser = argparse.ArgumentParser(
         usage=f'%(prog)s [options]{_usage_of_arguments(worker)}',
         description=inspect.getdoc(worker), epilog=STATUSES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False)
     add_config_option(parser)
-    add_options(parser, decorator)
+    add_options(parser, program.decorator)
     argv, args = split(sys.argv[1:])
     options = parser.parse_args(argv)
     try:
@@ -181,7 +181,8 @@ def expecting(status: int, *kinds: type[Exception]) -> Iterator[None]:
         if isinstance(error, POSKeyError) and KeyError in kinds:
             raise  # of a broken database
         log.debug('This ends the program', exc_info=True)
-        status = getattr(error, 'status', status)
+        if isinstance(error, errors.RunnerError):
+            status = error.status
         raise UserError(_message(error, status), status) from error
 
 
