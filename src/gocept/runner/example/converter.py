@@ -1,8 +1,8 @@
-"""A child of the example: makes text of reStructuredText.
+"""A child of the example: turns reStructuredText into plain text.
 
-Reads requests from standard input, ``{"path": ..., "stamp": ...}`` in a line,
-and answers each in its order with ``{"path": ..., "stamp": ..., "text": ...,
-"error": ...}``. What cannot be converted has no text, but an error.
+Each line of standard input is a request, ``{"path": ..., "stamp": ...}``. The
+answers follow in the same order: ``{"path": ..., "stamp": ..., "text": ...,
+"error": ...}``. A file that cannot be converted has an error and no text.
 """
 
 import json
@@ -12,12 +12,12 @@ from pathlib import Path
 from docutils.core import publish_doctree
 
 LONGEST = 1_000_000
-"""How many characters of a text are handed out."""
+"""The most characters of a text in an answer."""
 
 SETTINGS = {
     'file_insertion_enabled': False,
     'raw_enabled': False,
-    'report_level': 5,  # what is wrong in a file is not for our log
+    'report_level': 5,  # errors in a file do not belong into our log
     'halt_level': 6,
 }
 
@@ -36,7 +36,7 @@ def main() -> None:
         try:
             answer['text'] = convert(Path(answer['path']).read_text(
                 encoding='utf-8', errors='replace'))
-        except Exception as error:  # of the file, or of docutils with it
+        except Exception as error:  # the file's, or one of docutils
             answer['error'] = f'{type(error).__name__}: {error}'
         print(json.dumps(answer), flush=True)
 

@@ -63,7 +63,7 @@ site-definition {HERE / 'example.zcml'}
 
 
 class Progress(tqdm.tqdm):  # type: ignore[misc]
-    """Shows on standard error how far `fill` is, and keeps what it did."""
+    """Shows the progress of `fill` on standard error; keeps its reports."""
 
     monitor_interval = 0  # needs no thread
 
@@ -77,12 +77,12 @@ class Progress(tqdm.tqdm):  # type: ignore[misc]
 
     def __call__(self, changes: Changes) -> None:
         done = max(changes.found - changes.left, 0)
-        if not self.batches:  # what an earlier run did is not of our speed
+        if not self.batches:  # the work of an earlier run has another speed
             self.initial = max(done - BATCH, 0)
         self.batches.append(changes)
         self.total, self.n = changes.found, done
         self.refresh()
-        # A bar is no good in a file; a line now and then is.
+        # In a file, a line now and then is better than a bar.
         if self.disable and done % 500 < BATCH:
             print(f'{done} of {changes.found} files are indexed',
                   file=sys.stderr, flush=True)
@@ -91,9 +91,9 @@ class Progress(tqdm.tqdm):  # type: ignore[misc]
 def demo(argv: list[str] | None = None) -> int:
     """Index Python's standard library and our manual, and query the index.
 
-    The manual is reStructuredText, which a child process turns into text. All
-    that this makes is in the directory var. It can be interrupted, and goes on
-    from there when it is started again.
+    The manual is reStructuredText, which a child process turns into text. The
+    directory var holds all that the demo makes. The demo can be interrupted;
+    when it is started again, it goes on from there.
     """
     argparse.ArgumentParser(description=demo.__doc__).parse_args(argv)
     directories = [sysconfig.get_path('stdlib'), str(MANUAL)]
@@ -109,7 +109,7 @@ def demo(argv: list[str] | None = None) -> int:
         try:
             fill(None, CONF, directories, progress)
         except KeyboardInterrupt:
-            pass  # while it started, or closed the database
+            pass  # during the start, or while the database was closed
         except LockError:
             sys.exit(f'demo: {DATABASE} is in use: another demo is running')
     batches = progress.batches
@@ -140,8 +140,9 @@ def _converted(directories: Iterable[str]) -> int:
 def search(argv: list[str] | None = None) -> int:
     """Show the files in the index of the demo that have all words, best first.
 
-    Write NOT before a word that they shall not have, OR between two of which
-    one is enough, WOR* for any that begins so, and '"..."' for a phrase.
+    Write NOT before a word that the files must not have, OR between two words
+    of which one is enough, WOR* for all words that begin so, and '"..."' for a
+    phrase.
     """
     parser = argparse.ArgumentParser(description=search.__doc__)
     parser.add_argument('words', metavar='WORD', nargs='+')
@@ -158,7 +159,7 @@ def search(argv: list[str] | None = None) -> int:
 
 def _hits(query: str) -> list[tuple[float, str]]:
     try:
-        # Only reading, it takes no lock: the demo may run at the same time.
+        # A reader takes no lock, so the demo may run at the same time.
         with (contextlib.closing(FileStorage(str(DATABASE), read_only=True))
               as storage, ZODB.DB(storage).transaction() as connection):
             catalog: Catalog = connection.root()[APPLICATION]['catalog']
@@ -170,7 +171,7 @@ def _hits(query: str) -> list[tuple[float, str]]:
 
 def _print_hits(hits: list[tuple[float, str]], most: int = HITS) -> None:
     for score, path in hits[:most]:
-        # Not every file name can be encoded.
+        # Some file names cannot be encoded.
         name = path.encode(errors='backslashreplace').decode()
         print(f'  {score:.2f}  {name}')
     if len(hits) > most:

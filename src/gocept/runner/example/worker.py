@@ -49,11 +49,11 @@ CONVERTED = '.rst'
 LEFT_OUT = {'__pycache__', 'dist-packages', 'idle_test', 'site-packages',
             'test', 'tests'}
 
-# An interruption loses one batch at most. Smaller ones take longer in all, as
-# every commit writes what the index says of common words once more.
+# An interruption loses one batch at most. Smaller batches take longer in all,
+# since every commit writes the index entries of common words once more.
 BATCH = 20
 
-# How many files the converter is asked for at a time, and how often for one.
+# How many requests the converter has at a time, and how many for one file.
 ASKED = 20
 TRIES = 5
 
@@ -62,7 +62,7 @@ Stamp = tuple[int, int]
 
 
 class Catalog(persistent.Persistent, Contained):  # type: ignore[misc]
-    """A full-text index of files, with the stamp each had when indexed."""
+    """A full-text index of files, with the stamp of each indexed version."""
 
     __module__ = 'gocept.runner.example'  # as databases know it
 
@@ -76,7 +76,7 @@ class Catalog(persistent.Persistent, Contained):  # type: ignore[misc]
         return {path: stamp for path, (_, stamp) in self._entries.items()}
 
     def put(self, path: str, stamp: Stamp, text: str) -> None:
-        """Index a file, in place of what is known of it."""
+        """Index a file, or a new version of it."""
         if path in self._entries:
             docid, _ = self._entries[path]
         else:
@@ -94,7 +94,7 @@ class Catalog(persistent.Persistent, Contained):  # type: ignore[misc]
     def search(self, query: str) -> list[tuple[float, str]]:
         """Scores and paths, best first.
 
-        Raises ParseError for a query that makes no sense.
+        Raises ParseError for a query that cannot be parsed.
         """
         scores = self._text.apply(query) or {}
         return sorted(((score, self._paths[docid])
@@ -122,15 +122,15 @@ class Changes(NamedTuple):
 
 
 class IConverter(Interface):  # type: ignore[misc]
-    """Makes text of files, while the worker does other work."""
+    """Turns files into text, while the worker does other work."""
 
 
 @implementer(IConverter)
 class Converter:
-    """Asks the child that ZCML declares as "converter".
+    """Sends requests to the child that ZCML declares as "converter".
 
     A request is a line with a path and a stamp, and the answer repeats both.
-    Texts are kept as long as the catalog lacks them: a tick may be aborted.
+    A text is kept until the catalog has it, since a tick may be aborted.
     """
 
     def __init__(self) -> None:
@@ -140,16 +140,16 @@ class Converter:
         self._losses: collections.Counter[str] = collections.Counter()
 
     def fetch(self, wanted: Collection[str]) -> None:
-        """Take what has come, and forget all but the `wanted` paths."""
+        """Read the answers, and forget all but the `wanted` paths."""
         if self._channel is not None and self._channel.closed:
-            # That of a loop which ran before in this process.
+            # The channel is that of an earlier loop in this process.
             self._asked.clear()
             self._channel = None
         for line, channel in getUtility(IPoller).poll(0):
             if channel is self._channel:
                 if line.endswith('\n'):
                     self._take(line)
-                elif not line:  # the end; else a piece of an answer before it
+                elif not line:  # the end; part of an answer may come before
                     self._lose()
         for path in self._texts.keys() - wanted:
             del self._texts[path]
@@ -164,10 +164,10 @@ class Converter:
         self._texts[path] = (stamp, answer['text'])
 
     def _lose(self) -> None:
-        """The child has ended: what it was asked for is to be asked again.
+        """The child has ended: forget the requests, so that they are repeated.
 
-        It works in the order of the requests, so the first one that it has not
-        answered may be what it cannot bear.
+        The child works in the order of the requests, so the first one without
+        an answer may be the cause of its end.
         """
         log.warning('The converter has ended')
         for path, stamp in itertools.islice(self._asked.items(), 1):
@@ -176,13 +176,13 @@ class Converter:
                 del self._losses[path]
                 log.error('The converter does not survive %r', path)
                 self._texts[path] = (stamp, '')
-        # Its output may end a moment before it does.
+        # The output may end a moment before the child does.
         getUtility(IRunner).terminate('converter')
         self._asked.clear()
         self._channel = None
 
     def text(self, path: str, stamp: Stamp) -> str | None:
-        """The text of a file, or None if it is yet to come."""
+        """The text of a file, or None if the answer has not come yet."""
         known, text = self._texts.get(path, (None, ''))
         if known == stamp:
             return text
@@ -196,7 +196,7 @@ class Converter:
             runner.ensure_running('converter')
             self._channel = runner.get_channel('converter')
             getUtility(IPoller).register(self._channel)
-        # It has ended, and the poller is about to tell.
+        # If the child has ended, the poller gives the end at the next `fetch`.
         with contextlib.suppress(EndpointClosedException):
             self._channel.write(
                 json.dumps({'path': path, 'stamp': stamp}) + '\n')
@@ -210,7 +210,7 @@ def scan(directory: str) -> dict[str, Stamp]:
 
     def cannot_list(error: OSError) -> None:
         if error.filename == directory:
-            raise error  # or else all that was in it would count as gone
+            raise error  # otherwise all its files would count as gone
         paths.append(error.filename)
 
     for folder, names, files in os.walk(directory, onerror=cannot_list):
@@ -221,18 +221,18 @@ def scan(directory: str) -> dict[str, Stamp]:
     for path in paths:
         with contextlib.suppress(OSError):  # gone already, or a broken link
             status = os.stat(path)
-            # Reading from other kinds, such as a named pipe, may block.
+            # Reading other kinds of files, such as named pipes, may block.
             if stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode):
-                # Not the mtime, which can be set, and which chmod leaves.
+                # The mtime can be set to any value, and chmod leaves it alone.
                 found[path] = (status.st_ctime_ns, status.st_size)
     return found
 
 
 def read(path: str) -> str:
-    """The text of a file, as far as it is any.
+    """The text of a file, without bytes that are not UTF-8.
 
-    What cannot be read, be it a directory, is indexed without text. So it is
-    reported once, and read again when its stamp has changed.
+    A file that cannot be read is indexed without text. So this is reported
+    once, and the file is read again when its stamp has changed.
     """
     try:
         return Path(path).read_text(encoding='utf-8', errors='replace')
@@ -254,7 +254,7 @@ def update(catalog: Catalog, directories: Iterable[str],
     batch: dict[str, str] = {}
     waiting = 0
     for path in different:
-        # It is asked for all it can take, so that it works while we do.
+        # Requests go beyond the batch, so that the child works meanwhile.
         converted = path in found and path.endswith(CONVERTED)
         text = converter.text(path, found[path]) if converted else None
         if converted and text is None:
@@ -283,7 +283,7 @@ def tick(directories: Iterable[str]) -> Changes:
     if changes.new or changes.changed or changes.gone:
         principal = getInteraction().participations[0].principal
         log.info('%s (as %s)', changes, principal.id)
-        # The database keeps both; fstail, a script of ZODB, shows them.
+        # Stored with the transaction; fstail, a script of ZODB, shows both.
         transaction.get().setUser(principal.id)
         transaction.get().note(str(changes))
     return changes
@@ -301,7 +301,7 @@ def fill(directories: Iterable[str],
          report: Callable[[Changes], object]) -> object:
     """Like `index_tree`, but end when the index is complete."""
     changes = tick(directories)
-    # Not before the commit, as a tick may be aborted and tried again.
+    # Reported after the commit, as a tick may be aborted and tried again.
     transaction.get().addAfterCommitHook(
         lambda committed: committed and report(changes))
     if not changes.left:

@@ -29,6 +29,7 @@ from zope.principalregistry.principalregistry import principalRegistry
 
 import gocept.runner
 from gocept.runner import Exit, appmain, from_config, once
+from gocept.runner.boot import environment
 from gocept.runner.channel import SocketChannel
 from gocept.runner.interfaces import IPoller
 from gocept.runner.poller import Poller, Timer
@@ -867,6 +868,22 @@ class DecoratorTests(TestCase):
         def worker():
             raise SystemExit(3)
         self.assertIsNone(worker(None, self.zope_conf()))
+
+    def test_a_worker_that_was_interrupted(self):
+        @appmain()
+        def worker():
+            raise KeyboardInterrupt
+        self.assertIsNone(worker(None, self.zope_conf()))
+
+    def test_log_files_may_be_rotated_while_it_boots(self):
+        conf = self.zope_conf()
+        load = environment.load
+
+        def load_late(configfile):
+            signal.raise_signal(signal.SIGUSR2)  # would end the process
+            return load(configfile)
+        with mock.patch.object(environment, 'load', load_late):
+            self.assertIsNone(once()(lambda: None)(None, conf))
 
     def test_from_config(self):
         conf = self.zope_conf('''

@@ -12,9 +12,11 @@ import signal
 import subprocess
 import textwrap
 import time
+import unittest
 from typing import Any
 
 from gocept.runner import errors
+from gocept.runner.boot.program import End
 from gocept.runner.process import procfs
 from gocept.runner.tests.cli.test_worker import (
     LOG_TO_STDOUT,
@@ -48,6 +50,30 @@ SLEEPER = '''
     def worker():
         pass
     '''
+
+
+class EndTests(unittest.TestCase):
+    """What a call in Python returns, and what a program exits with."""
+
+    def test_a_success(self) -> None:
+        for end in End(), End(failed=False):
+            self.assertEqual((None, errors.SUCCESS), (end.result, end.status))
+
+    def test_a_failure(self) -> None:
+        end = End(failed=True)
+        self.assertEqual((errors.WORKER_FAILED, errors.WORKER_FAILED),
+                         (end.result, end.status))
+
+    def test_an_interrupt(self) -> None:
+        end = End(by=KeyboardInterrupt())
+        self.assertEqual((None, errors.INTERRUPTED), (end.result, end.status))
+
+    def test_a_system_exit(self) -> None:
+        end = End(by=SystemExit(3))
+        self.assertIsNone(end.result)
+        with self.assertRaises(SystemExit) as caught:
+            end.status
+        self.assertIs(end.by, caught.exception)
 
 
 class DeclaredProgramTestCase(DeclaringTestCase, ProgramTestCase):

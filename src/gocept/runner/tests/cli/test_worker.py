@@ -28,11 +28,13 @@ import ZODB
 import ZODB.FileStorage
 import zope.component.hooks
 import zope.configuration.exceptions
+from ZODB.POSException import POSKeyError
 from zope.site.folder import rootFolder
 from zope.site.site import LocalSiteManager
 
 from gocept.runner import errors, runner
 from gocept.runner.boot import attempts, environment
+from gocept.runner.cli import worker
 from gocept.runner.poller import poller
 from gocept.runner.signals import shutdown
 from gocept.runner.tests import support
@@ -1159,6 +1161,16 @@ class CommandLineTests(ProgramTestCase):
     def test_an_unknown_site(self):
         self.assertMistake(66, self.run_program('--site', 'nothing'),
                            "'nothing'")
+
+    def test_a_broken_database_is_no_mistake_of_the_user(self):
+        for kinds in (KeyError,), (KeyError, ValueError):
+            with (self.assertRaises(POSKeyError),
+                  worker.expecting(errors.UNKNOWN_SITE, *kinds)):
+                raise POSKeyError(bytes(8))
+        with (self.assertRaises(worker.UserError) as caught,
+              worker.expecting(errors.DATABASE_UNAVAILABLE, Exception)):
+            raise POSKeyError(bytes(8))
+        self.assertEqual(69, caught.exception.status)
 
     def test_an_object_that_is_no_site(self):
         program = self.run_program('--once', body='''
