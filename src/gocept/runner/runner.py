@@ -73,9 +73,9 @@ MAX_BACKOFF = 60.0
 """The longest pause after errors in a row, in seconds."""
 
 SHUTDOWN_TIMEOUT = 30.0
-"""How long the end of all that ZCML declares may take, in seconds."""
+"""The time in which the declared children have to end, in seconds."""
 
-_LEAST_BACKOFF = 0.1  # seconds, which are doubled where ticks are shorter
+_LEAST_BACKOFF = 0.1  # seconds; doubled instead of ticks that are shorter
 
 _MOST_DOUBLINGS = 64  # of a pause, so that there is a float for it
 
@@ -163,7 +163,7 @@ class MainLoop:
             # Like newInteraction(), without the check that there is none.
             thread_local.interaction = getSecurityPolicy()(request)
 
-        # Report an unknown one before the first tick.
+        # Report an unknown principal before the first tick.
         get_utility(IAuthentication).getPrincipal(principal)
         return participate
 
@@ -179,9 +179,11 @@ class MainLoop:
             if participate is not None:
                 participate()
             result = worker()
-            return self.ticks if result is None else _checked(result)
+            if result is None:
+                return self.ticks
+            return result if isinstance(result, _Exit) else _seconds(result)
 
-        # Never that of a site, whose database may be away.
+        # Never the poller of a site, whose database may be away.
         poller = getGlobalSiteManager().queryUtility(IPoller)
         is_heard = hearing_of_ticks(getSiteManager())
         while not self._shutdown.attend():
@@ -190,7 +192,7 @@ class MainLoop:
                 observer = self._send_end
                 notify(TickStarted(self))
             pause = self._tick(step, observer)
-            if queryInteraction() is not None:  # to ask is cheaper
+            if queryInteraction() is not None:  # cheaper than to end none
                 endInteraction()
             if isinstance(pause, _Exit) or self.once:
                 break
@@ -237,10 +239,6 @@ class MainLoop:
 
     def _report(self, error: BaseException) -> None:
         log.error('Error in worker: %s', text(error, repr), exc_info=True)
-
-
-def _checked(result: object) -> _Exit | float:
-    return result if isinstance(result, _Exit) else _seconds(result)
 
 
 def _seconds(value: object) -> float:

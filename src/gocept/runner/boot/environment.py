@@ -79,12 +79,12 @@ def load(configfile: ConfigFile) -> Options:
         lineno = getattr(error, 'lineno', None)
         if type(error) is not ZConfig.ConfigurationError or lineno is None:
             raise
-        # This kind has a line, but does not show it.
+        # Errors of this class know their line, but do not show it.
         raise ZConfig.ConfigurationSyntaxError(
             error.message, error.url, lineno) from error
     except (OSError, UnicodeError):
         raise
-    except Exception as error:  # of a data type, a wrong log format for one
+    except Exception as error:  # of a data type, such as a wrong log format
         raise ConfigurationError(
             f'{configfile}: {type(error).__name__}: {error}') from error
     names = [database.name or '' for database in options.databases]
@@ -107,7 +107,7 @@ def _schema() -> ZConfig.info.SchemaType:
 
 
 def _url(path: ConfigFile) -> str:
-    # ZConfig could open the file as well, but would set up urllib for it.
+    # Given a path, ZConfig would open it with urllib, whose import takes time.
     return 'file://' + urllib.parse.quote(os.path.abspath(path))
 
 
@@ -162,8 +162,8 @@ def _set_loggers(options: Options, verbose: bool, undo: contextlib.ExitStack,
             factory()
             new = [h for h in logger.handlers if h not in before]
             _installed.update(new)
-            # A zope.conf that logs somewhere replaces what an earlier one in
-            # this process set, lest lines be logged twice.
+            # Handlers of an earlier zope.conf in this process are replaced, so
+            # that no line is logged twice.
             if not all(isinstance(handler, NullHandler) for handler in new):
                 for handler in _installed.intersection(before):
                     logger.removeHandler(handler)
@@ -309,11 +309,11 @@ def supervised(shutdown_timeout: float) -> Iterator[ISupervisor | None]:
 
 
 def _ensure_root_folder(database: ZODB.DB) -> None:
-    # With a manager of its own, since this is not the worker's transaction.
+    # With its own manager, since this is not a transaction of the worker.
     manager = transaction.TransactionManager()
     connection = database.open(manager)
     try:
-        # Another process may do the same at this moment.
+        # Another process may create the folder at the same time.
         for attempt in manager.attempts():
             with attempt:
                 root = connection.root()
@@ -345,8 +345,8 @@ def _new_root_folder() -> ISite:
 def _notify_opened(database: ZODB.DB) -> None:
     """Send the events that zope.app.appsetup sends for an opened database.
 
-    Its own subscriber, where ZCML includes it, answers the first with the
-    second, which is sent here where it does not.
+    Where ZCML includes the subscriber of zope.app.appsetup, that one sends the
+    second event. Otherwise the second event is sent here.
     """
     seen: list[object] = []
     watch = seen.append

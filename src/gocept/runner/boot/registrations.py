@@ -1,4 +1,4 @@
-"""Put back what ZCML registers: components, security checkers, principals."""
+"""Undo ZCML: components, security checkers, the policy and principals."""
 
 import contextlib
 import copy
@@ -59,14 +59,15 @@ class _Kind:
         return [getattr(registration, name) for name in self._attributes]
 
     def _key(self, registration: Registration) -> Hashable:
-        # By identity, as components need not be hashable.
+        # By identity, as some components are not hashable.
         first, *others = self._arguments(registration)
         return (id(first), *others, registration.info)
 
     def restore(self, before: list[Registration]) -> None:
         for registration in self._missing_in(before, self.registered()):
             self._unregister(*self._arguments(registration))
-        # What was replaced, and equal subscribers that went with the others.
+        # Register again what was replaced, and subscribers that are equal to
+        # those unregistered above.
         for registration in self._missing_in(self.registered(), before):
             self._register(*self._arguments(registration),
                            info=registration.info, event=False)
@@ -90,7 +91,7 @@ def _restore_mapping(mapping: dict[K, V], before: dict[K, V]) -> None:
 
 
 def _registry() -> 'PrincipalRegistry | None':
-    # Not imported for its own sake: only ZCML that uses it brings it in.
+    # Not imported here: only ZCML that declares principals needs it.
     module = sys.modules.get('zope.principalregistry.principalregistry')
     return None if module is None else module.principalRegistry
 

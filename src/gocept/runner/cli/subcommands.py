@@ -1,5 +1,4 @@
-"""``gocept-runner``: one command, with subcommands that are imported lazily.
-"""
+"""``gocept-runner``: a command whose subcommands are imported when needed."""
 
 import argparse
 import os
@@ -12,7 +11,7 @@ SUBCOMMANDS = {
     'run': ('gocept.runner.cli.declared', 'run', 'run a worker'),
     'list': ('gocept.runner.cli.declared', 'list_', 'show what is declared'),
 }
-"""For each its module, its function, and what it does."""
+"""The module, the function and the description of each subcommand."""
 
 EXAMPLES = '''\
 examples:
@@ -35,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         epilog=EXAMPLES, allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('command', nargs='?', help=argparse.SUPPRESS)
-    # What follows the command is its own business.
+    # The subcommand parses the other arguments.
     options = parser.parse_args(argv[:1])
     if options.command is None:
         parser.error('a COMMAND is needed: ' + ', '.join(SUBCOMMANDS))
@@ -47,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         status: int = getattr(import_module(module), function)(argv[1:])
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever reads has seen enough. Nothing is left to be flushed at exit.
+        # The reader of the output has gone; the flush at exit must not fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     return status

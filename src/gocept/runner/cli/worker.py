@@ -240,7 +240,7 @@ class _PostMortem(logging.Handler):
             return
         import pdb
         self.used = True
-        # The log may be elsewhere, or come later.
+        # The log may be in a file, or show the error later.
         print(f'Debugging {record.exc_info[1]!r}', file=sys.stderr)
         pdb.post_mortem(record.exc_info[2])
         self._loop.stop()
