@@ -199,8 +199,7 @@ class LoggerTests(unittest.TestCase):
         process = subprocess.run(
             [sys.executable, '-c', CREATED_LOGGERS], text=True,
             env=child_environment(), timeout=DEADLINE,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE)
+            stdin=subprocess.DEVNULL, capture_output=True)
         self.assertEqual(0, process.returncode, process.stderr)
         created = json.loads(process.stdout)
         for name in LOGGERS:
