@@ -219,7 +219,7 @@ class Process(Source, Closing):
 
     @property
     def adopts(self) -> bool:
-        """See `descendants.Parent`."""
+        """See `descendants.Child`."""
         return self._adopt and descendants.adopting()
 
     def _tell_end(self) -> None:
@@ -304,7 +304,7 @@ class Process(Source, Closing):
     def signal_all(self, signum: int) -> None:
         """See `IProcess`."""
         self.require_ours()
-        self._find_servers()
+        self.find_servers()
         with contextlib.ExitStack() as held:
             others = [held.enter_context(contextlib.closing(handle))
                       for handle in descendants.of(self)]
@@ -320,7 +320,7 @@ class Process(Source, Closing):
                     handle.signal(signum)
                     told.add(handle.pid)
         # It may have ended meanwhile, and have become a daemon.
-        new = self._find_servers()
+        new = self.find_servers()
         with self._lock:
             for handle in new:
                 if handle.pid not in told:
@@ -329,38 +329,30 @@ class Process(Source, Closing):
     @property
     def has_left(self) -> bool:
         """Whether it has ended and left somebody behind who runs."""
-        self._find_servers()
+        self.find_servers()
         with self._lock:
             return self.returncode is not None and bool(self._left)
 
     def take_left(self) -> list[Handle]:
-        """See `ending.Child`."""
+        """See `descendants.Child`."""
         with self._lock:
             left, self._left = self._left, []
         return left
 
-    def find_servers(self) -> bool:
-        """See `ending.Child`."""
-        return bool(self._find_servers())
-
-    def _find_servers(self) -> list[Handle]:
+    def find_servers(self) -> list[Handle]:
+        """See `descendants.Child`."""
         if (self._servers is None or self.finished or not self.is_ours
                 or self.poll() is None):
             return []
         try:
-            pids = list(self._servers())
+            handles = [handle for pid in self._servers() if (
+                handle := descendants.stranger(pid)) is not None]
         except Exception:  # those that are known are ended nevertheless
             log.exception('servers of %r failed', self)
             return []
-        return self._hold_servers(pids)
-
-    def _hold_servers(self, pids: Iterable[int]) -> list[Handle]:
-        handles = [handle for pid in pids if (
-            handle := descendants.stranger(pid)) is not None]
         with self._lock:
             new = self._take_in(handles)
             if new:
-                self.finished = False
                 registry.processes.add(self)
         if new:
             self._watch_left()
@@ -379,7 +371,7 @@ class Process(Source, Closing):
         return self._owner == os.getpid()
 
     def require_ours(self) -> None:
-        """See `ending.Child`."""
+        """See `descendants.Child`."""
         if not self.is_ours:
             raise RuntimeError(
                 f'{self!r} is a child of process {self._owner}, of which this '
@@ -391,8 +383,12 @@ class Process(Source, Closing):
             if self.is_ours:
                 self.terminate()
         finally:
-            for channel in self.channels():
-                channel.close()
+            self.close_channels()
+
+    def close_channels(self) -> None:
+        """See `descendants.Child`."""
+        for channel in self.channels():
+            channel.close()
 
     def after_fork(self) -> None:
         """In a forked child, for which it is nobody's."""

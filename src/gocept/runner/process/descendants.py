@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import math
 import os
+import signal
 import time
 from collections.abc import Callable, Collection, Iterator
 from typing import Generic, Protocol, TypeVar
@@ -21,31 +22,62 @@ from gocept.runner.process.pidfd import Handle, PidAndStart, hold
 _LOOKS = 100  # where others start processes all the time
 
 
-class Parent(Protocol):
-    """The child of ours whose descendants are looked for; a `Process`."""
+class Child(Protocol):
+    """What a search for descendants, and an end, need of a `Process`."""
 
     pid: int
     mark: str
-    """The word in the environment of all its descendants; '' for none."""
+    """A word in the environment of all its descendants; '' for none."""
     leads_group: bool
     started_at: int
     """In ticks of `clock`."""
     ended_at: int
-    """In ticks of `clock`; 0 while it runs."""
+    """In ticks of `clock`; 0 while the child runs."""
+    handle: Handle
+    """Whose event is the end of the child."""
+    stop_signal: signal.Signals
+    stop_timeout: float
+    kill_signal: signal.Signals
+    killed: bool
+    """Whether `kill_signal` had to be sent; set by `terminate_all`."""
+    finished: bool
+    """Whether the child and all descendants have ended; set by
+    `terminate_all`."""
 
     @property
     def adopts(self) -> bool:
-        """Whether its orphans are children of ours."""
+        """Whether orphans of this child become children of ours."""
+
+    def require_ours(self) -> None:
+        """Raise a RuntimeError in a forked copy of the parent."""
 
     def poll(self) -> int | None:
         """See `IProcess`."""
 
+    def send_signal(self, signum: int) -> None:
+        """See `IProcess`."""
 
-P = TypeVar('P', bound=Parent)
+    def signal_group(self, signum: int) -> None:
+        """See `IProcess`."""
+
+    def close_channels(self) -> None:
+        """Close the channels, which gives their descriptors back."""
+
+    def find_servers(self) -> list[Handle]:
+        """Look for daemons that the child has become; returns new ones.
+
+        The child keeps their handles, for `take_left`.
+        """
+
+    def take_left(self) -> list[Handle]:
+        """Hand over the handles of all that the child has left behind."""
+
+
+C = TypeVar('C', bound=Child)
 
 
 def hold_if(pid: int, is_it: Callable[[], bool]) -> Handle | None:
-    """Hold a process, if it still is the right one then; None if not."""
+    """Hold a process, and check then that it is the right one; or None."""
     for make in (hold, PidAndStart):
         try:
             handle = make(pid)
@@ -55,11 +87,11 @@ def hold_if(pid: int, is_it: Callable[[], bool]) -> Handle | None:
             continue
         if is_it():
             return handle
-        # Unless the handle has taken the last descriptor, it is another one.
-        is_another = procfs.is_readable()
+        can_look = procfs.is_readable()
         handle.close()
-        if is_another:
-            break
+        if can_look:
+            return None
+        # The handle has taken the last descriptor, so nothing can be checked.
     return None
 
 
@@ -98,7 +130,7 @@ started: set[int] = set()
 """The children of ours that are a `Process`, and so nobody's orphans."""
 
 
-class Adopted(Generic[P]):
+class Adopted(Generic[C]):
     """Finds the processes that the children which adopt have left to us.
 
     Such an orphan is a child of ours that is no `Process` and not older than
@@ -107,7 +139,7 @@ class Adopted(Generic[P]):
     are none of our business. Each is looked at once.
     """
 
-    def __init__(self, adopting: Collection[P]) -> None:
+    def __init__(self, adopting: Collection[C]) -> None:
         self._by_mark = {each.mark: each for each in adopting if each.mark}
         self._by_group = {
             each.pid: each for each in adopting if each.leads_group}
@@ -118,7 +150,7 @@ class Adopted(Generic[P]):
         self.unsure = False
         """Whether one was just becoming another program: look again."""
 
-    def look(self) -> Iterator[tuple[P, Handle]]:
+    def look(self) -> Iterator[tuple[C, Handle]]:
         """Those that were not there before, each with its forebear."""
         self.unsure = False
         pids = [pid for pid in strangers() if pid not in self._older]
@@ -130,7 +162,7 @@ class Adopted(Generic[P]):
             if pid not in self._older:
                 pids += procfs.children(pid)
 
-    def _take(self, pid: int) -> Iterator[tuple[P, Handle]]:
+    def _take(self, pid: int) -> Iterator[tuple[C, Handle]]:
         process = self._forebear(pid)
         if process is not None:
             handle = hold_if(pid, lambda: self._forebear(pid) is process)
@@ -143,7 +175,7 @@ class Adopted(Generic[P]):
         return (pid not in self._seen and pid not in self._older
                 and procfs.stat(pid) is not None)
 
-    def _forebear(self, pid: int) -> P | None:
+    def _forebear(self, pid: int) -> C | None:
         now = procfs.stat(pid)
         if now is None:
             return None
@@ -241,7 +273,7 @@ def adopting() -> bool:
     return os.getpid() in _adopting
 
 
-def of(process: Parent) -> Iterator[Handle]:
+def of(process: Child) -> Iterator[Handle]:
     """All descendants of a process that there are now, each once."""
     found = list(tree(process.pid, lambda: process.poll() is None))
     for parent in found:  # it grows

@@ -1,9 +1,9 @@
-"""End children and all that descends from them, side by side.
+"""End children and all their descendants, side by side.
 
-A child is sent its signal first, with its process group if it leads one. When
-it has ended, so are its descendants, which may have been told by it. What is
-left at the deadline is killed. Each end is an event of one poller; new
-descendants are looked for then.
+A child gets its signal first, with its process group if it leads one. When the
+child has ended, its descendants get the signal, unless they had it with the
+group. What is left at the deadline is killed. Each end is an event of one
+poller; at each event new descendants are looked for.
 """
 
 import contextlib
@@ -12,67 +12,35 @@ import logging
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Protocol
 
-from gocept.runner.channel import PipeChannel
 from gocept.runner.poller import Poller
 from gocept.runner.process import descendants, procfs
+from gocept.runner.process.descendants import Child
 from gocept.runner.process.pidfd import Handle
 from gocept.runner.waits.deadline import NEVER, Deadline
 
 log = logging.getLogger('gocept.runner.process')
 
 KILL_TIMEOUT = 5.0
-"""How long to wait for the end of what was killed, in seconds."""
+"""Seconds to wait for the end of what was killed."""
 
 _LOOK_AGAIN = 0.02  # for processes whose end is no event
 
 _SOON, _BECOMING = 0.001, 1.0
 """Seconds between two looks at processes that are becoming other programs, and
-until these are given up; it takes less than a millisecond, as a rule."""
+until the looks are given up. To become one takes less than a millisecond, as a
+rule."""
 
 _PATIENCE = 0.1
-"""Seconds until all processes are looked through though not all children have
-ended, as those who have left one that did are not told before."""
-
-
-class Child(descendants.Parent, Protocol):
-    """What its end needs of a child; a `Process`."""
-
-    handle: Handle
-    """By which its end is waited for."""
-    stop_signal: signal.Signals
-    stop_timeout: float
-    kill_signal: signal.Signals
-    killed: bool
-    """Whether it was sent its `kill_signal`; set by `terminate_all`."""
-    finished: bool
-    """Whether all has ended; set by `terminate_all`."""
-
-    def require_ours(self) -> None:
-        """RuntimeError in a forked copy of its parent."""
-
-    def channels(self) -> Iterator[PipeChannel]:
-        """See `IProcess`."""
-
-    def send_signal(self, signum: int) -> None:
-        """See `IProcess`."""
-
-    def signal_group(self, signum: int) -> None:
-        """See `IProcess`."""
-
-    def find_servers(self) -> bool:
-        """Hold the daemons that it has become; whether there are new ones."""
-
-    def take_left(self) -> list[Handle]:
-        """Hand over those that it has left behind, as far as they are held.
-        """
+"""Seconds after which all processes are looked through though some children
+run. One look is enough if all children end before; but descendants that have
+left a child which has ended are to get their signal soon."""
 
 
 class Ending:
     """One child on its way to its end, with its descendants.
 
-    Without a child it is for strays, of which nobody is left to be told.
+    Without a child it is for strays: descendants whose child is forgotten.
     """
 
     def __init__(self, child: Child | None, signum: int, timeout: float,
@@ -89,7 +57,7 @@ class Ending:
         self._members: dict[int, Handle] = {}
         self._told: dict[int, int] = {}
         """The image of each that was sent the signal. A fork that has not
-        become its program yet loses one that it would have handled."""
+        become its program yet loses a signal that it would have handled."""
         self._becoming = Deadline(_BECOMING)
 
     @property
@@ -101,7 +69,8 @@ class Ending:
     def give_up(self) -> bool:
         """Whether there is no time left for another descendant.
 
-        Or else one that forks faster than it can be found would keep us here.
+        Otherwise one that forks faster than its forks are found would keep the
+        caller here for ever.
         """
         self.failed = self.failed or (
             self.killing and self._deadline.passed)
@@ -109,21 +78,21 @@ class Ending:
 
     @property
     def left(self) -> float:
-        """Seconds until something is to be done, if nothing happens."""
+        """Seconds until something is to be done, if no event comes."""
         if self._is_restless:
             return min(_LOOK_AGAIN, self._deadline.left())
         return self._deadline.left()
 
     @property
     def is_late(self) -> bool:
-        """Whether something is to be done, whatever happens."""
+        """Whether something is to be done, with or without an event."""
         return self._is_restless or self._deadline.passed
 
     @property
     def _is_restless(self) -> bool:
-        """Whether it has members of which something is no event.
+        """Whether a change of some member is no event.
 
-        That is their end, or that they have become another program.
+        That is its end, or that it has become another program.
         """
         if self._members and not self._runs() and not self._becoming.passed:
             return True
@@ -143,7 +112,7 @@ class Ending:
         return True
 
     def begin(self) -> None:
-        """Send the signal to the child, and to its group."""
+        """Send the signal to the child and its group."""
         self._gather()
         child = self.child
         if child is None or not self._runs():
@@ -160,7 +129,7 @@ class Ending:
 
     def step(self) -> None:
         """Do what is due now."""
-        # Should it end after this look, its end is still to be waited for.
+        # If the child ends after this look, its end is still an event.
         self._awaited = self._runs()
         self._gather()
         if self._deadline.passed and self.killing:
@@ -174,14 +143,16 @@ class Ending:
             self._tell()
 
     def _take_left(self) -> bool:
-        """Take in those that the child has left behind; whether there are."""
+        """Take in all that the child has left behind; whether there are some.
+        """
         left = self.child.take_left() if self.child is not None else ()
         for handle in left:
             self.add(handle)
         return bool(left)
 
     def _gather(self) -> None:
-        """Find the children of all, and let go of those that have ended."""
+        """Let go of members that have ended, and find children of the others.
+        """
         self._take_left()
         for pid, handle in list(self._members.items()):
             if handle.has_ended():
@@ -190,15 +161,12 @@ class Ending:
                 del self._members[pid]
         new = list(self._members.values())
         if self.child is not None and self._runs():
-            new += self._add_all(descendants.tree(
+            new += filter(self.add, descendants.tree(
                 self.child.pid, self._runs))
         while new:
             parent = new.pop()
-            new += self._add_all(descendants.tree(
+            new += filter(self.add, descendants.tree(
                 parent.pid, lambda: not parent.has_ended()))  # noqa: B023
-
-    def _add_all(self, handles: Iterator[Handle]) -> list[Handle]:
-        return [handle for handle in handles if self.add(handle)]
 
     def _tell(self) -> None:
         for pid, handle in self._members.items():
@@ -215,18 +183,12 @@ class Ending:
             _send(handle.signal, self._kill_signal, pid)
 
     def awaited(self) -> Iterator[Handle]:
-        """Those whose end is an event that is to be waited for."""
+        """The handles of all whose end is an event."""
         for handle in self._members.values():
             if handle.fileno() >= 0:
                 yield handle
         if self.child is not None and self._awaited:
             yield self.child.handle
-
-    def close_channels(self) -> None:
-        """Give descriptors back, once the child has ended."""
-        if self.child is not None and not self._runs():
-            for channel in self.child.channels():
-                channel.close()
 
     def close(self) -> None:
         """Let go of those that could not be ended."""
@@ -241,16 +203,17 @@ class Ending:
 
 
 EndingOf = Callable[[str], Ending | None]
-"""Which ending a mark belongs to."""
+"""Tells the ending that a mark belongs to; None for a stranger's mark."""
 
 
 def end(endings: Iterable[Ending], ending_of: EndingOf | None) -> bool:
     """Carry the endings out; each says in the end whether it failed.
 
-    `ending_of` is None if there are no marks. All processes are looked through
-    for marks once all children have ended, however many endings there are; and
-    again as long as some is found. Returns whether the last look could miss
-    nobody: with no descriptor left, it could.
+    `ending_of` is None if nobody has a mark. Otherwise all processes are
+    looked through for marks once all children have ended, however many endings
+    there are; and again as long as some is found. Returns False if the last
+    look may have missed somebody: if no descriptor was left for it, or a
+    process was becoming another program all the time.
     """
     endings = list(endings)
     with contextlib.ExitStack() as stack:
@@ -259,45 +222,68 @@ def end(endings: Iterable[Ending], ending_of: EndingOf | None) -> bool:
         poller = stack.enter_context(_poller())
         for ending in endings:
             ending.begin()
-        leavers = _Leavers(endings, ending_of, poller)
+        search = _Search(endings, ending_of, poller)
         pending = set(endings)
         look = Deadline(_PATIENCE)
         while True:
-            pending = _wait(poller, pending, leavers, look)
-            found = leavers.find_all()
+            pending = _wait(poller, pending, search, look)
+            found = search.find_all()
             if not found and not pending:
-                return leavers.all_seen
+                return search.is_sure
             pending |= found
             look = NEVER
 
 
-class _Pauses:
-    """Waits in place of a poller, where no descriptor is left for one.
+def _wait(poller: 'Poller | _Pauses', endings: Iterable[Ending],
+          search: '_Search', until: Deadline) -> set[Ending]:
+    """Wait until all are over, or the time is; returns those that are not."""
+    owners: dict[Handle, Ending] = {}
+    pending = set(endings)
+    due = set(pending)
+    while True:
+        for ending in due:
+            ending.step()
+            if ending.over:
+                pending.discard(ending)
+                continue
+            for handle in ending.awaited():
+                poller.register(handle)
+                owners[handle] = ending
+        if not pending or until.passed:
+            return pending
+        ready = poller.poll(min(
+            until.left(), *(ending.left for ending in pending)))
+        due = {owners[handle] for _, handle in ready if handle in owners}
+        due |= {ending for ending in pending if not ready or ending.is_late}
+        due |= search.find_adopted()
+        pending |= due
 
-    The ends are asked for by `waitid` and the like, which take no descriptor,
-    with pauses that grow. Nothing else in this package sleeps.
+
+class _Pauses:
+    """Waits in place of a poller, if no descriptor is left for one.
+
+    It asks which processes have ended, by `waitid` and the like, with pauses
+    that grow. Nothing else in this package sleeps.
     """
 
-    _FIRST, _LAST = 0.001, 0.05
+    _FIRST, _LAST = 0.001, 0.05  # seconds
 
     def __init__(self) -> None:
-        self._handles: dict[Handle, None] = {}
+        self._handles: set[Handle] = set()
 
     def register(self, handle: Handle) -> None:
-        """Wait for the end of this one as well."""
-        self._handles[handle] = None
+        """Wait for the end of this process as well."""
+        self._handles.add(handle)
 
     def poll(self, timeout: float) -> list[tuple[bool, Handle]]:
-        """Those that have ended, each once."""
+        """The processes that have ended, each once."""
         deadline = Deadline(timeout)
         pause = self._FIRST
         while True:
-            ready = [(True, handle) for handle in self._handles
-                     if handle.has_ended()]
-            for _, handle in ready:
-                del self._handles[handle]
-            if ready or deadline.passed:
-                return ready
+            ended = {each for each in self._handles if each.has_ended()}
+            if ended or deadline.passed:
+                self._handles -= ended
+                return [(True, each) for each in ended]
             time.sleep(min(pause, deadline.left()))
             pause = min(2 * pause, self._LAST)
 
@@ -315,12 +301,12 @@ def _poller() -> Iterator[Poller | _Pauses]:
             yield poller
 
 
-class _Leavers:
-    """Descendants that are below nobody any more who is to end."""
+class _Search:
+    """Finds descendants that have left their parents, for several endings."""
 
     def __init__(self, endings: Iterable[Ending], ending_of: EndingOf | None,
                  poller: Poller | _Pauses) -> None:
-        self.all_seen = False
+        self.is_sure = False
         """Whether the last look has missed nobody."""
         self._ending_of = ending_of
         self._poller = poller
@@ -330,26 +316,28 @@ class _Leavers:
         self._adopted = descendants.Adopted(self._adopting)
 
     def find_all(self) -> set[Ending]:
-        """Have the endings take them in; those that got some.
+        """Hand all that are found to their endings; returns these.
 
-        It waits for processes that cannot be known yet: no event tells when
-        they have become another program, nor when a descriptor is free.
+        This waits for processes that cannot be known yet, as no event tells
+        when they have become another program, or a descriptor is free.
         """
         deadline = Deadline(_BECOMING)
         while True:
             can_look = self._can_look()
             found = (self._find_servers() | self.find_adopted()
                      | self._find_marked())
-            self.all_seen = can_look and not self._adopted.unsure
-            if found or self.all_seen or deadline.passed:
+            self.is_sure = can_look and not self._adopted.unsure
+            if found or self.is_sure or deadline.passed:
                 return found
             self._poller.poll(_SOON)
 
     def _can_look(self) -> bool:
+        """Whether a descriptor is left to read /proc with."""
         if isinstance(self._poller, Poller):
             return True
-        for ending in self._by_child.values():
-            ending.close_channels()
+        for child in self._by_child:
+            if child.poll() is not None:
+                child.close_channels()  # to give their descriptors back
         return procfs.is_readable()
 
     def _find_servers(self) -> set[Ending]:
@@ -357,7 +345,10 @@ class _Leavers:
                 if child.find_servers() and not ending.give_up()}
 
     def find_adopted(self) -> set[Ending]:
-        """Those that are our own children now: what costs little."""
+        """Do the same for orphans that are our children now.
+
+        That costs little.
+        """
         if not self._adopting:
             return set()
         return _hand_over((self._by_child[child], handle)
@@ -383,31 +374,6 @@ def _hand_over(found: Iterable[tuple[Ending | None, Handle]]) -> set[Ending]:
     return takers
 
 
-def _wait(poller: Poller | _Pauses, endings: Iterable[Ending],
-          leavers: _Leavers, until: Deadline) -> set[Ending]:
-    """Wait until all are over, or some time; returns those that are not."""
-    owners: dict[Handle, Ending] = {}
-    pending = set(endings)
-    due = set(pending)
-    while True:
-        for ending in due:
-            ending.step()
-            if ending.over:
-                pending.discard(ending)
-                continue
-            for handle in ending.awaited():
-                poller.register(handle)
-                owners[handle] = ending
-        if not pending or until.passed:
-            return pending
-        ready = poller.poll(min(
-            until.left(), *(ending.left for ending in pending)))
-        due = {owners[handle] for _, handle in ready if handle in owners}
-        due |= {ending for ending in pending if not ready or ending.is_late}
-        due |= leavers.find_adopted()
-        pending |= due
-
-
 def _send(send: Callable[[int], None], signum: int, pid: int) -> None:
     try:
         send(signum)
@@ -417,7 +383,7 @@ def _send(send: Callable[[int], None], signum: int, pid: int) -> None:
 
 
 def _wake_stopped(pid: int, send: Callable[[int], None]) -> None:
-    """A stopped process would act on a signal only later."""
+    """Continue a stopped process, which would act on a signal later only."""
     now = procfs.stat(pid)
     if now is not None and now.state in 'Tt':
         _send(send, signal.SIGCONT, pid)

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 
 from gocept.runner.errors import DeadlineExceeded
 from gocept.runner.process import descendants
-from gocept.runner.process.ending import Child, Ending, end
+from gocept.runner.process.descendants import Child
+from gocept.runner.process.ending import Ending, end
 from gocept.runner.process.launch import our_mark
 
 processes: set[Child] = set()
@@ -73,5 +74,4 @@ def end_all(pid: int) -> None:
             strays if mark.startswith(ours) else None))
     descendants.reap_orphans()
     for child in children:
-        for channel in child.channels():
-            channel.close()
+        child.close_channels()

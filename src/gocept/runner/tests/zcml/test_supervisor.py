@@ -318,6 +318,15 @@ class StopTests(LifeTestCase):
                          [each.returncode for each in processes])
         self.assertEqual(['b started', 'b ended'], self.notes)
 
+    def test_five_apps_with_one_look_at_all_processes(self) -> None:
+        self.load(''.join(self.an_app(name, **EAGER) for name in 'abcde'))
+        with mock.patch.object(
+                descendants, 'marked', side_effect=descendants.marked) as look:
+            with self.running():
+                self.assertEqual(0, look.call_count)
+        self.assertEqual(1, look.call_count)
+        self.assertEqual(5, len(self.notes[5:]))
+
     def test_their_descendants(self) -> None:
         self.load(self.an_app('a', 'note(fork(ignore))', **EAGER)
                   + self.an_executor('b', 'note(fork(os.setsid))', **EAGER))
