@@ -58,13 +58,14 @@ from gocept.runner.events import (
     notify,
 )
 from gocept.runner.interfaces import IMainLoop, IPoller
+from gocept.runner.poller import Poller
 from gocept.runner.signals import Shutdown
-from gocept.runner.signals.shutdown import (
+from gocept.runner.signals.handlers import (
     handlers,
     handling,
-    raising,
     restore_defaults,
 )
+from gocept.runner.signals.shutdown import raising
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +89,22 @@ class _Exit:
 
 
 Exit = _Exit()
+
+
+@contextlib.contextmanager
+def _poller_of_pauses() -> Iterator[Poller]:
+    """The utility, or else a poller for this alone.
+
+    Its descriptors are opened before a tick can take all that are left.
+    """
+    # Never the poller of a site, whose database may be away.
+    poller = getGlobalSiteManager().queryUtility(IPoller)
+    if poller is None:
+        with Poller() as poller:
+            yield poller
+    else:
+        _ = poller.wakeup_fd
+        yield poller
 
 
 @zope.interface.implementer(IMainLoop)
@@ -130,14 +147,15 @@ class MainLoop:
                 signal.SIGINT: self.stopMainLoop,
                 signal.SIGUSR2: self._reopen_logs}),
               environment.without_interaction(),
-              site_set(self.app)):
+              site_set(self.app),
+              _poller_of_pauses() as poller):
             self._shutdown.join_outer()
             participate = self._participation(
                 self.principal() if callable(self.principal)
                 else self.principal)
             notify(LoopStarted(self))
             try:
-                self._loop(participate)
+                self._loop(participate, poller)
             finally:
                 notify(LoopStopped(self))
                 abort()  # what subscribers have changed since the last tick
@@ -167,7 +185,8 @@ class MainLoop:
         get_utility(IAuthentication).getPrincipal(principal)
         return participate
 
-    def _loop(self, participate: Callable[[], object] | None) -> None:
+    def _loop(self, participate: Callable[[], object] | None,
+              poller: Poller) -> None:
         app, worker, begin = self.app, self.worker, transaction.begin
 
         def step(number: int) -> _Exit | float:
@@ -183,8 +202,6 @@ class MainLoop:
                 return self.ticks
             return result if isinstance(result, _Exit) else _seconds(result)
 
-        # Never the poller of a site, whose database may be away.
-        poller = getGlobalSiteManager().queryUtility(IPoller)
         is_heard = hearing_of_ticks(getSiteManager())
         while not self._shutdown.attend():
             observer: Observer = nobody
@@ -201,7 +218,7 @@ class MainLoop:
                 log.debug('Sleeping %s seconds after %d errors in a row',
                           pause, self._failures)
                 # Output of a child must not shorten this pause.
-                self._shutdown.wait(pause)
+                self._shutdown.wait(pause, poller)
             elif pause:
                 log.debug('Sleeping %s seconds', pause)
                 self._shutdown.pause(pause, poller)

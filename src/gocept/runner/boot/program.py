@@ -22,7 +22,7 @@ from zope.interface.interfaces import ComponentLookupError
 from gocept.runner import errors
 from gocept.runner.boot import environment
 from gocept.runner.boot.environment import ConfigFile, Options
-from gocept.runner.signals.shutdown import handling
+from gocept.runner.signals.handlers import handling
 
 log = logging.getLogger('gocept.runner.runner')
 

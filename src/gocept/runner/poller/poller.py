@@ -275,14 +275,16 @@ class Poller(Owning):
         """See `IPoller`."""
         deadline = NEVER if timeout is None else Deadline(timeout)
         while True:
-            woken = self._wait(deadline, self._left, self._collect)
-            if self._ready or self._schedule:
-                self._collect_others()
+            try:
+                woken = self._wait(deadline, self._left, self._collect)
+                if self._ready or self._schedule:
+                    self._collect_others()
+            except BaseException:  # of a callback or a signal handler
+                self._news = True  # what there is by now
+                raise
             results = self._results
             if (results or woken or self._news or self.closed
                     or deadline.passed):
-                # They are in the object until here, as a handler of a signal
-                # may raise an exception.
                 self._results, self._news = [], False
                 return results
 
@@ -297,8 +299,7 @@ class Poller(Owning):
                 for watch in [*self._ready]:
                     if not watch.told:
                         self._tell(watch)
-                if (self._news or self._results or self.closed
-                        or not self._timers_left()):
+                if self._news or self.closed or not self._timers_left():
                     self._news = False
                     return True
                 if deadline.passed:
@@ -344,7 +345,7 @@ class Poller(Owning):
         return self._schedule.left()
 
     def _left_to_news(self) -> float:
-        if self._results or not all(watch.told for watch in [*self._ready]):
+        if not all(watch.told for watch in [*self._ready]):
             return 0.0
         return self._timers_left()
 

@@ -5,26 +5,27 @@ thread that runs the loop, between two ticks or in a wait.
 """
 
 import contextlib
-import ctypes
 import logging
-import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Self
 
 import zope.interface
 
 from gocept.runner.errors import Terminated
 from gocept.runner.interfaces import IShutdown
 from gocept.runner.poller import Poller
+from gocept.runner.signals.handlers import (
+    TERMINATING,
+    Previous,
+    handling,
+    restore_defaults,
+)
 from gocept.runner.waits.deadline import Deadline
 
 log = logging.getLogger('gocept.runner.signals')
-
-TERMINATING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
-"""The signals that end a loop after the tick in progress."""
 
 _running = threading.local()
 
@@ -37,8 +38,10 @@ class Shutdown:
         self.requested = False
         self.signum: int | None = None
         self._reopen = False
-        self._poller: Poller | None = None
+        self._entered = False
+        self._poller: Poller | None = None  # of a pause without another
         self._pausing: Poller | None = None
+        self._woken = False
 
     def request(self, signum: int | None = None) -> None:
         """See `IShutdown`."""
@@ -64,19 +67,38 @@ class Shutdown:
             _reopen_logs()
         return self.requested
 
-    def wait(self, seconds: float) -> bool:
+    def wait(self, seconds: float, poller: Poller | None = None) -> bool:
         """See `IShutdown`."""
         deadline = Deadline(seconds)
-        while not self.pause(deadline.left()) and not deadline.passed:
-            pass
+        try:
+            while (not self.pause(deadline.left(), poller)
+                   and not deadline.passed):
+                pass
+        except OSError:
+            if poller is not None:
+                raise
+            # No descriptors are left to wait with, so this goes on at once.
         return self.requested
 
     def pause(self, seconds: float | None = None,
-              poller: Any = None) -> bool:
+              poller: Poller | None = None) -> bool:
         """See `IShutdown`."""
-        if self._poller is None:
-            raise RuntimeError('wait() needs an entered shutdown: with ...:')
-        poller = self._pausing = self._poller if poller is None else poller
+        if not self._entered:
+            raise RuntimeError('a shutdown has to be entered before it can '
+                               'wait: with shutdown: ...')
+        if poller is not None:
+            return self._pause(seconds, poller)
+        with Poller() as poller:
+            self._poller = poller
+            if self._woken:
+                poller.wakeup()
+            try:
+                return self._pause(seconds, poller)
+            finally:
+                self._poller, self._woken = None, False
+
+    def _pause(self, seconds: float | None, poller: Poller) -> bool:
+        self._pausing = poller
         try:
             with _woken_by_signals(poller):
                 poller.pause(seconds, self.attend)
@@ -86,12 +108,13 @@ class Shutdown:
 
     def wakeup(self) -> None:
         """See `IShutdown`."""
+        self._woken = True  # first, as a pause may just begin
         poller = self._poller
         if poller is not None:
             poller.wakeup()
 
     def __enter__(self) -> Self:
-        self._poller = Poller()
+        self._entered, self._woken = True, False
         self._outer: Shutdown | None = getattr(_running, 'shutdown', None)
         _running.shutdown = self
         return self
@@ -106,9 +129,7 @@ class Shutdown:
                  exc: BaseException | None,
                  traceback: TracebackType | None) -> None:
         _running.shutdown = self._outer
-        poller, self._poller = self._poller, None
-        if poller is not None:
-            poller.close()
+        self._entered = False
         if self._outer is not None and self.signum is not None:
             # Its handlers are in place again, but this was the first signal.
             restore_defaults()
@@ -130,43 +151,6 @@ def current_shutdown() -> Iterator[Shutdown]:
             yield shutdown
 
 
-Handler = Callable[[int, FrameType | None], None]
-
-
-@contextlib.contextmanager
-def handling(handlers: Mapping[signal.Signals, Handler]) -> Iterator[None]:
-    """Install signal handlers, and put those that were there back at the end.
-
-    The action of a signal in `TERMINATING` is its default again as soon as it
-    has arrived once, whatever code runs then. Outside the main thread, where
-    Python can install none, nothing is done.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        log.debug('Not in the main thread: running without signal handlers')
-        yield
-        return
-    # Where C code had installed a handler, Python does not know it.
-    before = {signum: (signal.getsignal(signum) or signal.SIG_DFL,
-                       _get_action(signum)) for signum in handlers}
-    try:
-        for signum, handler in handlers.items():
-            signal.signal(signum, _in_this_process(handler))
-            if signum in TERMINATING:
-                _handle_once(signum)
-        # One that arrived meanwhile could not restore those that came later.
-        # To block them does not help, as another thread would get the signal.
-        if any(signal.getsignal(signum) is signal.SIG_DFL
-               for signum in handlers):
-            restore_defaults()
-        yield
-    finally:
-        # Twice, as one that arrives meanwhile restores defaults.
-        for _ in range(2):
-            for signum, (previous, action) in before.items():
-                signal.signal(signum, previous)
-                _set_action(signum, action)
-
-
 @contextlib.contextmanager
 def requesting(shutdown: Shutdown) -> Iterator[None]:
     """Let the signals that end a loop request `shutdown`."""
@@ -177,13 +161,8 @@ def requesting(shutdown: Shutdown) -> Iterator[None]:
         yield
 
 
-def handlers() -> dict[signal.Signals, Any]:
-    """Those of the signals that end a loop, as `raising` needs them."""
-    return {signum: signal.getsignal(signum) for signum in TERMINATING}
-
-
 @contextlib.contextmanager
-def raising(before: Mapping[signal.Signals, Any]) -> Iterator[None]:
+def raising(before: Mapping[signal.Signals, Previous]) -> Iterator[None]:
     """Within `requesting`, have the handlers from before it.
 
     Those that would end the process raise `Terminated`, so that it is ended in
@@ -216,25 +195,6 @@ def _default_after_the_first() -> Iterator[None]:
         raise
 
 
-def _in_this_process(handler: Handler) -> Handler:
-    pid = os.getpid()
-
-    def handle(signum: int, frame: FrameType | None) -> None:
-        if os.getpid() == pid:
-            handler(signum, frame)
-        else:  # a child that was forked in a tick: it has no loop to end
-            signal.signal(signum, signal.SIG_DFL)
-            os.kill(os.getpid(), signum)
-    return handle
-
-
-def restore_defaults() -> None:
-    """Let the next signal that ends a loop end the process at once."""
-    if threading.current_thread() is threading.main_thread():
-        for signum in TERMINATING:
-            signal.signal(signum, signal.SIG_DFL)
-
-
 @contextlib.contextmanager
 def _woken_by_signals(poller: Poller) -> Iterator[None]:
     # A signal that arrives after the last bytecode and before the system call
@@ -265,45 +225,3 @@ def _reopen_logs() -> None:
             except OSError as error:
                 log.error('Cannot reopen a log file: %s', error)
     log.info('Reopened the log files')
-
-
-_SA_RESETHAND = 0x80000000
-_SA_ONSTACK = 0x08000000
-_SA_RESTORER = 0x04000000
-
-
-class _Action(ctypes.Structure):
-    # struct sigaction of the C libraries of Linux, on all but MIPS and s390.
-    # The rest makes it large enough for any system.
-    _fields_ = [
-        ('handler', ctypes.c_void_p),
-        ('mask', ctypes.c_byte * 128),
-        ('flags', ctypes.c_uint),
-        ('rest', ctypes.c_byte * 128),
-    ]
-
-
-_sigaction = ctypes.CDLL(None).sigaction
-
-
-def _get_action(signum: int) -> _Action:
-    action = _Action()
-    _sigaction(signum, None, ctypes.byref(action))
-    return action
-
-
-def _set_action(signum: int, action: _Action) -> None:
-    _sigaction(signum, ctypes.byref(action), None)
-
-
-def _handle_once(signum: int) -> None:
-    """Let the system itself restore the default when a signal is delivered.
-
-    Python runs a handler only between two bytecodes, so one that restores the
-    default is too late while C code runs. Where the structure is not as we
-    know it, that is all there is. See sigaction(2), SA_RESETHAND.
-    """
-    action = _get_action(signum)
-    if not action.flags & ~(_SA_ONSTACK | _SA_RESTORER):  # as Python sets it
-        action.flags |= _SA_RESETHAND
-        _set_action(signum, action)

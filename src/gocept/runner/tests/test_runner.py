@@ -532,8 +532,11 @@ class BackOffTests(LoopCase):
         def pause(seconds, by):
             self.assertIs(poller, by)
             pauses.append(('news', seconds))
-        with mock.patch.multiple(loop._shutdown, pause=pause,
-                                 wait=pauses.append):
+
+        def wait(seconds, by):
+            self.assertIs(poller, by)
+            pauses.append(seconds)
+        with mock.patch.multiple(loop._shutdown, pause=pause, wait=wait):
             loop()
         return pauses
 
@@ -611,7 +614,8 @@ class BackOffTests(LoopCase):
                          ticks=1)
         pauses = []
         with mock.patch.multiple(
-                loop._shutdown, wait=pauses.append,
+                loop._shutdown,
+                wait=lambda seconds, by: pauses.append(seconds),
                 pause=lambda seconds, by: pauses.append(('news', seconds))):
             loop()
             loop._failures = 7
@@ -622,7 +626,7 @@ class BackOffTests(LoopCase):
         def fail():
             if self.calls == 2:
                 def stop():
-                    until(lambda: loop._shutdown._poller._descriptors.waiting)
+                    until(lambda: loop._shutdown._pausing is not None)
                     loop.stop()
                 thread = threading.Thread(target=stop)
                 thread.start()
@@ -652,7 +656,8 @@ class BackOffTests(LoopCase):
                 poller.wakeup()
                 raise ValueError
             self.loop(*[fail] * 3, ticks=0.001, max_backoff=0.001)()
-            self.assertEqual([(0.001, True)], poller.pauses)
+            self.assertEqual((0.001, True), poller.pauses[0])
+            self.assertFalse(poller.pauses[-1][1])
 
     def test_what_is_no_time(self):
         for value in -1, '1', None, math.nan, True:

@@ -15,7 +15,8 @@ from gocept.runner.executor.groups import in_levels, start_all, stop_all
 from gocept.runner.interfaces import IPoller, IRunner, ISupervisor
 from gocept.runner.runner import appmain
 from gocept.runner.signals import Shutdown
-from gocept.runner.signals.shutdown import requesting, restore_defaults
+from gocept.runner.signals.handlers import restore_defaults
+from gocept.runner.signals.shutdown import requesting
 from gocept.runner.spawn import Runner
 from gocept.runner.waits.deadline import Deadline
 from gocept.runner.waits.forks import Lock

@@ -1,8 +1,5 @@
 import contextlib
-import faulthandler
-import logging
 import os
-import re
 import signal
 import tempfile
 import threading
@@ -18,13 +15,15 @@ from gocept.runner.interfaces import IShutdown
 from gocept.runner.poller import Poller, Timer
 from gocept.runner.signals import Shutdown, current_shutdown
 from gocept.runner.signals import shutdown as shutdown_module
-from gocept.runner.signals.shutdown import (
-    handlers,
-    handling,
-    raising,
-    requesting,
+from gocept.runner.signals.handlers import handlers
+from gocept.runner.signals.shutdown import raising, requesting
+from gocept.runner.tests.poller.test_server import no_descriptors_left
+from gocept.runner.tests.support import (
+    DEADLINE,
+    SIGNALS,
+    open_descriptors,
+    process_state,
 )
-from gocept.runner.tests.support import DEADLINE, SIGNALS, process_state
 from gocept.runner.tests.victims import until
 
 
@@ -100,10 +99,10 @@ class ShutdownTests(unittest.TestCase):
         os.set_blocking(write, False)
         signal.set_wakeup_fd(write)
         self.addCleanup(signal.set_wakeup_fd, -1)
-        with Shutdown() as shutdown:
+        with Shutdown() as shutdown, Poller() as poller:
             os.close(write)
             os.close(read)
-            self.assertFalse(shutdown.wait(0.001))
+            self.assertFalse(shutdown.wait(0.001, poller))
         self.assertEqual(-1, signal.set_wakeup_fd(-1))
 
     def test_each_thread_has_its_own(self):
@@ -148,9 +147,12 @@ class PauseTests(unittest.TestCase):
 
     def meanwhile(self, call, *args, poller=None):
         """Have another thread call it as soon as this one waits."""
+        def is_waiting():
+            waiting = poller or self.shutdown._poller
+            return waiting is not None and waiting._descriptors.waiting
+
         def run():
-            until(lambda: (poller or self.shutdown._poller)
-                  ._descriptors.waiting)
+            until(is_waiting)
             call(*args)
         thread = threading.Thread(target=run)
         thread.start()
@@ -169,6 +171,33 @@ class PauseTests(unittest.TestCase):
         self.assertFalse(self.shutdown.pause())
         self.shutdown.wakeup()
         self.assertFalse(self.shutdown.pause())
+
+    def test_woken_up_before_the_first_pause(self):
+        self.shutdown.wakeup()
+        self.assertFalse(self.shutdown.pause())
+
+    def test_it_has_a_poller_only_if_it_pauses_without_one(self):
+        before = open_descriptors()
+        with Shutdown() as shutdown:
+            with Poller() as poller:
+                shutdown.pause(0, poller)
+            self.assertEqual(before, open_descriptors())
+            shutdown.wait(0)
+            self.assertEqual(before, open_descriptors())
+
+    def test_no_descriptor_is_left_to_wait_with(self):
+        with no_descriptors_left():
+            self.assertFalse(self.shutdown.wait(DEADLINE))
+            with self.assertRaises(OSError):
+                self.shutdown.pause(DEADLINE)
+
+    def test_a_wait_with_another_poller(self):
+        with Poller() as poller:
+            poller.wakeup()
+            poller.register(Timer(0))
+            self.assertFalse(self.shutdown.wait(0.01, poller))
+            self.meanwhile(self.shutdown.request, poller=poller)
+            self.assertTrue(self.shutdown.wait(3600, poller))
 
     def test_but_no_wait(self):
         self.meanwhile(self.shutdown.wakeup)
@@ -370,86 +399,3 @@ class InstallingTests(unittest.TestCase):
         thread.start()
         thread.join(DEADLINE)
         self.assertEqual([handlers()], seen)
-
-
-class HandlingTests(unittest.TestCase):
-
-    def setUp(self):
-        before = process_state()
-        self.addCleanup(
-            lambda: self.assertEqual(before, process_state()))
-        self.received = []
-
-    def handler(self, signum, frame):
-        self.received.append(signum)
-
-    def test_handles_and_puts_back(self):
-        with handling({signal.SIGUSR2: self.handler}):
-            signal.raise_signal(signal.SIGUSR2)
-            signal.raise_signal(signal.SIGUSR2)
-        self.assertEqual([signal.SIGUSR2] * 2, self.received)
-
-    def test_puts_back_after_an_exception(self):
-        with self.assertRaises(ZeroDivisionError):
-            with handling(dict.fromkeys(SIGNALS, self.handler)):
-                raise ZeroDivisionError
-
-    def test_the_system_itself_restores_the_default(self):
-        # What Python believes is not what matters while C code runs.
-        with handling({signal.SIGTERM: self.handler}):
-            self.assertIn(signal.SIGTERM, caught_by_the_system())
-            signal.raise_signal(signal.SIGTERM)
-            self.assertNotIn(signal.SIGTERM, caught_by_the_system())
-        self.assertEqual([signal.SIGTERM], self.received)
-
-    def test_only_the_signals_that_end(self):
-        with handling({signal.SIGUSR2: self.handler}):
-            signal.raise_signal(signal.SIGUSR2)
-            self.assertIn(signal.SIGUSR2, caught_by_the_system())
-
-    def test_a_handler_that_c_code_installed_is_put_back(self):
-        with tempfile.TemporaryFile() as file:
-            faulthandler.register(signal.SIGTERM, file)
-            self.addCleanup(faulthandler.unregister, signal.SIGTERM)
-            with handling({signal.SIGTERM: self.handler}):
-                signal.raise_signal(signal.SIGTERM)
-            signal.raise_signal(signal.SIGTERM)
-            self.assertEqual([signal.SIGTERM], self.received)
-            file.seek(0)
-            self.assertIn(b'most recent call first', file.read())
-
-    def test_a_forked_child_has_no_loop(self):
-        with handling({signal.SIGTERM: self.handler}):
-            pid = os.fork()
-            if not pid:
-                signal.raise_signal(signal.SIGTERM)
-                os._exit(0)
-            _, status = os.waitpid(pid, 0)
-        self.assertEqual(-signal.SIGTERM, os.waitstatus_to_exitcode(status))
-        self.assertEqual([], self.received)
-
-    def test_restore_defaults(self):
-        with handling(dict.fromkeys(SIGNALS, self.handler)):
-            shutdown_module.restore_defaults()
-            self.assertEqual([signal.SIG_DFL] * 3,
-                             [signal.getsignal(signum) for signum in SIGNALS])
-
-    def test_outside_the_main_thread(self):
-        def run():
-            with handling({signal.SIGTERM: self.handler}):
-                seen.append(signal.getsignal(signal.SIGTERM))
-                shutdown_module.restore_defaults()
-        seen = []
-        with self.assertLogs('gocept.runner.signals', logging.DEBUG) as logs:
-            thread = threading.Thread(target=run)
-            thread.start()
-            thread.join()
-        self.assertEqual([signal.getsignal(signal.SIGTERM)], seen)
-        self.assertIn('Not in the main thread', logs.output[0])
-
-
-def caught_by_the_system():
-    """The signals with a handler, as the system sees it; see proc(5)."""
-    with open('/proc/self/status') as file:
-        mask = int(re.search(r'SigCgt:\s*(\w+)', file.read())[1], 16)
-    return {signum for signum in signal.Signals if mask >> (signum - 1) & 1}
