@@ -1200,9 +1200,13 @@ class IShutdown(Interface):
         """Do what signals have asked for, except to end; return `requested`.
         """
 
-    def wait(seconds):
+    def wait(seconds, poller=None):
         """Sleep until the time is over or the end is requested; return
         `requested`.
+
+        What is new in `poller` does not end the sleep, and after it is new no
+        more. Without a `poller` the sleep needs descriptors; if none are left
+        it is over at once.
         """
 
     def pause(seconds=None, poller=None):
