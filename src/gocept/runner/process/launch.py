@@ -1,6 +1,6 @@
-"""Everything about a child up to the moment when it runs.
+"""The start of a child: its command, environment, streams, user and limits.
 
-What `subprocess.Popen` can do it does. The rest is done by
+`subprocess.Popen` does what it can do. The rest is done by
 `gocept.runner.process.exechelper`, since code of ours between the fork and the
 program (``preexec_fn``) may deadlock where there are threads.
 """
@@ -9,7 +9,6 @@ import contextlib
 import fcntl
 import functools
 import grp
-import inspect
 import itertools
 import json
 import os
@@ -28,20 +27,15 @@ from gocept.runner.process import exechelper, forker, procfs
 MARKER = 'GOCEPT_RUNNER_CHILD'
 """The environment variable that descendants are recognised by.
 
-A runner that is a child of another adds its own word.
+Its value are marks: one word for each child that the process descends from.
 """
 
-# What a service manager says to its service and to nobody else.
+# What a service manager tells its service, and not the children of that.
 _NEVER_INHERITED = ('NOTIFY_SOCKET', 'WATCHDOG_', 'LISTEN_')
 
 _STREAMS = ('pipe', 'null', 'inherit', 'merge')
 
 _UNCHANGED = 2 ** 32 - 1  # what the system takes for -1, instead of a user
-
-# What Popen would do with streams, which are channels here, and between the
-# fork and the program.
-_REFUSED = ('args', 'bufsize', 'encoding', 'errors', 'preexec_fn', 'text',
-            'universal_newlines')
 
 
 class File(Protocol):
@@ -60,7 +54,11 @@ Command = str | Sequence[str | os.PathLike[str]]
 
 
 class PopenOptions(TypedDict, total=False):
-    """Keywords that are those of `subprocess.Popen`."""
+    """Keywords that are handed to `subprocess.Popen`.
+
+    Those that make text of streams are missing, as channels do that, and
+    ``preexec_fn``.
+    """
 
     executable: str | os.PathLike[str]
     close_fds: bool
@@ -125,7 +123,7 @@ class Launch:
             raise ValueError('a detached process outlives its parent: '
                              'leave out die_with_parent')
         for name in popen:
-            if name in _REFUSED or name not in _popen_keywords():
+            if name not in PopenOptions.__annotations__:
                 raise TypeError(f'{name!r} is no keyword of a process')
         self._popen = cast(PopenOptions, {**popen, **(popen_kwargs or {})})
         if setsid or detached:
@@ -165,7 +163,7 @@ class Launch:
             read, low = os.pipe()
             reader = close.enter_context(open(read, 'rb'))
             with open(low, 'wb'), open(
-                    # Not a number that a stream of the child gets.
+                    # A number that no stream of the child gets.
                     fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, 3), 'wb') as high:
                 write = high.fileno()
                 options = {
@@ -190,7 +188,7 @@ class Launch:
                      *self.args], {**keywords, **popen}))
             try:
                 report = reader.read()
-            except BaseException:  # nobody would know of it
+            except BaseException:  # nobody else would reap it
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
                 raise
@@ -258,7 +256,7 @@ def _arguments(command: Command, shell: bool) -> list[str]:
 def _identity(user: str | int | None, group: str | int | None,
               extra_groups: Sequence[str | int] | None,
               ) -> tuple[int | None, int | None, list[int] | None]:
-    """What is to be changed of user, group and groups; None for nothing."""
+    """The new user, group and groups; None for each that stays."""
     groups = (None if extra_groups is None
               else [_number(each, 'group') for each in extra_groups])
     gid = None if group is None else _number(group, 'group')
@@ -273,8 +271,8 @@ def _identity(user: str | int | None, group: str | int | None,
             if groups is None:
                 groups = os.getgrouplist(entry.pw_name, gid)
         if gid is None:
-            raise LookupError(f'nothing says which group the user {uid} is '
-                              'of: name one')
+            raise LookupError(
+                f'the group of the user {uid} is not known: name one')
         if groups is None:
             groups = []  # not ours
     if gid == os.getgid() == os.getegid():
@@ -326,7 +324,7 @@ def _checked_stream(name: str, stream: Stream) -> Stream:
 
 def _open(name: str, stream: Stream, theirs: contextlib.ExitStack,
           undo: contextlib.ExitStack) -> tuple[Redirection, int]:
-    """What Popen gets, and our end."""
+    """What Popen gets, and our end; -1 for none."""
     if stream == 'pipe':
         read, write = os.pipe()
         child, ours = (read, write) if name == 'stdin' else (write, read)
@@ -340,11 +338,6 @@ def _open(name: str, stream: Stream, theirs: contextlib.ExitStack,
         return {'null': subprocess.DEVNULL, 'inherit': None,
                 'merge': subprocess.STDOUT}[stream], -1
     return stream, -1
-
-
-@functools.cache
-def _popen_keywords() -> frozenset[str]:
-    return frozenset(inspect.signature(subprocess.Popen).parameters)
 
 
 def _popen(args: Sequence[str], keywords: Mapping[str, object]) -> int:
