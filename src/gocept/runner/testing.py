@@ -3,35 +3,39 @@
 import codecs
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Generic, TypeVar
 
 import zope.interface
 
-from gocept.runner.channel.base import Channel
+from gocept.runner.channel.base import MIB, Channel
+from gocept.runner.channel.lines import Data
 from gocept.runner.errors import EndpointClosedException
 from gocept.runner.executor import SimpleExecutor, start_all, stop_all
 from gocept.runner.interfaces import IExecutorLayer, ITestChannel
 
 __all__ = ['ExecutorLayer', 'TestChannel']
 
+E = TypeVar('E', bound=SimpleExecutor)
+
 
 @zope.interface.implementer(ITestChannel)
 class TestChannel(Channel):
     """See `ITestChannel`."""
 
-    __test__ = False  # it is none, whatever its name makes test runners think
+    __test__ = False  # test runners would take it for a test
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
+    def __init__(self, *, buffering: str | None = None,
+                 encoding: str | None = None, limit: int = MIB) -> None:
+        super().__init__(buffering=buffering, encoding=encoding, limit=limit)
         self._received: list[bytes] = []
         self._written: list[bytes] = []
         self._ended = self._eof_written = False
-        # The other side's; both may have to remember a state.
+        # Those of the other side, as both may have to remember a state.
         name = self.encoding or 'ascii'
         self._peer_encoder = codecs.getincrementalencoder(name)()
         self._peer_decoder = codecs.getincrementaldecoder(name)()
 
-    def put(self, *data: Any) -> None:
+    def put(self, *data: Data) -> None:
         """See `ITestChannel`."""
         if self._ended or self.closed:
             raise EndpointClosedException(f'{self!r} can receive no more')
@@ -44,7 +48,7 @@ class TestChannel(Channel):
         """See `ITestChannel`."""
         self._ended = True
 
-    def get(self) -> Any:
+    def get(self) -> Data:
         """See `ITestChannel`."""
         data = b''.join(self._written)
         self._written.clear()
@@ -58,7 +62,7 @@ class TestChannel(Channel):
             raise EndpointClosedException(f'{self!r}: the other side closed')
         return data
 
-    def write(self, *data: Any) -> None:
+    def write(self, *data: Data) -> None:
         """See `IChannel`."""
         if self.closed or self._eof_written:
             raise EndpointClosedException(f'{self!r} can be written no more')
@@ -77,20 +81,21 @@ class TestChannel(Channel):
 
 
 @zope.interface.implementer(IExecutorLayer)
-class ExecutorLayer:
+class ExecutorLayer(Generic[E]):
     """See `IExecutorLayer`."""
 
-    def __init__(self, name: str, make: Callable[[], SimpleExecutor], *,
-                 bases: Sequence[Any] = (), module: str | None = None) -> None:
+    def __init__(self, name: str, make: Callable[[], E], *,
+                 bases: Sequence[object] = (),
+                 module: str | None = None) -> None:
         self.__name__ = name
         self.__module__ = module or sys._getframe(1).f_globals['__name__']
         self.__bases__ = tuple(bases)
         self._make = make
-        self._executor: SimpleExecutor | None = None
+        self._executor: E | None = None
         self._started: list[SimpleExecutor] = []
 
     @property
-    def executor(self) -> Any:
+    def executor(self) -> E:
         """See `IExecutorLayer`."""
         if self._executor is None:
             raise RuntimeError(f'the layer {self.__name__} is not set up')

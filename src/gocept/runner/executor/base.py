@@ -26,6 +26,7 @@ from gocept.runner.interfaces import IExecutor
 from gocept.runner.poller import Poller
 from gocept.runner.poller.thread import hand_over
 from gocept.runner.process import Process
+from gocept.runner.process.keywords import POPEN, STREAMS, Keywords
 from gocept.runner.process.launch import Command, Redirection
 from gocept.runner.waits.deadline import Deadline
 from gocept.runner.waits.forks import Lock
@@ -57,7 +58,7 @@ class SimpleExecutor:
                  stdin: Redirection = subprocess.PIPE,
                  stdout: Redirection = subprocess.PIPE,
                  stderr: Redirection = None,
-                 popen_kwargs: Mapping[str, Any] | None = None, *,
+                 popen_kwargs: Keywords | None = None, *,
                  stop_timeout: float | None = None,
                  output_size: int = 2 ** 20,
                  log_file: str | os.PathLike[str] | None = None,
@@ -419,18 +420,13 @@ def _replaced(command: Command, replace: Callable[[str], str]) -> Command:
 
 
 _STREAMS: Mapping[Redirection, str] = {
-    subprocess.PIPE: 'pipe', subprocess.DEVNULL: 'null',
-    subprocess.STDOUT: 'merge', None: 'inherit'}
-"""What `Process` calls the streams of Popen."""
+    popen: process for process, popen in STREAMS.items()}
 
-_GROUP = ('process_group', 'start_new_session')
-
-_KNOWN = ('shell', 'cwd', 'env', 'stdin', 'stdout', 'stderr', 'pass_fds',
-          'user', 'group', 'extra_groups', *_GROUP)
+_KNOWN = {'shell', 'cwd', 'stdin', 'stdout', 'stderr', *POPEN}
 """The keywords of Popen that are keywords of `Process`, too."""
 
 
-def process_options(command: Command, popen: Mapping[str, Any],
+def process_options(command: Command, popen: Keywords,
                     envvars: Mapping[str, str], added: Iterable[str],
                     check: Check | None) -> dict[str, Any]:
     """The keywords of a process that do what those of Popen do.
@@ -453,6 +449,6 @@ def process_options(command: Command, popen: Mapping[str, Any],
         options[name] = _STREAMS.get(options[name], options[name])
     return options | {
         'command': command, 'extra_env': extra,
-        'setsid': not any(each in options for each in _GROUP),
+        'setsid': not options.keys() & {'process_group', 'start_new_session'},
         'popen_kwargs': {key: value for key, value in popen.items()
                          if key not in _KNOWN}}

@@ -1,9 +1,9 @@
-"""Many executors at once."""
+"""Executors that are started, or stopped, side by side."""
 
 import math
 import signal
 import threading
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import (
     FIRST_EXCEPTION,
     Future,
@@ -25,50 +25,43 @@ from gocept.runner.waits.deadline import Deadline
 
 T = TypeVar('T', bound='Startable')
 
-_KILL_AGAIN = 0.05  # seconds, for those that were about to be started
+_KILL_AGAIN = 0.05  # seconds, as a child may have been started meanwhile
 
 
 class Startable(Protocol):
-    """What is started and stopped together: an executor, or the like."""
+    """An executor, or what has these methods of one; see `IExecutor`."""
 
     @property
-    def requires(self) -> Sequence['Startable']:
-        """Others that are to be started before."""
+    def requires(self) -> Sequence['Startable']: ...
 
     @property
-    def process(self) -> Process | None:
-        """What is to be ended; None for nothing."""
+    def process(self) -> Process | None: ...
 
-    def is_up(self) -> bool:
-        """See `IExecutor`."""
+    def is_up(self) -> bool: ...
 
-    def start(self) -> object:
-        """Return when it is ready."""
+    def start(self) -> object: ...
 
-    def stop(self) -> object:
-        """End it; raise an error if it has ended badly."""
+    def stop(self) -> object: ...
 
-    def kill(self) -> object:
-        """End it at once."""
+    def kill(self) -> object: ...
 
 
 def start_all(executors: Iterable[T], *, shutdown: Shutdown | None = None,
               start: Callable[[T], object] = lambda it: it.start(),
               stop: Callable[[list[T]], object] | None = None) -> list[T]:
-    """Start them side by side, each when those that it requires are ready.
+    """Start executors side by side, each when those that it requires are up.
 
-    Those they require are started too, if they do not run. Returns those that
-    were started here, in an order in which each stands behind what it
-    requires: hand them to `stop_all`. If one fails, all that were started are
-    stopped, nobody is waited for any more, and its error is raised; those of
-    several that have failed by then in an ExceptionGroup. ValueError if
-    executors require each other.
+    Those that they require are started too, if they are not up. Returns those
+    that were started here, each behind what it requires: hand them to
+    `stop_all`. If one fails, nobody is waited for any more, and all that were
+    started are stopped. Then its error is raised, or an ExceptionGroup of the
+    errors of all that have failed. What the stop raises is a note of that
+    error. ValueError if executors require each other.
 
-    A request of an `IShutdown` ends the waiting in the same way, with
-    `gocept.runner.errors.Terminated`. `start` is called in place of
-    their own, and `stop` in place of `stop_all`.
-
-    Each `start` is called in a thread of its own, as it may be one of yours.
+    A request of the `IShutdown` ends the start in the same way, with
+    `gocept.runner.errors.Terminated`. `start` is called in place of the method
+    of each executor, in a thread of its own, and `stop` in place of
+    `stop_all`.
     """
     stop = stop or stop_all
     ordered = [each for level in in_levels(executors) for each in level]
@@ -76,32 +69,36 @@ def start_all(executors: Iterable[T], *, shutdown: Shutdown | None = None,
     given_up = threading.Event()
 
     def start_one(executor: T) -> bool:
-        """Whether it was started, and not left as it was."""
+        """Whether the executor was started, and not left as it was."""
         for each in executor.requires:
             if starts[id(each)].exception() is not None or not (
                     starts[id(each)].result() or each.is_up()):
-                return False  # there is nothing to blame it for
+                return False  # the error is that of the other one
         if given_up.is_set() or executor.is_up():
             return False
         start(executor)
         return True
 
     def give_up() -> None:
-        """End the waiting of those that are not ready yet."""
+        """End the starts that go on."""
         given_up.set()
         while wait(starts.values(), _KILL_AGAIN).not_done:
-            for executor in here:
+            for executor in down:
                 if id(executor) in starts and not starts[id(executor)].done():
                     executor.kill()
 
-    here = [each for each in ordered if not each.is_up()]
-    if not here:
+    def started() -> list[T]:
+        return [each for each in ordered
+                if id(each) in starts and starts[id(each)].exception() is None
+                and starts[id(each)].result()]
+
+    down = [each for each in ordered if not each.is_up()]
+    if not down:
         return []
     with ThreadPoolExecutor(len(ordered)) as threads:
         try:
             for executor in ordered:
-                # It finds the futures of those that it requires, as they
-                # precede.
+                # Its thread looks for the futures of those that it requires.
                 starts[id(executor)] = threads.submit(start_one, executor)
             _wait(starts.values(), shutdown)
             _raise('starting', [
@@ -110,16 +107,16 @@ def start_all(executors: Iterable[T], *, shutdown: Shutdown | None = None,
         except BaseException as reason:  # also that of a signal handler
             give_up()
             try:
-                stop(_started(ordered, starts))
+                stop(started())
             except Exception as failure:
                 reason.add_note(str(failure))
             raise
-    return _started(ordered, starts)
+    return started()
 
 
 def _wait(starts: Collection[Future[bool]],
           shutdown: Shutdown | None) -> None:
-    """Wait until all is done, or one has failed."""
+    """Wait until all starts are done, or one has failed."""
     if shutdown is None:
         wait(starts, return_when=FIRST_EXCEPTION)
         return
@@ -133,22 +130,15 @@ def _wait(starts: Collection[Future[bool]],
         raise Terminated(shutdown.signum or signal.SIGTERM)
 
 
-def _started(ordered: Iterable[T],
-             starts: Mapping[int, Future[bool]]) -> list[T]:
-    return [each for each in ordered
-            if id(each) in starts and starts[id(each)].exception() is None
-            and starts[id(each)].result()]
-
-
 def stop_all(executors: Iterable[Startable],
              timeout: float = math.inf) -> None:
-    """Stop them side by side, within one time.
+    """Stop executors side by side.
 
-    That is the longest that one of them may take, but `timeout` seconds at
-    most. All are stopped, whatever happens to one; then its error is raised,
-    or those of several in an ExceptionGroup. DeadlineExceeded for those that
-    cannot be ended. A `stop` of your own is called in a thread of its own; if
-    it takes longer, the child is killed.
+    Each has its own time, but `timeout` seconds at most. All are stopped,
+    whatever happens to one. Then its error is raised, or an ExceptionGroup of
+    the errors of several. DeadlineExceeded for those that cannot be ended. A
+    `stop` that a subclass overrides is called in a thread of its own; if it
+    takes longer, the child is killed.
     """
     there = {id(each): each for each in executors if each.process is not None}
     own = [each for each in there.values() if _stops_itself(each)]
@@ -163,7 +153,7 @@ def stop_all(executors: Iterable[Startable],
             terminate_all(processes, at_most=timeout)
         except DeadlineExceeded as error:
             errors.append(error)
-            # Nobody waits a second time for one that cannot be ended.
+            # Those that cannot be ended are not waited for once more.
             plain = [each for process, each in processes.items()
                      if process.finished]
         for each in plain:
@@ -174,7 +164,7 @@ def stop_all(executors: Iterable[Startable],
         late = wait(stops, deadline.left()).not_done
         for stop in late:
             stops[stop].kill()
-    # What is killed here cannot end with the status that is expected of it.
+    # The status of a child that is killed here is no error.
     errors += [failure for stop in stops
                if (failure := stop.exception()) is not None and not (
                    stop in late
@@ -196,7 +186,8 @@ def _raise(doing: str, errors: list[BaseException]) -> None:
 
 def in_levels(executors: Iterable[T],
               name: Callable[[T], str] = str) -> list[list[T]]:
-    """Each in a list behind those of what it requires, which is added.
+    """Lists of executors; what they require, which is added, is in others
+    before them.
 
     ValueError, with the names, if they require each other.
     """

@@ -4,7 +4,6 @@ import ctypes
 import os
 import threading
 from collections.abc import Sequence
-from typing import Any
 
 from gocept.runner.waits.source import Source
 
@@ -35,7 +34,7 @@ class Directory(Source):
         """See `Source`."""
         return self._fd
 
-    def collect(self) -> tuple[Sequence[Any], bool]:
+    def collect(self) -> tuple[Sequence[bytes], bool]:
         """See `Source`."""
         if self._fd < 0:
             return (), True

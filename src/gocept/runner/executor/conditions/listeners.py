@@ -36,7 +36,7 @@ def reserve(host: str, port: int = 0) -> socket.socket:
                 raise
 
 
-def _bound(family: int, address: Any) -> socket.socket:
+def _bound(family: int, address: tuple[Any, ...]) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -6,7 +6,6 @@ import secrets
 import socket
 import struct
 from collections.abc import Sequence
-from typing import Any
 
 from gocept.runner.channel import PipeChannel
 from gocept.runner.errors import EndpointClosedException
@@ -28,6 +27,9 @@ class notified(Condition):
         """See `ICondition`."""
         return _NotifiedCheck()
 
+
+Message = tuple[bytes, int, int]
+"""The text, and the process and the user who have sent it."""
 
 _MOST_MESSAGES = 64  # in one look, as others may go on sending them
 
@@ -62,12 +64,12 @@ class _NotifiedCheck(Check):
         self.poller.register(self._pipe, self._take)
         self.poller.register(self._messages, self._hear)
 
-    def _take(self, data: bytes, channel: Any) -> None:
+    def _take(self, data: bytes, channel: PipeChannel) -> None:
         self._told = self._told or b'\n' in data
         self._silent = not data
         self.poller.wakeup()
 
-    def _hear(self, message: tuple[bytes, int, int], source: Any) -> None:
+    def _hear(self, message: Message, source: Source) -> None:
         data, pid, uid = message
         if b'READY=1' in data.split(b'\n'):
             self._look_up_user()
@@ -94,7 +96,7 @@ class _NotifiedCheck(Check):
                 messages = self._messages.collect()[0]
                 if not messages:
                     break
-                self._hear(messages[0], None)
+                self._hear(messages[0], self._messages)
         return self._told
 
     @property
@@ -116,7 +118,7 @@ class _NotifiedCheck(Check):
 
 
 class _Messages(Source):
-    """The messages of a socket, with the process and user of each sender."""
+    """The messages that a socket receives."""
 
     _CREDENTIALS = struct.Struct('3i')  # see SCM_CREDENTIALS in unix(7)
 
@@ -126,7 +128,7 @@ class _Messages(Source):
     def fileno(self) -> int:
         return self._socket.fileno()
 
-    def collect(self) -> tuple[Sequence[Any], bool]:
+    def collect(self) -> tuple[Sequence[Message], bool]:
         try:
             data, controls, _, _ = self._socket.recvmsg(
                 4096, socket.CMSG_SPACE(self._CREDENTIALS.size))

@@ -551,10 +551,12 @@ class OptionsTests(unittest.TestCase):
         self.assertEqual({'B': 'ours'}, options['extra_env'])
 
     def test_keywords_of_popen_come_first(self) -> None:
-        options = self.options(env={'B': 'theirs'}, umask=0, user='nobody')
+        options = self.options(
+            env={'B': 'theirs'}, executable='/bin/true', user='nobody')
         self.assertEqual({'B': 'theirs'}, options['env'])
         self.assertEqual({'B': 'theirs'}, options['extra_env'])
-        self.assertEqual({'umask': 0}, options['popen_kwargs'])
+        self.assertEqual(
+            {'executable': '/bin/true'}, options['popen_kwargs'])
         self.assertEqual('nobody', options['user'])
 
     def test_a_session_of_its_own_unless_something_else_is_said(self) -> None:
