@@ -1150,6 +1150,11 @@ class IChildEvent(Interface):
     The event is sent like an `ILoopEvent`, but by the thread that has started
     the child or has noticed its end. That is often the background thread. If
     the worker is to react, a subscriber calls `wakeup` of the worker's poller.
+
+    A subscriber may use the runner. The events of one alias come one after
+    another: while a subscriber runs, no other thread tells of the same alias.
+    What a subscriber causes, such as an end, is told after it. While a child
+    with a socket starts, `get_channel` gives None to a subscriber.
     """
 
     process = Attribute('The `IProcess`.')

@@ -34,7 +34,7 @@ from gocept.runner.tests.declaring import (
     zcml,
 )
 from gocept.runner.tests.executors import is_gone
-from gocept.runner.tests.support import DEADLINE, SIGNALS
+from gocept.runner.tests.support import DEADLINE, SIGNALS, open_descriptors
 from gocept.runner.tests.victims import until
 
 EAGER = {'start': 'eager'}
@@ -633,6 +633,23 @@ class SignalTests(LifeTestCase):
                 MainLoop(environment.find_site(root, None), 3600,
                          lambda: ticks.append(None))()
         self.assertEqual([], ticks)
+
+    def test_two_pollers_are_open_in_a_loop(self) -> None:
+        # That of the worker, and that of the background thread.
+        self.load(self.an_app('a', **EAGER))
+        pollers: list[int] = []
+
+        def work() -> None:
+            pollers.append([*open_descriptors().values()].count(
+                'anon_inode:[eventpoll]'))
+            if len(pollers) == 3:
+                loop.stop()
+        conf = environment.load(self.zope_conf())
+        with environment.open_databases(conf) as database:
+            with environment.root_of(database) as root, self.running():
+                loop = MainLoop(environment.find_site(root, None), 0.001, work)
+                loop()
+        self.assertEqual([1, 2, 2], pollers)
 
     def test_in_another_thread_there_are_no_handlers(self) -> None:
         self.load(self.an_app('a', **EAGER))

@@ -356,3 +356,27 @@ class NothingOpenTests(ExecutorTestCase):
         made = WorkerPoller(), WorkerRunner(), Supervisor()
         self.assertEqual(before, (open_descriptors(), threading.enumerate()))
         self.assertEqual(3, len(made))
+
+
+class SystemTests(DeclaringTestCase):
+
+    def test_a_worker_without_children_needs_no_linux(self) -> None:
+        conf = self.conf('<runner:worker name="w" once="true"'
+                         ' handler="os.getpid" />')
+        program = self.program(f"""
+            import ctypes, os, select, signal, time
+            for module, name in (
+                    (os, 'pidfd_open'), (os, 'P_PIDFD'), (select, 'epoll'),
+                    (signal, 'pidfd_send_signal'), (time, 'CLOCK_BOOTTIME')):
+                delattr(module, name)
+
+            class CDLL(ctypes.CDLL):
+                def __getattr__(self, name):
+                    if name in ('sigaction', 'prctl', 'inotify_init1'):
+                        raise AttributeError(name)
+                    return super().__getattr__(name)
+            ctypes.CDLL = CDLL
+            from gocept.runner.cli import main
+            main(['run', 'w', '--config', {conf!r}])
+            """)
+        self.assertEqual(0, program.end(), program.output)
