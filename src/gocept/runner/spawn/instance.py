@@ -41,8 +41,8 @@ class Instance:
                  on_restart: Callable[[], object] = lambda: None) -> None:
         self.alias = alias
         self.process: Process | None = None
-        self.was_started = False
-        """Whether a start has succeeded once."""
+        self.ready: Process | None = None
+        """The last process that was told to be ready."""
         self._on_restart = on_restart
         self._poller = poller
         self._extra_paths = extra_paths
@@ -58,7 +58,6 @@ class Instance:
         self._is_socket = False
         self._is_awaited = False  # by its first start, which tells its end
         self._socket: SocketChannel | None = None
-        self._connected: Process | None = None  # the last one that was
         self._kept: list[Channel] = []  # of the process before
         self._timer: Timer | None = None
         self._failures = 0
@@ -96,18 +95,17 @@ class Instance:
         with self._starting:
             self._end_rest()
             with self._locked() as after:
-                starts = not self._runs
-                if starts:
-                    process = self._start(application, after)
-                    self._stop_restarting()
-                    self._failures = 0
-                    self._is_awaited = self._is_socket
-            if starts and self._is_awaited:
+                if self._runs:
+                    return False
+                process = self._start(application, after)
+                self._stop_restarting()
+                self._failures = 0
+                self._is_awaited = self._is_socket
+            if self._is_awaited:
                 self._news.tell()
                 self._await(process, application)
-            self.was_started = True
         self._news.tell()
-        return starts
+        return True
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[contextlib.ExitStack]:
@@ -160,8 +158,12 @@ class Instance:
         self._is_socket = application.type == 'socket'
         self._news.put(log.info, 'Started %s', repr(process))
         if not self._is_socket:
-            self._news.put(child_ready, process)
+            self._tell_ready(process)
         return process
+
+    def _tell_ready(self, process: Process) -> None:
+        self.ready = process
+        self._news.put(child_ready, process)
 
     def _await(self, process: Process, application: Application) -> None:
         """Connect to a process that was just started, or end it."""
@@ -198,10 +200,9 @@ class Instance:
             if is_wanted:
                 self._socket = channel
                 self._polled_by.send_for(channel)
-                # It is not ready after its end.
-                if self._connected is not process and self._runs:
-                    self._news.put(child_ready, process)
-                self._connected = process
+                # Once, and not after its end.
+                if self.ready is not process and self._runs:
+                    self._tell_ready(process)
         if not is_wanted:
             channel.close()
             raise StartError(
@@ -287,7 +288,7 @@ class Instance:
         """See `IRunner`."""
         running = self.running  # notices an end
         if (running and stream is None and self._is_unconnected
-                and not self._starting.held):  # as for `ensure_running`
+                and not self._starting.held):  # as in `ensure_running`
             with self._starting:
                 self._connect_again()
             self._news.tell()
@@ -307,10 +308,9 @@ class Instance:
         with self._lock:
             process, application, output = (
                 self.process, self._application, self._output)
-            if (not self._is_unconnected or not self._runs
-                    or process is None or application is None):
-                return
-        self._connect(process, application, output)
+            is_needed = self._is_unconnected and self._runs
+        if is_needed and process is not None and application is not None:
+            self._connect(process, application, output)
 
     def _channel(self, stream: str | None) -> Channel | None:
         if stream is None and self._is_socket:

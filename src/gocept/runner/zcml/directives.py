@@ -15,7 +15,7 @@ from gocept.runner.process import keywords as names
 from gocept.runner.process.keywords import Keywords
 from gocept.runner.process.launch import Launch
 from gocept.runner.runner import appmain
-from gocept.runner.zcml.supervisor import Supervisor, Worker
+from gocept.runner.zcml.supervisor import Supervisor
 
 _CONNECT = 1000
 """The order of the action that needs all declarations, in whatever file."""
@@ -123,22 +123,22 @@ _OPTIONS = ('ticks', 'principal', 'attempts', 'max_backoff',
             'shutdown_timeout')
 
 
-def worker(context: ConfigurationContext, name: str, handler: object,
+def worker(context: ConfigurationContext, name: str, handler: Any,
            once: bool | None = None, **options: Any) -> None:
     """See `IWorkerDirective`."""
     if not callable(handler):
         raise ConfigurationError(
             f'the handler is no function, but {handler!r}')
-    function: Callable[..., object] = handler
     base = getattr(handler, 'decorator', None)
     if isinstance(base, appmain):
-        function = handler.worker  # type: ignore[attr-defined]
+        handler = handler.worker
         options = {each: getattr(base, each) for each in _OPTIONS} | options
         once = base.once if once is None else once
     decorator = appmain(**options)
     decorator.once = bool(once)
+    program = decorator(handler)
 
     def add() -> None:
-        _supervisor().workers[name] = Worker(name, decorator, function)
+        _supervisor().workers[name] = program
     context.action(discriminator=('gocept.runner', 'worker', name),
                    callable=add)

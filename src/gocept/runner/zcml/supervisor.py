@@ -3,17 +3,17 @@
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import zope.component
 import zope.interface
 
+from gocept.runner.boot.program import Program
 from gocept.runner.errors import CannotStart, Terminated
 from gocept.runner.executor.base import SimpleExecutor
 from gocept.runner.executor.groups import in_levels, start_all, stop_all
 from gocept.runner.interfaces import IPoller, IRunner, ISupervisor
-from gocept.runner.runner import appmain
 from gocept.runner.signals import Shutdown
 from gocept.runner.signals.handlers import restore_defaults
 from gocept.runner.signals.shutdown import requesting
@@ -49,21 +49,13 @@ class Child(NamedTuple):
         return f'{self.kind} {self.name!r}'
 
 
-class Worker(NamedTuple):
-    """A worker that ZCML declares."""
-
-    name: str
-    decorator: appmain
-    worker: Callable[..., object]
-
-
 @zope.interface.implementer(ISupervisor)
 class Supervisor:
     """See `ISupervisor`."""
 
     def __init__(self) -> None:
         self.children: dict[str, Child] = {}
-        self.workers: dict[str, Worker] = {}
+        self.workers: dict[str, Program] = {}
         self._required: dict[str, Sequence[str]] = {}  # until `connect`
         self._lock = Lock()  # held by the thread that starts or stops all
         self._users = 0

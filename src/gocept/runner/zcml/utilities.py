@@ -181,7 +181,7 @@ class WorkerRunner(Runner):
         """See `IRunner`."""
         instance = self._instances.get(alias)
         if alias in self._declared and (
-                instance is None or not instance.was_started):
+                instance is None or instance.ready is None):
             self.ensure_running(alias)
         return super().get_channel(alias, stream)
 

@@ -635,9 +635,7 @@ class WorkerTests(DirectiveTestCase):
         """What is registered."""
         supervisor = self.load('<runner:worker name="w" ' + attributes(
             handler=f'{HERE}:{handler}', **written) + ' />')
-        worker = supervisor.workers['w']
-        self.assertEqual('w', worker.name)
-        return worker
+        return supervisor.workers['w']
 
     def assertOptions(self, worker: Any, **expected: object) -> None:
         expected = {
