@@ -7,7 +7,7 @@ key in the ``<product-config SECTION>``.
 import re
 import shlex
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import zope.configuration.fields
@@ -51,17 +51,23 @@ def _value(reference: re.Match[str]) -> str:
 
 
 class _Attribute(zope.schema.Field):  # type: ignore[misc]
-    """The base: what ZCML may leave out, and may take from zope.conf."""
+    """The base: ZCML may leave it out, and may take it from zope.conf."""
 
     def __init__(self, title: str = '', description: str = '', *,
                  required: bool = False, **options: Any) -> None:
         super().__init__(title=title, description=description,
                          required=required, **options)
 
-    def fromUnicode(self, value: str) -> Any:
+    def fromUnicode(self, value: str) -> object:
         """See `zope.schema.interfaces.IFromUnicode`."""
-        parent: Any = super()
-        return parent.fromUnicode(substituted(value))
+        try:
+            return self.convert(substituted(value))
+        except (ValueError, LookupError) as error:
+            raise Wrong(str(error)) from error
+
+    def convert(self, text: str) -> object:
+        """The value; ValueError or LookupError if there is none."""
+        return super().fromUnicode(text)  # type: ignore[misc]
 
 
 class Text(_Attribute, zope.schema.TextLine):  # type: ignore[misc]
@@ -69,12 +75,10 @@ class Text(_Attribute, zope.schema.TextLine):  # type: ignore[misc]
 
     unicode_normalization = None  # as it may be a path
 
-    def fromUnicode(self, value: str) -> Any:
-        """See `zope.schema.interfaces.IFromUnicode`."""
-        text = super().fromUnicode(value)
+    def convert(self, text: str) -> object:
         if not text:
-            raise Wrong('it is empty')
-        return text
+            raise ValueError('it is empty')
+        return super().convert(text)
 
 
 class Choice(_Attribute, zope.schema.Choice):  # type: ignore[misc]
@@ -89,60 +93,38 @@ class Choice(_Attribute, zope.schema.Choice):  # type: ignore[misc]
 class Number(_Attribute, zope.schema.Int):  # type: ignore[misc]
     """A whole number."""
 
-    def fromUnicode(self, value: str) -> Any:
-        """See `zope.schema.interfaces.IFromUnicode`."""
+    def convert(self, text: str) -> object:
         try:
-            return super().fromUnicode(value)
+            return super().convert(text)
         except zope.schema.interfaces.TooSmall:
-            raise Wrong(f'{substituted(value)} is less than {self.min}'
-                        ) from None
+            raise ValueError(f'{text} is less than {self.min}') from None
         except zope.schema.interfaces.TooBig:
-            raise Wrong(f'{substituted(value)} is more than {self.max}'
-                        ) from None
+            raise ValueError(f'{text} is more than {self.max}') from None
         except ValueError:
-            raise Wrong(f'{substituted(value)!r} is no whole number'
-                        ) from None
+            raise ValueError(f'{text!r} is no whole number') from None
 
 
-class Mode(Number):
-    """A whole number, in octal digits."""
+class Mode(_Attribute):
+    """A mask of file modes, in octal digits."""
 
-    def fromUnicode(self, value: str) -> int:
-        """See `zope.schema.interfaces.IFromUnicode`."""
-        text = substituted(value)
+    def convert(self, text: str) -> int:
         if not re.fullmatch('[0-7]{1,4}', text) or int(text, 8) > 0o777:
-            raise Wrong(f'{text!r} is no mask of up to 777 in octal digits')
+            raise ValueError(
+                f'{text!r} is no mask of up to 777 in octal digits')
         return int(text, 8)
 
 
 class Bool(_Attribute, zope.configuration.fields.Bool):  # type: ignore[misc]
     """``true`` or ``false``."""
 
-    def fromUnicode(self, value: str) -> Any:
-        """See `zope.schema.interfaces.IFromUnicode`."""
-        try:
-            return super().fromUnicode(value)
-        except zope.schema.interfaces.InvalidValue:
-            raise Wrong(f'{substituted(value)!r} is neither true nor false'
-                        ) from None
-
-
-class _Converted(_Attribute):
-    """Text that `convert` makes something else of."""
-
-    def fromUnicode(self, value: str) -> Any:
-        """See `zope.schema.interfaces.IFromUnicode`."""
-        try:
-            return self.convert(substituted(value))
-        except (ValueError, LookupError) as error:
-            raise Wrong(str(error)) from error
-
     def convert(self, text: str) -> object:
-        """The value; ValueError or LookupError if there is none."""
-        raise NotImplementedError
+        try:
+            return super().convert(text)
+        except zope.schema.interfaces.InvalidValue:
+            raise ValueError(f'{text!r} is neither true nor false') from None
 
 
-class Seconds(_Converted):
+class Seconds(_Attribute):
     """A number of seconds, whole or not."""
 
     def convert(self, text: str) -> float:
@@ -152,14 +134,19 @@ class Seconds(_Converted):
         return int(number) if number.is_integer() else number
 
 
-class Signal(_Converted):
+class Signal(_Attribute):
     """A signal: its name, with or without SIG, or its number."""
 
-    def convert(self, text: str) -> signal.Signals:
-        return _signal(text)
+    def convert(self, text: str) -> signal.Signals | bool:
+        if text.isdecimal() and int(text) in {*signal.Signals}:
+            return signal.Signals(int(text))
+        name = f'SIG{text.upper().removeprefix("SIG")}'
+        if name not in signal.Signals.__members__:
+            raise ValueError(f'there is no signal {text!r}')
+        return signal.Signals[name]
 
 
-class SignalOrBool(_Converted):
+class SignalOrBool(Signal):
     """``true``, ``false`` or a signal."""
 
     def convert(self, text: str) -> signal.Signals | bool:
@@ -168,22 +155,13 @@ class SignalOrBool(_Converted):
         if text.lower() in ('false', 'no', 'off'):
             return False
         try:
-            return _signal(text)
+            return super().convert(text)
         except ValueError as error:
             raise ValueError(f'{error}, and it is neither true nor false'
                              ) from None
 
 
-def _signal(text: str) -> signal.Signals:
-    if text.isdecimal() and int(text) in {*signal.Signals}:
-        return signal.Signals(int(text))
-    name = f'SIG{text.upper().removeprefix("SIG")}'
-    if name not in signal.Signals.__members__:
-        raise ValueError(f'there is no signal {text!r}')
-    return signal.Signals[name]
-
-
-class NameOrNumber(_Converted):
+class NameOrNumber(_Attribute):
     """A name, or a number in its place."""
 
     def convert(self, text: str) -> str | int:
@@ -194,28 +172,28 @@ def _name_or_number(text: str) -> str | int:
     return int(text) if text.isdecimal() else text
 
 
-class Words(_Converted):
+class Words(_Attribute):
     """Words, which may be quoted as in a shell."""
 
-    def convert(self, text: str) -> Sequence[str | int]:
-        return shlex.split(text)
+    _word: Callable[[str], object] = str
+
+    def convert(self, text: str) -> Sequence[object]:
+        return [self._word(word) for word in shlex.split(text)]
 
 
 class NamesOrNumbers(Words):
     """Names, or numbers in their places."""
 
-    def convert(self, text: str) -> Sequence[str | int]:
-        return [_name_or_number(word) for word in shlex.split(text)]
+    _word = staticmethod(_name_or_number)
 
 
 class Numbers(Words):
     """Whole numbers."""
 
-    def convert(self, text: str) -> Sequence[str | int]:
-        return [int(word) for word in shlex.split(text)]
+    _word = int
 
 
-class Pairs(_Converted):
+class Pairs(_Attribute):
     """Pairs of a name and a value: ``NAME=VALUE OTHER='A VALUE'``."""
 
     def convert(self, text: str) -> Mapping[str, object]:
@@ -247,7 +225,7 @@ class Stream(Text):
     """A stream as `IProcess` knows it."""
 
 
-class PopenErrorStream(_Converted):
+class PopenErrorStream(_Attribute):
     """Standard error as `subprocess.Popen` knows it, or a path with a slash.
     """
 
@@ -271,6 +249,5 @@ class Object(_Attribute,
              zope.configuration.fields.GlobalObject):  # type: ignore[misc]
     """Something in a module: ``my.package:name`` or ``my.package.name``."""
 
-    def fromUnicode(self, value: str) -> Any:
-        """See `zope.schema.interfaces.IFromUnicode`."""
-        return super().fromUnicode(substituted(value).replace(':', '.'))
+    def convert(self, text: str) -> object:
+        return super().convert(text.replace(':', '.'))
