@@ -82,12 +82,6 @@ POPEN = frozenset(row.process for row in TABLE
 """Keywords of Popen that a process has to know, so that an executor takes them
 out of its `popen_kwargs`."""
 
-NOT_POPEN = frozenset((
-    'args', 'bufsize', 'encoding', 'errors', 'preexec_fn', 'text',
-    'universal_newlines'))
-"""Keywords of Popen that a process refuses: they make text of streams, which
-are channels here, or run code of ours between the fork and the program."""
-
 STREAMS: dict[str, int | None] = {
     'pipe': subprocess.PIPE, 'null': subprocess.DEVNULL, 'inherit': None,
     'merge': subprocess.STDOUT}

@@ -8,7 +8,7 @@ import zope.schema
 
 from gocept.runner.executor import SimpleExecutor
 from gocept.runner.process import Process, keywords
-from gocept.runner.process.keywords import NOT_POPEN, POPEN, TABLE, Part
+from gocept.runner.process.keywords import POPEN, TABLE, Part
 from gocept.runner.process.launch import Launch
 from gocept.runner.zcml import IAppDirective, IExecutorDirective
 
@@ -33,10 +33,8 @@ class TableTests(unittest.TestCase):
         self.assertEqual(len({*names}), len(names))
 
     def test_of_a_process(self):
-        self.assertEqual(
-            named(Process.__init__) - {'command'},
-            of(Part.WATCH, Part.END) - {'servers'} | (
-                {'servers'} & named(Process.__init__)))
+        self.assertEqual(named(Process.__init__) - {'command'},
+                         of(Part.WATCH, Part.END))
         self.assertLessEqual(named(Launch.__init__), of(Part.START))
         # The rest is handed on to Popen.
         self.assertLessEqual(of(Part.START) - named(Launch.__init__), OF_POPEN)
@@ -56,9 +54,3 @@ class TableTests(unittest.TestCase):
         for row in TABLE:
             if row.executor not in (None, 'popen_kwargs'):
                 self.assertIn(row.executor, executor)
-
-    def test_what_a_process_refuses_of_popen(self):
-        self.assertLessEqual(NOT_POPEN, OF_POPEN)
-        for name in NOT_POPEN - {'encoding'}:
-            with self.assertRaisesRegex(TypeError, f"'{name}' is no keyword"):
-                Launch('cat', **{name: None})
