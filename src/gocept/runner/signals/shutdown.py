@@ -7,6 +7,7 @@ thread that runs the loop, between two ticks or in a wait.
 import contextlib
 import logging
 import signal
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from types import FrameType, TracebackType
@@ -215,9 +216,10 @@ def _woken_by_signals(poller: Poller) -> Iterator[None]:
 
 
 def _reopen_logs() -> None:
-    from ZConfig.components.logger import loghandler
-    # reopenFiles() would leave out those behind one that fails.
-    for reference in list(loghandler._reopenable_handlers):
+    # ZConfig makes the handlers, if a zope.conf was read. Its reopenFiles()
+    # would stop at the first handler that fails.
+    loghandler = sys.modules.get('ZConfig.components.logger.loghandler')
+    for reference in list(getattr(loghandler, '_reopenable_handlers', ())):
         handler = reference()
         if handler is not None:
             try:

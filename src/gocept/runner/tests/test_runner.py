@@ -957,3 +957,47 @@ class NamesTests(TestCase):
             ''')
         self.assertEqual(0, program.end())
         self.assertEqual('set()\n', program.output)
+
+
+class PortableTests(TestCase):
+    """A worker runs on any POSIX system; only children need Linux."""
+
+    def test_a_worker_without_what_only_linux_has(self):
+        self.zope_conf()
+        program = self.program('''
+            import ctypes
+            import os
+            import select
+            import signal
+            import time
+
+            class CDLL(ctypes.CDLL):
+                def __getattr__(self, name):
+                    if name == 'sigaction':
+                        raise AttributeError(name)
+                    return super().__getattr__(name)
+
+            ctypes.CDLL = CDLL
+            del os.pidfd_open, signal.pidfd_send_signal, time.CLOCK_BOOTTIME
+            for name in dir(select):
+                if name.lower().startswith('epoll'):
+                    delattr(select, name)
+
+            import gocept.runner
+            from zope.component.hooks import getSite
+
+            @gocept.runner.appmain(ticks=0.01)
+            def worker():
+                site = getSite()
+                site.count = getattr(site, 'count', 0) + 1
+                if site.count == 3:
+                    print('the third tick', flush=True)
+
+            print(worker(None, 'zope.conf'))
+            ''')
+        program.wait_for('the third tick')
+        program.send(signal.SIGTERM)
+        self.assertEqual(0, program.end(), program.output)
+        self.assertTrue(program.output.endswith('None\n'), program.output)
+        with init(None, self.zope_conf()) as app:
+            self.assertLessEqual(3, app.count)
