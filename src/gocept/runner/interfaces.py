@@ -855,7 +855,7 @@ class IExecutor(Interface):
 
     Starts one child at a time, as often as you like, and ends it with all its
     descendants. An executor is a context manager, which starts and stops it.
-    An executor that is forgotten ends its child.
+    An executor that is forgotten ends its child in the background thread.
 
     * `command` is a list of arguments, or a string that is split as a shell
       would split it. With `shell`, ``/bin/sh`` runs it.

@@ -404,7 +404,11 @@ class _Run:
             channel.close()
 
     def abandon(self, signum: int) -> None:
-        """End the child, as its executor was forgotten."""
+        """End the child of an executor that was forgotten.
+
+        The background thread does this. After the kill signal, it has next to
+        nothing to wait for.
+        """
         try:
             if self.process.is_ours:
                 self.process.terminate(signum, 0)

@@ -1,4 +1,5 @@
-"""Executors that wait: for a look of their own, or for a condition."""
+"""Executors that look whether the child is ready: themselves, or by means of a
+condition."""
 
 from typing import Any, Self
 
@@ -38,7 +39,8 @@ class Executor(SimpleExecutor):
                                'check_subprocess'):
             return super().start()
         if self.process is not None and self.process.poll():
-            self.kill()  # it has failed: what it has left is not in the way
+            # What a child that has failed has left must not be in the way.
+            self.kill()
         self._set_timeout()
         self._obstacle = ''
         if self._overrides('pre_start_check') and self.pre_start_check():
@@ -46,7 +48,7 @@ class Executor(SimpleExecutor):
                 self, situation=self._situation(self._obstacle))
         started = self._start()
         self.wait_for(self.check_subprocess)
-        run = self._run  # another thread may have stopped it
+        run = self._run  # None if another thread has stopped it
         if run is not None:
             if run.check is not None:
                 run.captures.skip_to(run.check.place)
@@ -66,7 +68,8 @@ class Executor(SimpleExecutor):
         if run is None:
             raise ExecutorError(self, 'was stopped meanwhile')
         check = run.check
-        status = run.process.poll()  # first, as somebody else may answer later
+        # This comes first: after the end, another process may look ready.
+        status = run.process.poll()
         if status is not None:
             run.captures.read_rest()
         if status and not (check is not None and check.said_by_child):
@@ -76,7 +79,7 @@ class Executor(SimpleExecutor):
         if status:
             raise ProcessExitedWithError(self, status)
         if check is not None and (why := check.hopeless):
-            status = run.process.poll()  # it may have ended since
+            status = run.process.poll()  # it may have ended meanwhile
             if status is not None:
                 raise ProcessExitedWithError(self, status)
             raise ExecutorError(self, why)

@@ -1,4 +1,4 @@
-"""The usual executors, by name."""
+"""Executors with a name of their own, one for each usual condition."""
 
 import os
 import ssl

@@ -16,17 +16,18 @@ Scope = Literal['session', 'package', 'module', 'class', 'function']
 
 def executor_fixture(make: Callable[..., SimpleExecutor], *,
                      scope: Scope = 'session', name: str | None = None) -> Any:
-    """Return a fixture: an executor that is started, and stopped in the end.
+    """Return a fixture: an executor, which it starts, and stops in the end.
 
-    `make` is called in the tests' own time, not when they are imported, and
-    returns the executor; its parameters are other fixtures, as those of a
-    fixture function are. What the executor requires is started and stopped
-    with it, unless it runs already. `scope` and `name` are those of
-    `pytest.fixture`: by default one executor serves all tests, under the name
-    of the variable that the fixture is assigned to. Tests that need it cannot
-    run if it does not start; pytest shows the executor's message then.
+    `make` returns the executor. It is called when a test first needs the
+    fixture; its parameters are other fixtures, as those of any fixture
+    function. What the executor requires is started and stopped with it, unless
+    it is up already. `scope` and `name` are those of `pytest.fixture`. By
+    default one executor serves all tests, and the fixture has the name of the
+    variable that you assign it to. If the executor does not start, pytest
+    shows its message, and the tests that need it fail.
 
-    A test may stop it, and should start it again: ``with redis.stopped():``.
+    A test that stops the executor should start it again:
+    ``with redis.stopped():``.
     """
     def fixture(**fixtures: Any) -> Iterator[SimpleExecutor]:
         executor = make(**fixtures)
@@ -36,6 +37,6 @@ def executor_fixture(make: Callable[..., SimpleExecutor], *,
         finally:
             stop_all(started)
 
-    # By its signature pytest knows what it needs.
+    # The signature tells pytest which fixtures are needed.
     fixture.__signature__ = inspect.signature(make)  # type: ignore[attr-defined]
     return pytest.fixture(scope=scope, name=name)(fixture)
