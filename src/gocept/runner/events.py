@@ -5,11 +5,12 @@ import logging
 import sys
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 import zope.event
 import zope.interface
 import zope.interface.declarations
+from zope.interface.interfaces import IComponents
 
 from gocept.runner import interfaces
 from gocept.runner.waits.forks import Lock
@@ -84,20 +85,20 @@ class ConflictRetried(LoopEvent):
         self.attempt = attempt
 
 
-# What subscribers of one of them subscribe to.
 _ANY_OF_A_TICK = (zope.interface.declarations.Declaration(
     *map(zope.interface.implementedBy, (
         TickStarted, TickCommitted, TickAborted, ConflictRetried))),)
+"""What a subscriber of any of these events subscribes to."""
 
 
-def hearing_of_ticks(components: Any) -> Callable[[], bool]:
-    """What tells whether one of those events may have a subscriber.
+def hearing_of_ticks(components: IComponents) -> Callable[[], bool]:
+    """Return what tells whether a tick may have subscribers.
 
-    To ask once takes a fifth of the time that sending two events takes.
+    To ask that takes 0.3 µs, while the two events of a tick take 2.1 µs if
+    nobody hears them: a seventh of an idle tick, a hundredth of a commit.
     """
     subscribers = zope.event.subscribers
-    component: Any = sys.modules.get('zope.component.event')
-    dispatch = None if component is None else component.dispatch
+    dispatch = _dispatch_of_components()
 
     def is_heard() -> bool:
         if len(subscribers) != 1 or subscribers[0] is not dispatch:
@@ -192,21 +193,25 @@ def notify(event: object) -> None:
     The subscribers that the component architecture knows are called one by
     one. Otherwise one that fails would keep the event from the others.
     """
-    component: Any = sys.modules.get('zope.component.event')
-    dispatch = None if component is None else component.dispatch
+    dispatch = _dispatch_of_components()
     for subscriber in zope.event.subscribers:
         _call(_dispatch if subscriber is dispatch else subscriber, event)
 
 
+def _dispatch_of_components() -> Callable[[object], object] | None:
+    # Not imported, as a program may do without it.
+    return getattr(sys.modules.get('zope.component.event'), 'dispatch', None)
+
+
 def _dispatch(event: object) -> None:
-    # To look at those of a site may fail as well: they are in the database.
+    # Those of a site are in the database, so that the look may fail as well.
     components = sys.modules['zope.component'].getSiteManager()
     for handler in components.adapters.subscriptions(
             (zope.interface.providedBy(event),), None):
         _call(handler, event)
 
 
-def _call(subscriber: Any, event: object) -> None:
+def _call(subscriber: Callable[[object], object], event: object) -> None:
     try:
         subscriber(event)
     except Exception:

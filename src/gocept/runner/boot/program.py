@@ -19,7 +19,7 @@ from zope.authentication.interfaces import PrincipalLookupError
 from zope.component.interfaces import ISite
 from zope.interface.interfaces import ComponentLookupError
 
-from gocept.runner import errors
+from gocept.runner import errors, events
 from gocept.runner.boot import environment
 from gocept.runner.boot.environment import ConfigFile, Options
 from gocept.runner.signals.handlers import handling
@@ -35,18 +35,13 @@ Guard = Callable[..., AbstractContextManager[None]]
 """Called with a status and the kinds of errors that end a step with it."""
 
 
-class Loop(Protocol):
+class Loop(events.Loop, Protocol):
     """What a run needs to know of an `IMainLoop`."""
 
     ticks: float
     once: bool
-    failed: bool
-    ended_by: SystemExit | KeyboardInterrupt | None
 
     def __call__(self) -> None:
-        """See `IMainLoop`."""
-
-    def stop(self) -> None:
         """See `IMainLoop`."""
 
 

@@ -30,8 +30,8 @@ from gocept.runner.zcml.utilities import (
 log = logging.getLogger('gocept.runner.supervisor')
 
 
-class Child(NamedTuple):
-    """An app or an executor that ZCML declares."""
+class Declaration(NamedTuple):
+    """An app or an executor in ZCML."""
 
     kind: str
     name: str
@@ -54,7 +54,7 @@ class Supervisor:
     """See `ISupervisor`."""
 
     def __init__(self) -> None:
-        self.children: dict[str, Child] = {}
+        self.children: dict[str, Declaration] = {}
         self.workers: dict[str, Program] = {}
         self._required: dict[str, Sequence[str]] = {}  # until `connect`
         self._lock = Lock()  # held by the thread that starts or stops all
@@ -64,17 +64,19 @@ class Supervisor:
                 requires: Sequence[str] = (), **keywords: Any) -> None:
         """See `ISupervisor`."""
         runner: WorkerRunner = zope.component.getUtility(IRunner)
-        self._add(Child('app', name, runner.declare(name, **keywords), eager,
-                        str(keywords['command'])), requires)
+        self._add(Declaration(
+            'app', name, runner.declare(name, **keywords), eager,
+            str(keywords['command'])), requires)
 
     def add_executor(self, name: str, executor: SimpleExecutor,
                      eager: bool = False, requires: Sequence[str] = (),
                      description: str = '') -> None:
         """See `ISupervisor`."""
-        self._add(Child('executor', name, executor, eager,
-                        description or executor.command), requires)
+        self._add(Declaration(
+            'executor', name, executor, eager,
+            description or executor.command), requires)
 
-    def _add(self, child: Child, requires: Sequence[str]) -> None:
+    def _add(self, child: Declaration, requires: Sequence[str]) -> None:
         self.children[child.name] = child
         self._required[child.name] = requires
 
