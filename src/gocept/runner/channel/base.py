@@ -99,12 +99,11 @@ class Channel(Source, Closing, ABC):
             if self.kept:
                 self.send_kept()
             self._fill()
+        item = self._nothing
         if ready:
-            self._last = ready.popleft()
-            item = self._last
-        else:
-            item = self._nothing
-        self._tell_fetched()
+            item = self._last = ready.popleft()
+        if self._watchers:
+            self._tell_fetched()
         return item
 
     def collect(self) -> tuple[Sequence[Data], bool]:

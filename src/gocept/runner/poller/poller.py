@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger('gocept.runner.poller')
 
+_READ_EVENTS = ~WRITABLE
+"""An end, an error and a descriptor that is not open as well."""
+
 Label = Any
 """What was registered: a source, or the socket of a server."""
 
@@ -234,8 +237,8 @@ class Poller(Owning):
         """See `Watcher`."""
         watch = self._watches.get(id(source))
         # For nearly each read of a channel there is nothing to do.
-        if watch is not None and (watch in self._ready
-                                  or watch.source.buffered):
+        if watch is not None and (watch.told or (watch in self._ready) != (
+                watch.source.buffered or watch.always)):
             with self._lock:
                 if self._is_registered(watch):
                     self._settle(watch, watch.source.buffered)
@@ -276,7 +279,7 @@ class Poller(Owning):
         deadline = NEVER if timeout is None else Deadline(timeout)
         while True:
             try:
-                woken = self._wait(deadline, self._left, self._collect)
+                woken = self._wait(deadline, False)
                 if self._ready or self._schedule:
                     self._collect_others()
             except BaseException:  # of a callback or a signal handler
@@ -294,7 +297,7 @@ class Poller(Owning):
         deadline = NEVER if timeout is None else Deadline(timeout)
         try:
             while not over():
-                self._wait(deadline, self._left_to_news, self._tell)
+                self._wait(deadline, True)
                 # All are told, or the next pause would be ended by the rest.
                 for watch in [*self._ready]:
                     if not watch.told:
@@ -308,19 +311,22 @@ class Poller(Owning):
         finally:
             self._paused_until = time.monotonic()
 
-    def _wait(self, deadline: Deadline, left: Callable[[], float],
-              found: Callable[[Watch], None]) -> bool:
-        """Wait until descriptors are ready, or for the time that is left.
+    def _wait(self, deadline: Deadline, pausing: bool) -> bool:
+        """Wait for descriptors, or as long as it is allowed.
 
-        Calls `found` with the readers; whether there was a wake-up.
+        What can be read is told, in a pause, or collected. Returns whether
+        there was a wake-up.
         """
         descriptors = self._descriptors
         descriptors.waiting = True  # from now on nudges are sent
         try:
             if self.closed:
                 raise RuntimeError('the poller is closed')
+            seconds = self._left_to_news() if pausing else self._left()
+            # Without a time the system is asked at less cost.
             events = descriptors.wait(
-                0.0 if self._news else min(deadline.left(), left()))
+                -1.0 if deadline is NEVER and seconds == math.inf
+                else min(seconds, deadline.left()))
         finally:
             descriptors.waiting = False
             if self.closed:
@@ -329,23 +335,26 @@ class Poller(Owning):
         woken = False
         for fd, event in events:
             watch = self._readers.get(fd)
-            # Of one that was told an error, too, is the business of who
-            # writes: it is not read.
+            # What was told is not read, so that an end and an error, too, are
+            # the business of who writes.
             if watch is None or watch.told or event & WRITABLE:
                 woken = self._attend(fd) or woken
             if (watch is not None and not watch.told
-                    and event & ~WRITABLE):  # an end and an error, too
-                found(watch)
+                    and event & _READ_EVENTS):
+                if pausing:
+                    self._tell(watch)
+                else:
+                    self._collect(watch)
         return woken
 
     def _left(self) -> float:
         """Seconds until there is something that no descriptor tells."""
-        if self._ready or self._results:
+        if self._ready or self._results or self._news:
             return 0.0
-        return self._schedule.left()
+        return self._schedule.left() if self._schedule else math.inf
 
     def _left_to_news(self) -> float:
-        if not all(watch.told for watch in [*self._ready]):
+        if self._news or not all(watch.told for watch in [*self._ready]):
             return 0.0
         return self._timers_left()
 

@@ -62,13 +62,13 @@ class Lock(type(threading.RLock())):  # type: ignore[misc]
         """Whether this thread holds it."""
         return bool(self._is_owned())
 
-    def __enter__(self) -> bool:
+    def __enter__(self) -> object:
         if self._is_owned():
             raise RuntimeError(
                 'this thread holds the lock already: it was called back, or '
                 'by a signal handler, where that is not allowed')
         try:
-            return bool(self.acquire())
+            return self.acquire()
         except BaseException:  # of a signal handler
             if self._is_owned():
                 self.release()
