@@ -11,9 +11,7 @@ from typing import Any
 
 from gocept.runner.process import procfs
 
-# In /proc/net/tcp and /proc/net/unix; see proc(5).
-_LISTENING = b'0A'
-_ACCEPTING = 0x10000
+_ACCEPTING = 0x10000  # in /proc/net/unix; see proc(5)
 
 _CREDENTIALS = struct.Struct('3i')  # see SO_PEERCRED in unix(7)
 
@@ -68,10 +66,11 @@ def among(pids: Iterable[int], inodes: Collection[str]) -> Iterator[int]:
 
 def on_port(port: int) -> list[str]:
     """The inodes of the sockets that listen on a TCP port."""
-    rows = [line.split() for name in ('tcp', 'tcp6')
-            for line in _table(name).splitlines()[1:]]
-    return [row[9].decode() for row in rows if row[3] == _LISTENING
-            and int(row[1].rpartition(b':')[2], 16) == port]
+    # Addresses, state (0A: it listens), two queues, timer, user, time, inode.
+    row = re.compile(rb'^ *\d+: \w+:%04X \w+:\w+ 0A \S+ \S+ \S+ +\d+ +\d+ '
+                     rb'(\d+)' % port, re.MULTILINE)
+    return [inode.decode() for name in ('tcp', 'tcp6')
+            for inode in row.findall(_table(name))]
 
 
 def peer(sock: socket.socket) -> int:

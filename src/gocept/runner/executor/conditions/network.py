@@ -180,8 +180,10 @@ class tcp(Condition):
 
     def servers(self) -> Iterator[int]:
         """See `ICondition`."""
-        return listeners.among(
-            descendants.strangers(), listeners.on_port(self.port))
+        strangers = list(descendants.strangers())
+        if strangers:  # as a rule there are none, and the table is long
+            yield from listeners.among(
+                strangers, listeners.on_port(self.port))
 
 
 class TCPCheck(Check):
