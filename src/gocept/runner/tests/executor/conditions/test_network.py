@@ -260,6 +260,11 @@ while True:
             self.assertRaises(AlreadyRunning, executor.start)
         executor.start().stop()
 
+    def test_without_a_daemon_no_table_is_read(self) -> None:
+        with mock.patch.object(listeners, '_table') as read:
+            self.assertEqual([], list(tcp(HOST, 80).servers()))
+        self.assertFalse(read.called)
+
     def test_a_port_is_a_number(self) -> None:
         for port in (-1, 65536, '80', None):
             with self.subTest(port), self.assertRaisesRegex(
