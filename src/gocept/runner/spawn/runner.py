@@ -72,7 +72,11 @@ class Runner(Closing):
         application = _checked(name, {**self._configs[name], **kwargs})
         if with_args is not None:
             application = application.with_arguments(with_args)
+        self._prepare(name)
         return application
+
+    def _prepare(self, app_name: str) -> None:
+        """Called before an application is started; for subclasses."""
 
     def _instance(self, alias: str) -> Instance:
         # Without a lock: of two that two threads make, the first one stays.

@@ -22,7 +22,7 @@ from gocept.runner.waits.deadline import Deadline
 from gocept.runner.waits.forks import Lock
 from gocept.runner.zcml.utilities import (
     Alias,
-    Startable,
+    AliasOrExecutor,
     WorkerPoller,
     WorkerRunner,
 )
@@ -35,7 +35,7 @@ class Declaration(NamedTuple):
 
     kind: str
     name: str
-    it: Startable
+    it: AliasOrExecutor
     """The executor, or the alias of the app; it knows what it requires."""
     eager: bool
     description: str
@@ -92,7 +92,7 @@ class Supervisor:
         child.it.requires = tuple(self.children[each].it for each in requires)
         in_levels([child.it], self._name)
 
-    def _name(self, it: Startable) -> str:
+    def _name(self, it: AliasOrExecutor) -> str:
         return next((str(child) for child in self.children.values()
                      if child.it is it), str(it))
 
@@ -119,7 +119,7 @@ class Supervisor:
                 raise Terminated(shutdown.signum)
 
     def _start(self, shutdown: Shutdown) -> None:
-        def start(it: Startable) -> None:
+        def start(it: AliasOrExecutor) -> None:
             try:
                 it.start()
             except Exception as error:
@@ -160,7 +160,7 @@ class Supervisor:
                 elif isinstance(runner, Runner):
                     close.callback(runner.close)
 
-    def _levels(self, runner: Runner | None) -> list[list[Startable]]:
+    def _levels(self, runner: Runner | None) -> list[list[AliasOrExecutor]]:
         """What runs; each list is ended before the ones that precede it."""
         levels = in_levels(
             child.it for child in self.children.values()) or [[]]

@@ -12,7 +12,7 @@ import zope.interface
 from gocept.runner.channel import Channel
 from gocept.runner.executor.base import SimpleExecutor
 from gocept.runner.interfaces import IPoller, IRunner
-from gocept.runner.poller import Poller
+from gocept.runner.poller.poller import Callback, Pair, Poller
 from gocept.runner.process import Process
 from gocept.runner.spawn import Runner
 from gocept.runner.waits.closing import Closing
@@ -49,7 +49,7 @@ class WorkerPoller(Closing):
         return self._poller.wakeup_fd
 
     def register(self, source: Source,
-                 callback: Callable[[Any, Any], object] | None = None) -> None:
+                 callback: Callback | None = None) -> None:
         """See `IPoller`."""
         self._poller.register(source, callback)
 
@@ -62,12 +62,11 @@ class WorkerPoller(Closing):
         self._poller.send_for(channel)
 
     def add_server(self, sock: socket.socket,
-                   callback: Callable[[Any, Any], object] | None = None,
-                   ) -> None:
+                   callback: Callback | None = None) -> None:
         """See `IPoller`."""
         self._poller.add_server(sock, callback)
 
-    def poll(self, timeout: float | None = None) -> list[tuple[Any, Any]]:
+    def poll(self, timeout: float | None = None) -> list[Pair]:
         """See `IPoller`."""
         return self._poller.poll(timeout)
 
@@ -104,7 +103,7 @@ class Alias:
 
     def __init__(self, runner: Runner, name: str) -> None:
         self.name = name
-        self.requires: tuple[Startable, ...] = ()
+        self.requires: tuple[AliasOrExecutor, ...] = ()
         self._runner = runner
 
     @property
@@ -134,7 +133,7 @@ class Alias:
             self._runner.terminate(self.name, timeout=0)
 
 
-Startable = Alias | SimpleExecutor
+AliasOrExecutor = Alias | SimpleExecutor
 """What ZCML can declare."""
 
 
@@ -154,19 +153,7 @@ class WorkerRunner(Runner):
         self.add(name, **keywords)
         return self._declared.setdefault(name, Alias(self, name))
 
-    def start(self, app_name: str, alias: str | None = None, *args: Any,
-              **kwargs: Any) -> None:
-        """See `IRunner`."""
-        self._start_required(app_name)
-        super().start(app_name, alias, *args, **kwargs)
-
-    def ensure_running(self, app_name: str, alias: str | None = None,
-                       *args: Any, **kwargs: Any) -> None:
-        """See `IRunner`."""
-        self._start_required(app_name)
-        super().ensure_running(app_name, alias, *args, **kwargs)
-
-    def _start_required(self, app_name: str) -> None:
+    def _prepare(self, app_name: str) -> None:
         app = self._declared.get(app_name)
         if app is not None and app.requires:
             # This thread has the lock if what is started requires others, or
