@@ -25,8 +25,7 @@ from gocept.runner.waits.forks import Lock
 log = logging.getLogger('gocept.runner.spawn')
 
 _STABLE = 10.0
-"""Seconds after which a failure of the child does not follow the one before.
-"""
+"""A child that runs so many seconds begins a new row of failures."""
 
 
 class Instance:
@@ -56,7 +55,9 @@ class Instance:
         self._application: Application | None = None  # None: not to run
         self._output = Output(alias, None, log)
         self._is_socket = False
-        self._is_awaited = False  # by its first start, which tells its end
+        # Whether the first start still waits for the socket. It then handles
+        # the end of the process.
+        self._is_awaited = False
         self._socket: SocketChannel | None = None
         self._kept: list[Channel] = []  # of the process before
         self._timer: Timer | None = None
@@ -115,7 +116,7 @@ class Instance:
 
     def _end_rest(self, signum: int | None = None,
                   timeout: float | None = None) -> None:
-        """End what a process has left behind, or it would be in the way."""
+        """End what the process before has left behind, if it has ended."""
         process = self.process
         if process is not None and process.poll() is not None:
             process.terminate(signum, timeout)
@@ -170,7 +171,7 @@ class Instance:
         try:
             self._connect(process, application, self._output)
         except BaseException:
-            # Nobody could use it, so it is not to stay.
+            # Nobody could use the process.
             self.give_up()
             try:
                 process.terminate()
@@ -186,7 +187,7 @@ class Instance:
     def _connect(self, process: Process, application: Application,
                  output: Output) -> None:
         with Poller() as poller:
-            # The thread that polls it otherwise may be the one that waits.
+            # This may be the thread that otherwise polls the output.
             output.drain(poller)
             channel = SocketChannel(
                 unixsocket.connect_when_listening(
@@ -247,8 +248,8 @@ class Instance:
         self._polled_by.register(self._timer, self._restart)
 
     def _restart(self, expirations: int, timer: Timer) -> None:
-        """Called by the thread that polls. Others wait for that thread, so
-        nothing here takes long."""
+        """Called by the thread that polls, for which others wait: what takes
+        long is left out."""
         if timer is not self._timer:
             return
         try:
@@ -261,7 +262,7 @@ class Instance:
                     return
                 self._start(application, after)
                 self._timer = None
-        except Exception as error:  # whatever it is, it may pass
+        except Exception as error:  # of any kind, as it may be temporary
             with self._lock:
                 application = self._application
                 if timer is self._timer and application is not None:
@@ -278,7 +279,7 @@ class Instance:
             self._polled_by.unregister(timer)
 
     def give_up(self) -> Process | None:
-        """Restart it no more; returns the process that is to be ended."""
+        """Do not restart it; returns the process, which the caller ends."""
         with self._lock:
             self._stop_restarting()
             self._application = None
@@ -332,10 +333,10 @@ class Instance:
             yield self._socket
 
     def close_channels(self, process: Process | None) -> None:
-        """Close all that were handed out, up to those of `process`."""
+        """Close all channels of `process` and of those before it."""
         with self._locked() as after:
             channels, self._kept = self._kept, []
-            # There may be another one, which was started meanwhile.
+            # Another process may have been started meanwhile.
             if process is self.process:
                 channels += self._channels()
             for channel in channels:

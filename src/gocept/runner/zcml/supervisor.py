@@ -109,7 +109,8 @@ class Supervisor:
             finally:
                 known = shutdown.signum
                 if known is not None:
-                    # Others have put back the handlers that awaited it.
+                    # The loop inside has put back our handlers, but the next
+                    # signal is to end the process.
                     restore_defaults()
                 with self._lock:
                     self._users -= 1
@@ -125,8 +126,8 @@ class Supervisor:
             except Exception as error:
                 raise CannotStart(f'{self._name(it)}: {error}') from error
         try:
-            # `stop` stops those that are up by then: it knows the order, and
-            # that none is to be restarted meanwhile.
+            # Those that are up by then are left to our `stop`, which knows
+            # the order, and prevents restarts.
             start_all([child.it for child in self.children.values()
                        if child.eager], shutdown=shutdown, start=start,
                       stop=lambda started: None)

@@ -128,7 +128,7 @@ class Alias:
         self._runner.terminate(self.name)
 
     def kill(self) -> None:
-        """End the process at once, and with it the wait for its start."""
+        """End the process at once, and the wait for its start with it."""
         if self.process is not None:
             self._runner.terminate(self.name, timeout=0)
 
@@ -179,7 +179,7 @@ class WorkerRunner(Runner):
             poller.wakeup()
 
     def close(self) -> None:
-        """See `IRunner`; what is started after it is started anew."""
+        """See `IRunner`. An application may be started again afterwards."""
         super().close()
         self.forget()
 
