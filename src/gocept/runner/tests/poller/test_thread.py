@@ -5,6 +5,7 @@ import threading
 from unittest import mock
 
 from gocept.runner.poller import Timer, background, thread
+from gocept.runner.tests.declaring import DeclaringTestCase
 from gocept.runner.tests.poller.test_poller import Fallback
 from gocept.runner.tests.streams import StreamTestCase, wait_readable
 from gocept.runner.tests.support import DEADLINE, TestCase
@@ -168,6 +169,42 @@ class HandOverTests(BackgroundTestCase):
         with mock.patch.object(sys, 'is_finalizing', lambda: True):
             thread.hand_over(self.fail)
         thread._call_handed_over()
+
+
+class CountTests(DeclaringTestCase):
+
+    def test_a_worker_with_an_app_has_two_pollers(self):
+        conf = self.conf("""
+            <runner:app name="cat" command="cat" start="eager"
+                        stdin="pipe" stdout="pipe" />
+            """)
+        program = self.program("""
+            import gc
+            import sys
+            from zope.component import getUtility
+            from gocept.runner import Exit, appmain
+            from gocept.runner.interfaces import IPoller, IRunner
+            from gocept.runner.poller import Poller
+
+            ticks = []
+
+            @appmain(ticks=3600)
+            def work():
+                channel = getUtility(IRunner).get_channel('cat')
+                if not ticks:
+                    getUtility(IPoller).register(channel)
+                    channel.write(b'x')
+                ticks.append([each for each in gc.get_objects()
+                              if isinstance(each, Poller)
+                              and not each.closed])
+                if len(ticks) > 1:
+                    print(list(map(len, ticks)))
+                    return Exit
+
+            work(None, sys.argv[1])
+            """, conf)
+        self.assertEqual(0, program.end(), program.output)
+        self.assertEqual('[2, 2]\n', program.output)
 
 
 class ProgramTests(TestCase):
