@@ -5,7 +5,6 @@ import sys
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import zope.interface
 
@@ -25,7 +24,7 @@ Chunk = bytes | bytearray | memoryview | str
 
 
 def checked_buffering(buffering: str | None) -> str | None:
-    """What it is, if it is one that channels know."""
+    """Return `buffering`; ValueError if channels do not know it."""
     if buffering not in (None, 'bytes', 'line'):
         raise ValueError("buffering must be None, 'bytes' or 'line', "
                          f'not {buffering!r}')
@@ -153,7 +152,7 @@ class Channel(Source, Closing, ABC):
             self._tell_ready()
 
     def receive(self) -> Data:
-        """What comes now, no matter what `take_all` has."""
+        """Return what comes now, without what `take_all` returns."""
         if self.kept:
             self.send_kept()
         return self._read_once()
@@ -164,21 +163,22 @@ class Channel(Source, Closing, ABC):
                 data = self._read()
                 return data if self._decoder is None else self._decode(data)
             except EndpointClosedException as error:
-                # A terminal and a named pipe say it once only.
+                # A terminal and a named pipe tell their end only once.
                 self._over = error
         raise self._over
 
     def _decode(self, data: bytes, final: bool = False) -> str:
-        decoder: Any = self._decoder
+        decoder = self._decoder
+        assert decoder is not None
         try:
-            return str(decoder.decode(data, final))
+            return decoder.decode(data, final)
         except UnicodeError:
             # UTF-16 and UTF-32 without the mark: the order is the machine's.
             before, _ = decoder.getstate()
             name = codecs.lookup(self.encoding or '').name
-            self._decoder = codecs.getincrementaldecoder(
+            decoder = self._decoder = codecs.getincrementaldecoder(
                 f'{name}-{sys.byteorder[0]}e')('backslashreplace')
-            return self._decoder.decode(before + data, final)
+            return decoder.decode(before + data, final)
 
     def _feed(self, data: Data) -> None:
         if data:
@@ -207,7 +207,7 @@ class Channel(Source, Closing, ABC):
         return isinstance(self._nothing, str)
 
     def take_all(self) -> Data:
-        """What was received and not read yet."""
+        """Return and forget what was received and not read yet."""
         items = [*self._ready]
         self._ready.clear()
         if self._lines is not None:
@@ -220,7 +220,7 @@ class Channel(Source, Closing, ABC):
         self._tell_fetched()
 
     def _encoded(self, data: Sequence[Chunk]) -> bytes:
-        # What is kept must not change when the caller changes his.
+        # The caller may change the object while its bytes are kept.
         if len(data) == 1 and type(data[0]) is bytes:
             return data[0]
         encoder = self._encoder
@@ -244,31 +244,31 @@ class Channel(Source, Closing, ABC):
 class LineChannel(Channel):
     """See `ILineChannel`."""
 
-    def __init__(self, channel: Any, *, encoding: str | None = None,
+    def __init__(self, channel: Channel, *, encoding: str | None = None,
                  limit: int = MIB) -> None:
         super().__init__(buffering='line', encoding=encoding, limit=limit)
         self._channel = channel
-        if encoding and getattr(channel, 'encoding', None):
+        if encoding and channel.encoding:
             raise ValueError(f'{channel!r} gives text already: leave out the '
                              'encoding')
-        if getattr(channel, 'encoding', None):
+        if channel.encoding:
             self._lines = Lines(limit, text=True)
             self._nothing = ''
 
     @property
     def closed(self) -> bool:  # type: ignore[override]
         """See `IChannel`."""
-        return bool(self._channel.closed)
+        return self._channel.closed
 
     @property
     def kept(self) -> int:
         """See `IChannel`."""
-        return int(self._channel.kept)
+        return self._channel.kept
 
     @property
     def buffered(self) -> bool:
         """See `Source`."""
-        return bool(self._ready) or bool(self._channel.buffered)
+        return bool(self._ready) or self._channel.buffered
 
     def layers(self) -> Iterator[Source]:
         """See `Source`."""
@@ -286,7 +286,7 @@ class LineChannel(Channel):
 
     def send_kept(self) -> bool:
         """See `Channel`."""
-        return bool(self._channel.send_kept())
+        return self._channel.send_kept()
 
     def write_eof(self) -> None:
         """See `IChannel`."""
@@ -302,7 +302,7 @@ class LineChannel(Channel):
 
     def get_fd(self) -> int:
         """See `IChannel`."""
-        return int(self._channel.get_fd())
+        return self._channel.get_fd()
 
     def __repr__(self) -> str:
         return f'<LineChannel {self._channel!r}>'

@@ -35,7 +35,7 @@ from gocept.runner.waits.forks import Lock, tell_forks
 
 log = logging.getLogger('gocept.runner.channel')
 
-# What becomes of a connection whose other side is no longer there.
+# The errors of a connection whose other side has vanished.
 _UNREACHABLE = (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH,
                 errno.ENETDOWN, errno.ENOTCONN)
 
@@ -43,22 +43,21 @@ _READ_SIZE = 2 ** 16  # what a pipe holds
 
 
 class _DescriptorChannel(Channel, Owning):
-    """What channels with descriptors share: an owner, and kept bytes."""
+    """A channel that owns descriptors, and keeps what they do not take yet."""
 
     closed = True  # until it owns its descriptors
 
     name = ''
-    """What it belongs to, for messages."""
+    """What the channel belongs to; for messages."""
 
     _receive: Callable[[int], bytes]
-    """os.read() and its like, for at most so many bytes."""
+    """Like os.read(); its argument is the most bytes that it returns."""
 
     def __init__(self, send: Callable[[Piece], int], *, high_water: int = MIB,
                  **options: Any) -> None:
         super().__init__(**options)
         self._lock = Lock()
-        # Weak, so that one that is dropped is closed at once, and before what
-        # it owns.
+        # Without a cycle, a channel that is dropped is closed at once.
         end: Any = weakref.WeakMethod(self._end_sending)
         self._outgoing = Outgoing(send, lambda: end()(), high_water)
         tell_forks(self)
@@ -69,7 +68,7 @@ class _DescriptorChannel(Channel, Owning):
 
     @abstractmethod
     def _descriptors(self) -> Iterable[int]:
-        """Those that are open."""
+        """The descriptors that are open."""
 
     @property
     def kept(self) -> int:
@@ -88,7 +87,7 @@ class _DescriptorChannel(Channel, Owning):
             raise NotImplementedError(f'{self!r} has nothing to write to')
 
     def _gone(self, error: ConnectionError) -> EndpointClosedException:
-        """What is raised when the other side reads no more."""
+        """The error when the other side does not read any more."""
         return EndpointClosedException(
             f'{self!r}: {error}; {self._outgoing.forget()} bytes could not be '
             'sent')
@@ -121,9 +120,7 @@ class _DescriptorChannel(Channel, Owning):
                         f'{outgoing.high_water}, that the other side does not '
                         'read; wait with flush() or a poller, then write '
                         'again')
-                outgoing.add(
-                    data[0] if len(data) == 1 and type(data[0]) is bytes
-                    else self._encoded(data))
+                outgoing.add(self._encoded(data))
             except ConnectionError as error:
                 raise self._gone(error) from error
         if outgoing.size:
@@ -152,7 +149,7 @@ class _DescriptorChannel(Channel, Owning):
         return kept > 0 and not failure
 
     def _send_kept(self) -> str | None:
-        """What has failed. With the lock held."""
+        """Returns what has failed. With the lock held."""
         try:
             self._outgoing.send()
         except ConnectionError as error:
@@ -199,7 +196,7 @@ class _DescriptorChannel(Channel, Owning):
             log.warning('%r was closed with %d bytes unsent', self, lost)
 
     def after_fork(self) -> None:
-        """In a child: what is kept is the parent's to send."""
+        """In a forked child: the parent sends what is kept."""
         self._outgoing.forget()
 
 
@@ -214,8 +211,8 @@ class PipeChannel(_DescriptorChannel):
         self.sink_fd = -1 if sink is None else sink
         super().__init__(functools.partial(write_piece, self.sink_fd),
                          **options)
-        # Others may have the same open file, a terminal say, so that this is
-        # undone at the end.
+        # Other processes may have the same open file (a terminal, say), so
+        # `close` undoes this.
         self._blocking = [fd for fd in self._descriptors()
                           if os.get_blocking(fd)]
         for fd in self._blocking:
@@ -250,7 +247,7 @@ class PipeChannel(_DescriptorChannel):
                 _shut_down(sock)
 
     def _shares(self, sink: int) -> bool:
-        """Whether both are the same terminal or socket."""
+        """Whether both ends are the same terminal or socket."""
         return (self._faucet >= 0 and os.path.sameopenfile(sink, self._faucet)
                 and not stat.S_ISFIFO(os.fstat(sink).st_mode))
 
@@ -265,7 +262,7 @@ class PipeChannel(_DescriptorChannel):
     def after_fork(self) -> None:
         """See `_DescriptorChannel`."""
         super().after_fork()
-        self._blocking = []  # the mode is that of the parent's files, too
+        self._blocking = []  # the files are also those of the parent
 
     def _close(self, fd: int) -> None:
         try:

@@ -26,7 +26,7 @@ def read_until(channel: 'Channel', pattern: Pattern, deadline: Deadline,
     search = _searching(pattern, str if channel.is_text else bytes)
     seen = channel.take_all()
     if isinstance(seen, bytes):
-        seen = bytearray(seen)  # which grows at the cost of the new pieces
+        seen = bytearray(seen)  # to which a piece is added at its own cost
     end = 0
     try:
         late = False
@@ -62,7 +62,7 @@ def _wait(channel: 'Channel', deadline: Deadline) -> bool:
     try:
         fd = channel.get_fd()
     except NotImplementedError:
-        return False  # nobody can tell when there will be more
+        return False  # no descriptor tells when more comes
     masks = {fd: select.POLLIN}
     for layer in channel.layers():
         if layer.kept and layer.sink_fd >= 0:
@@ -86,7 +86,8 @@ def _searching(pattern: Pattern, kind: type[str] | type[bytes],
                ) -> Callable[[Data], tuple[int, int, Match] | None]:
     """A function that finds where a match begins and ends, and the match.
 
-    It is called with more and more of the same; None while there is none.
+    It is called again and again, with all that was seen so far. It returns
+    None as long as nothing matches.
     """
     text = pattern.pattern if isinstance(pattern, re.Pattern) else pattern
     if not isinstance(text, kind):

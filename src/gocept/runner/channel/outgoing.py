@@ -34,7 +34,7 @@ class Outgoing:
         self.size = 0
         """The number of bytes that are kept."""
         self.ending = False
-        """Whether no more are to come."""
+        """Whether `end` was called."""
         self._pieces: deque[Piece] = deque()
         self._ended = False
 
@@ -45,7 +45,7 @@ class Outgoing:
         except ConnectionError:
             raise
         except OSError:
-            pass  # it will be said when the new bytes are kept too
+            pass  # it comes again when the new bytes are added
         return self.size > self.high_water
 
     def add(self, piece: bytes) -> None:
@@ -56,7 +56,7 @@ class Outgoing:
         self.send()
 
     def end(self) -> None:
-        """No more will come."""
+        """Send what is kept, and nothing more after that."""
         self.ending = True
         self.send()
 

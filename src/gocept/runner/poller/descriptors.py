@@ -70,8 +70,8 @@ class WakeUp:
 class Descriptors:
     """What is waited for; the pipe is one of them.
 
-    All but `wait` is called with the lock of the poller held, `close` also by
-    who alone knows the poller.
+    All methods but `wait` are called with the lock of the poller held, or when
+    nobody else refers to the poller.
     """
 
     def __init__(self) -> None:
@@ -97,11 +97,11 @@ class Descriptors:
         self._set(fd, self._masks.get(fd, 0) | event)
 
     def drop(self, fd: int, event: int) -> None:
-        """Wait for an event no more."""
+        """Do not wait for an event any more."""
         self._set(fd, self._masks.get(fd, 0) & ~event)
 
     def forget(self, fd: int) -> None:
-        """Wait for nothing of it, as it is being closed."""
+        """Wait for no event of a descriptor that is about to be closed."""
         self._set(fd, 0)
 
     def _set(self, fd: int, mask: int) -> None:
@@ -124,7 +124,7 @@ class Descriptors:
             self.nudge()
 
     def nudge(self) -> None:
-        """If somebody waits, have him look at what has changed."""
+        """If a thread waits, have it look at what has changed."""
         if self.waiting:
             self.pipe.nudge()
 

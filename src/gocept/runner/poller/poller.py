@@ -4,8 +4,9 @@ A poller belongs to the thread that calls `Poller.poll` or `Poller.pause`: that
 thread reads the channels, reaps the processes and runs the callbacks. Sources
 may be registered, written to and closed by any thread.
 
-What a pause has told is not waited for until somebody has fetched it. So there
-is one wait, and it asks the system only what is ready now.
+When a source has ended a pause, the poller does not wait for its descriptor
+until somebody has fetched from the source. So `poll` and `pause` have one
+wait, which asks the system only what is ready now.
 
 A source takes its own lock before that of a poller, so no method of a source
 that takes one is called with the lock of the poller held.
@@ -61,9 +62,9 @@ class Watch:
         self.callback = callback
         self.fd = -1
         self.always = False
-        """Whether it is a regular file: ready, whatever it has."""
+        """Whether the source is a regular file, which is always ready."""
         self.told = False
-        """Whether it has ended a pause, and was not fetched since."""
+        """Whether it has ended a pause, and nobody has fetched since."""
 
     def call(self, items: Sequence[Item], results: list[Pair]) -> None:
         """Hand `items` to the callback.
@@ -145,8 +146,8 @@ class Poller(Owning):
         source = watch.source
         attached = [layer for layer in source.layers() if layer.attach(self)]
         try:
-            # Asked for when it is attached: who closes it from now on will
-            # tell, and wait for the lock.
+            # Asked for after `attach`: from then on, a thread that closes
+            # the source tells this poller, and waits for the lock.
             watch.fd = source.fileno()
             self._add_reader(watch)
         except BaseException:
@@ -262,7 +263,7 @@ class Poller(Owning):
             self._descriptors.forget(fd)
 
     def _settle(self, watch: Watch, buffered: bool) -> None:
-        """Its rest, if there is one, is news. With the lock held."""
+        """Wait for the source again: its rest is news. With the lock held."""
         if watch.told:
             watch.told = False
             if self._readers.get(watch.fd) is watch and not watch.always:
@@ -298,7 +299,7 @@ class Poller(Owning):
         try:
             while not over():
                 self._wait(deadline, True)
-                # All are told, or the next pause would be ended by the rest.
+                # Tell all of them, or the rest would end the next pause.
                 for watch in [*self._ready]:
                     if not watch.told:
                         self._tell(watch)
@@ -335,8 +336,8 @@ class Poller(Owning):
         woken = False
         for fd, event in events:
             watch = self._readers.get(fd)
-            # What was told is not read, so that an end and an error, too, are
-            # the business of who writes.
+            # A source that was told is not read, so its writer learns of an
+            # end or an error.
             if watch is None or watch.told or event & WRITABLE:
                 woken = self._attend(fd) or woken
             if (watch is not None and not watch.told
@@ -382,7 +383,7 @@ class Poller(Owning):
         return False
 
     def _tell(self, watch: Watch) -> None:
-        """Let it end the pause, and wait for it no more."""
+        """Let the source end the pause, and do not wait for it any more."""
         with self._lock:
             if not watch.told and self._is_registered(watch):
                 watch.told = self._news = True
@@ -414,7 +415,7 @@ class Poller(Owning):
         source = watch.source
         try:
             items, over = source.collect()
-        except Exception:  # a custom channel's own; others go on
+        except Exception:  # of a custom channel; the others go on
             log.exception('%r failed, and is polled no more', source)
             over = True
             items = ([] if source.accepts

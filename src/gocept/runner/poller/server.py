@@ -4,10 +4,9 @@ import errno
 import logging
 import socket
 from collections.abc import Sequence
-from typing import Any
 
 from gocept.runner.channel import SocketChannel
-from gocept.runner.waits.source import Source
+from gocept.runner.waits.source import Item, Source
 
 log = logging.getLogger('gocept.runner.poller')
 
@@ -38,9 +37,9 @@ class Server(Source):
         """See `Source`."""
         return self.socket.fileno()
 
-    def collect(self) -> tuple[Sequence[Any], bool]:
+    def collect(self) -> tuple[Sequence[Item], bool]:
         """See `Source`."""
-        clients: list[Any] = []
+        clients: list[Item] = []
         for _ in range(_CLIENTS):
             try:
                 client, address = self.socket.accept()

@@ -5,12 +5,11 @@ import itertools
 import math
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import zope.interface
 
 from gocept.runner.interfaces import ITimer
-from gocept.runner.waits.source import Source
+from gocept.runner.waits.source import Item, Source
 
 
 @zope.interface.implementer(ITimer)
@@ -35,7 +34,7 @@ class Timer(Source):
         """See `Source`."""
         return -1
 
-    def collect(self) -> tuple[Sequence[Any], bool]:
+    def collect(self) -> tuple[Sequence[Item], bool]:
         """See `Source`."""
         late = time.monotonic() - self.due
         if late < 0:
@@ -47,9 +46,10 @@ class Timer(Source):
         return (expirations,), False
 
     def due_after(self, instant: float) -> float:
-        """When it is due next, whatever was collected; infinity for never.
+        """When the timer is due next, whatever was collected; infinity: never.
 
-        One that was started after the instant is due once, however long ago.
+        A timer that was started after `instant` is due once more, even if its
+        time was before.
         """
         if max(self.due, self._started) > instant:
             return self.due
@@ -75,7 +75,7 @@ class Schedule(list[tuple[float, int, Timer]]):
         heapq.heappush(self, (timer.due, next(self._sequence), timer))
 
     def drop(self, timer: Timer) -> None:
-        """Wait for it no more."""
+        """Do not wait for `timer` any more."""
         self[:] = [entry for entry in self if entry[2] is not timer]
         heapq.heapify(self)
 

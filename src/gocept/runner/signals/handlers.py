@@ -57,7 +57,7 @@ def handling(handlers: Mapping[signal.Signals, Handler]) -> Iterator[None]:
 
 
 def handlers() -> dict[signal.Signals, Previous]:
-    """Those of the signals that end a loop, as `raising` needs them."""
+    """The handlers of the signals that end a loop, for `raising`."""
     return {signum: signal.getsignal(signum) for signum in TERMINATING}
 
 

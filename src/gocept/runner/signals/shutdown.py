@@ -164,7 +164,7 @@ def requesting(shutdown: Shutdown) -> Iterator[None]:
 
 @contextlib.contextmanager
 def raising(before: Mapping[signal.Signals, Previous]) -> Iterator[None]:
-    """Within `requesting`, have the handlers from before it.
+    """Within `requesting`, install the handlers from before it.
 
     Those that would end the process raise `Terminated`, so that it is ended in
     order. It is raised at once if a signal has come meanwhile.

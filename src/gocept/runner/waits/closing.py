@@ -10,7 +10,7 @@ class Closing:
     """A context manager that closes itself."""
 
     def close(self) -> None:
-        """Let go of what it has; again does nothing."""
+        """Close what it owns. To call it again does nothing."""
         raise NotImplementedError
 
     def __enter__(self) -> Self:
@@ -23,7 +23,8 @@ class Closing:
 
 
 class Owning(Closing):
-    """One with descriptors of its own, so that to forget it is a mistake."""
+    """An object with descriptors: to forget it while it is open is a mistake.
+    """
 
     closed = True  # until it has them
 

@@ -17,7 +17,7 @@ _LONGEST = 1_000_000.0
 class Deadline:
     """An instant, `seconds` from now; None for never.
 
-    One is made where a call begins and handed to all that the call waits for.
+    A call makes one when it begins, and hands it to all that it waits for.
     """
 
     def __init__(self, seconds: float | None = None) -> None:
@@ -28,11 +28,11 @@ class Deadline:
 
     @property
     def passed(self) -> bool:
-        """Whether it is over."""
+        """Whether the instant was reached."""
         return self._end is not None and time.monotonic() >= self._end
 
     def left(self) -> float:
-        """Seconds to wait in one call; with none left 0."""
+        """Seconds to wait in one call; 0 once the deadline has passed."""
         if self._end is None:
             return _LONGEST
         return min(max(0.0, self._end - time.monotonic()), _LONGEST)
@@ -42,7 +42,7 @@ NEVER = Deadline()
 
 
 class PollReadiness:
-    """What `select.epoll` does, for systems without it."""
+    """What is used of `select.epoll`, for systems without it."""
 
     def __init__(self) -> None:
         self._poll = select.poll()
@@ -70,7 +70,7 @@ def wait_for(fd: int, mask: int, deadline: Deadline) -> bool:
 
 
 def wait_for_any(masks: Mapping[int, int], deadline: Deadline) -> bool:
-    """Wait until one of several is; `masks` are by descriptor."""
+    """Wait until one of several descriptors is ready; each has its mask."""
     poll = select.poll()
     for fd, mask in masks.items():
         poll.register(fd, mask)

@@ -55,12 +55,13 @@ class Source:
         raise NotImplementedError(f'{self!r} has no descriptor')
 
     def collect(self) -> tuple[Sequence[Item], bool]:
-        """What there is, without waiting, and whether this was the last."""
+        """Return what there is, without waiting, and whether this was the end.
+        """
         raise NotImplementedError
 
     @property
     def buffered(self) -> bool:
-        """Whether `collect` has something that the descriptor cannot say."""
+        """Whether `collect` has something that no descriptor shows."""
         return False
 
     @property
@@ -69,9 +70,9 @@ class Source:
         return 0
 
     def send_kept(self) -> bool:
-        """Send what the sink takes; whether to go on when it takes more.
+        """Send what the sink takes, and return whether something is left.
 
-        An error is logged, as it is not the business of who calls this.
+        An error is logged; the caller is not the one who has written.
         """
         return False
 
@@ -80,7 +81,7 @@ class Source:
         yield self
 
     def attach(self, watcher: Watcher) -> bool:
-        """Tell `watcher` from now on; whether it was not told before."""
+        """Tell `watcher` from now on; return whether it is a new one."""
         with _attaching:
             if watcher in self._watchers:
                 return False
