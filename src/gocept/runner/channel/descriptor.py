@@ -14,7 +14,6 @@ import os
 import select
 import socket
 import stat
-import weakref
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -57,9 +56,8 @@ class _DescriptorChannel(Channel, Owning):
                  **options: Any) -> None:
         super().__init__(**options)
         self._lock = Lock()
-        # Without a cycle, a channel that is dropped is closed at once.
-        end: Any = weakref.WeakMethod(self._end_sending)
-        self._outgoing = Outgoing(send, lambda: end()(), high_water)
+        self._outgoing = Outgoing(send, high_water)
+        self._ending = self._ended = False  # after write_eof()
         tell_forks(self)
 
     @abstractmethod
@@ -81,7 +79,7 @@ class _DescriptorChannel(Channel, Owning):
 
     def _require_sink(self) -> None:
         self._require_open()
-        if self._outgoing.ending:
+        if self._ending:
             raise EndpointClosedException(f'{self!r}: write_eof() was called')
         if self.sink_fd < 0:
             raise NotImplementedError(f'{self!r} has nothing to write to')
@@ -111,7 +109,7 @@ class _DescriptorChannel(Channel, Owning):
         """See `IChannel`."""
         outgoing = self._outgoing
         with self._lock:
-            if self.sink_fd < 0 or outgoing.ending:
+            if self.sink_fd < 0 or self._ending:
                 self._require_sink()
             try:
                 if outgoing.size > outgoing.high_water and outgoing.is_full():
@@ -130,14 +128,22 @@ class _DescriptorChannel(Channel, Owning):
         """See `IChannel`."""
         with self._lock:
             self._require_open()
-            if not self._outgoing.ending:
+            if not self._ending:
                 self._require_sink()
+            self._ending = True
             try:
-                self._outgoing.end()
+                self._send()
             except ConnectionError as error:
                 raise self._gone(error) from error
         if self.kept:
             self._tell_sending()
+
+    def _send(self) -> None:
+        """Send what is kept, and the end after it. With the lock held."""
+        self._outgoing.send()
+        if self._ending and not self._ended and not self._outgoing.size:
+            self._end_sending()
+            self._ended = True
 
     def send_kept(self) -> bool:
         """See `Source`."""
@@ -151,7 +157,7 @@ class _DescriptorChannel(Channel, Owning):
     def _send_kept(self) -> str | None:
         """Returns what has failed. With the lock held."""
         try:
-            self._outgoing.send()
+            self._send()
         except ConnectionError as error:
             return str(self._gone(error))
         except OSError as error:
@@ -165,7 +171,7 @@ class _DescriptorChannel(Channel, Owning):
             with self._lock:
                 self._require_open()
                 try:
-                    self._outgoing.send()
+                    self._send()
                 except ConnectionError as error:
                     raise self._gone(error) from error
                 if not self._outgoing.size:

@@ -21,22 +21,16 @@ Piece = bytes | memoryview
 class Outgoing:
     """What the descriptor did not take is kept, and sent in order.
 
-    `send` is `write_piece` or its like, `end` is called when all is sent and
-    no more will come. What `send` raises, but for BlockingIOError, leaves all
-    that was not sent where it is.
+    `send` is `write_piece` or its like. What it raises, but for
+    BlockingIOError, leaves all that was not sent where it is.
     """
 
-    def __init__(self, send: Callable[[Piece], int], end: Callable[[], None],
-                 high_water: int) -> None:
+    def __init__(self, send: Callable[[Piece], int], high_water: int) -> None:
         self._send = send
-        self._end = end
         self.high_water = high_water
         self.size = 0
         """The number of bytes that are kept."""
-        self.ending = False
-        """Whether `end` was called."""
         self._pieces: deque[Piece] = deque()
-        self._ended = False
 
     def is_full(self) -> bool:
         """Whether more than `high_water` bytes have to be kept."""
@@ -55,11 +49,6 @@ class Outgoing:
             self.size += len(piece)
         self.send()
 
-    def end(self) -> None:
-        """Send what is kept, and nothing more after that."""
-        self.ending = True
-        self.send()
-
     def send(self) -> None:
         """Send what the descriptor takes now."""
         pieces = self._pieces
@@ -73,9 +62,6 @@ class Outgoing:
                 pieces[0] = memoryview(pieces[0])[sent:]
                 return  # as it took a part, it is full
             pieces.popleft()
-        if self.ending and not self._ended:
-            self._end()
-            self._ended = True
 
     def forget(self) -> int:
         """Keep nothing; returns how many bytes that were."""

@@ -15,8 +15,7 @@ class Descriptor:
     def __init__(self, *answers):
         self.answers = [*answers]
         self.received = b''
-        self.ends = 0
-        self.outgoing = Outgoing(self.send, self.end, high_water=10)
+        self.outgoing = Outgoing(self.send, high_water=10)
 
     def send(self, piece):
         answer = self.answers.pop(0) if self.answers else len(piece)
@@ -26,9 +25,6 @@ class Descriptor:
             raise BlockingIOError
         self.received += bytes(piece[:answer])
         return min(answer, len(piece))
-
-    def end(self):
-        self.ends += 1
 
 
 class OutgoingTests(unittest.TestCase):
@@ -46,12 +42,9 @@ class OutgoingTests(unittest.TestCase):
             self.assertEqual(len(added) - len(descriptor.received),
                              outgoing.size)
             self.assertTrue(added.startswith(descriptor.received))
-        outgoing.end()
         while outgoing.size:
-            self.assertEqual(0, descriptor.ends)
             outgoing.send()
         self.assertEqual(added, descriptor.received)
-        self.assertEqual(1, descriptor.ends)
 
     @quick
     @given(st.lists(st.binary(max_size=5), max_size=10),
@@ -87,13 +80,6 @@ class OutgoingTests(unittest.TestCase):
         with self.assertRaises(BrokenPipeError):
             descriptor.outgoing.is_full()
 
-    def test_the_end_comes_once(self):
-        descriptor = Descriptor()
-        for _ in range(2):
-            descriptor.outgoing.end()
-            descriptor.outgoing.send()
-        self.assertEqual(1, descriptor.ends)
-
     def test_forgotten(self):
         descriptor = Descriptor(0)
         descriptor.outgoing.add(b'abc')
@@ -109,7 +95,7 @@ class OutgoingTests(unittest.TestCase):
         def send(piece):
             sizes.append(type(piece))
             return min(1000, len(piece))
-        outgoing = Outgoing(send, descriptor.end, 0)
+        outgoing = Outgoing(send, 0)
         outgoing.add(bytes(100_000))
         while outgoing.size:
             outgoing.send()
