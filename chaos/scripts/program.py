@@ -281,7 +281,10 @@ class Program(Meddling):
         """A forked copy that ends as programs do ends nothing of ours."""
         alive = [process for process in self.started.processes
                  if self.lasts(process) and process.poll() is None]
+        # Python ignores what a handler raises in a callback of the fork.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         pid = os.fork()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         if not pid:
             atexit.unregister(self.report)
             self.plan['closes'] = False

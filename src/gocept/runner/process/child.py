@@ -1,8 +1,8 @@
 """One child: start it, watch it, end it and its descendants.
 
-This module alone reaps children. Whoever notices the end of a child first does
-it: the thread that waits for it, or the poller that it is registered with,
-which without one of your own is that of `gocept.runner.poller.background`.
+This module alone reaps children. The thread that first notices the end of a
+child reaps it: one that waits for the child, or the one that polls its poller,
+which is `gocept.runner.poller.background` unless the user has passed another.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from gocept.runner.channel import PipeChannel
 from gocept.runner.errors import DeadlineExceeded
 from gocept.runner.interfaces import IProcess
 from gocept.runner.poller import Poller, background
-from gocept.runner.process import descendants, procfs, registry
+from gocept.runner.process import descendants, keywords, procfs, registry
 from gocept.runner.process.launch import Command, Launch, new_mark
 from gocept.runner.process.pidfd import Gone, Handle, hold
 from gocept.runner.process.registry import terminate_all
@@ -34,10 +34,7 @@ __all__ = ['LOST_STATUS', 'Process', 'terminate_all']
 log = logging.getLogger('gocept.runner.process')
 
 LOST_STATUS = 255
-"""The status of a child that somebody else has reaped, so nobody knows it."""
-
-CHANNEL_OPTIONS = ('buffering', 'encoding', 'limit', 'high_water')
-"""The keywords of a process that are those of its channels."""
+"""The status of a child that somebody else has reaped: it is not known."""
 
 
 @zope.interface.implementer(IProcess)
@@ -59,8 +56,8 @@ class Process(Source, Closing):
             raise NotImplementedError(
                 'children can be started on Linux 4.18 or later only, and '
                 f'this system is {sys.platform}')
-        channel = {key: options.pop(key) for key in CHANNEL_OPTIONS
-                   if key in options}
+        channel = {key: options.pop(key)
+                   for key in keywords.CHANNEL & options.keys()}
         launch = Launch(command, **options)
         self.args = launch.args
         self.name = name or os.path.basename(self.args[0])
@@ -87,9 +84,8 @@ class Process(Source, Closing):
         self._lock = Lock()  # around the reaping, and what is left behind
         self._left: list[Handle] = []
         if channel:
-            PipeChannel(**channel).close()  # what is wrong is said now
+            PipeChannel(**channel).close()  # an error comes before the start
         if not self.detached:
-            # A signal handler may raise as soon as the child is there.
             registry.hook()
         if adopt:
             descendants.adopt_orphans()
@@ -127,17 +123,17 @@ class Process(Source, Closing):
                 undo.callback(registry.processes.discard, self)
             if on_start is not None:
                 on_start(self)
-            poller.register(self)  # from now on it may be reaped
+            poller.register(self)  # from now on the child may be reaped
             undo.pop_all()
 
     def _hold(self) -> Handle:
         try:
             return hold(self.pid)
-        except ProcessLookupError:  # as where SIGCHLD is ignored
+        except ProcessLookupError:  # reaped, as SIGCHLD is ignored
             return Gone(self.pid)
 
     def _kill_newborn(self) -> None:
-        # Not reaped yet, so that the number is its own.
+        # The child is not reaped yet, so the number is its own.
         with contextlib.suppress(OSError):
             (os.killpg if self.leads_group else os.kill)(
                 self.pid, signal.SIGKILL)
@@ -180,7 +176,7 @@ class Process(Source, Closing):
         return self.returncode
 
     def _reap(self) -> None:
-        """Take its status, if it has ended; with the lock held."""
+        """Take the status, if the child has ended; with the lock held."""
         try:
             self.returncode = self.handle.reap()
         except ChildProcessError:
@@ -194,10 +190,12 @@ class Process(Source, Closing):
             self.ended_at = descendants.clock()
             self._take_in(self._left_behind())
         finally:
-            self.handle.close()  # and so the pollers are told
+            self.handle.close()  # which tells the pollers
 
     def _take_in(self, handles: Iterable[Handle]) -> list[Handle]:
-        """Hold those that are not held yet; returns these. With the lock held.
+        """Keep handles of processes that are not held yet; returns these.
+
+        With the lock held.
         """
         known = {handle.pid for handle in self._left}
         new = []
@@ -230,18 +228,17 @@ class Process(Source, Closing):
         if self._on_end is not None:
             try:
                 self._on_end(self)
-            except Exception:  # the one who waits is not to blame
+            except Exception:  # it is not that of the thread that reaps
                 log.exception('on_end of %r failed', self)
 
     def _watch_left(self) -> None:
-        """Let go of those it has left behind as soon as they end."""
+        """Let go of processes that are left behind as soon as they end."""
         with self._lock:
             left = list(self._left)
             if not left:
                 registry.processes.discard(self)
         for handle in left:
-            # A poller that is closed polls nobody; one that is to be made
-            # needs descriptors.
+            # The poller may be closed, or not be made without descriptors.
             with contextlib.suppress(RuntimeError, OSError):
                 self._polled_by.register(handle, self._forget)
 
@@ -266,7 +263,7 @@ class Process(Source, Closing):
             with self._lock:
                 if self.returncode is not None:
                     break
-                # Of our own, as another thread may reap it and close that one.
+                # Another thread may reap the child, and close the handle.
                 fd = os.dup(self.handle.fileno())
             try:
                 if not wait_for(fd, select.POLLIN, deadline):
@@ -295,7 +292,7 @@ class Process(Source, Closing):
         if self.returncode is not None:
             return
         if self.leads_group:
-            # While it is not reaped, the number of its group is its own.
+            # The child is not reaped, so the number of its group is its own.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, signum)
                 return
@@ -309,7 +306,7 @@ class Process(Source, Closing):
             others = [held.enter_context(contextlib.closing(handle))
                       for handle in descendants.of(self)]
             with self._lock:
-                # Those that are told by their group are not told once more.
+                # Who gets the signal with the group does not get it again.
                 told = {handle.pid for handle in self._left}
                 if self.leads_group and self.returncode is None:
                     told |= {handle.pid for handle in others
@@ -319,7 +316,7 @@ class Process(Source, Closing):
                 if handle.pid not in told:
                     handle.signal(signum)
                     told.add(handle.pid)
-        # It may have ended meanwhile, and have become a daemon.
+        # The child may have ended meanwhile, and have become a daemon.
         new = self.find_servers()
         with self._lock:
             for handle in new:
@@ -328,7 +325,7 @@ class Process(Source, Closing):
 
     @property
     def has_left(self) -> bool:
-        """Whether it has ended and left somebody behind who runs."""
+        """Whether the child has ended, and a descendant of it runs."""
         self.find_servers()
         with self._lock:
             return self.returncode is not None and bool(self._left)
@@ -347,7 +344,7 @@ class Process(Source, Closing):
         try:
             handles = [handle for pid in self._servers() if (
                 handle := descendants.stranger(pid)) is not None]
-        except Exception:  # those that are known are ended nevertheless
+        except Exception:  # the known descendants are to be ended anyway
             log.exception('servers of %r failed', self)
             return []
         with self._lock:
@@ -391,7 +388,7 @@ class Process(Source, Closing):
             channel.close()
 
     def after_fork(self) -> None:
-        """In a forked child, for which it is nobody's."""
+        """In a fork of this process, of which the child is none."""
         registry.processes.discard(self)
         descendants.started.discard(self.pid)
 

@@ -96,7 +96,7 @@ def hold_if(pid: int, is_it: Callable[[], bool]) -> Handle | None:
 
 
 def tree(pid: int, alive: Callable[[], bool]) -> Iterator[Handle]:
-    """The children of a process that is held, without theirs."""
+    """The children of a process that is held, without their children."""
     for child in procfs.children(pid):
         handle = hold_if(child, lambda: _parent(child) == pid and alive())  # noqa: B023
         if handle is not None:
@@ -104,9 +104,9 @@ def tree(pid: int, alive: Callable[[], bool]) -> Iterator[Handle]:
 
 
 def group(pgid: int, until: int) -> Iterator[Handle]:
-    """Members of a process group that were started up to then.
+    """The living members of a process group that were started until then.
 
-    `until` is in clock ticks: the number may be in use again later.
+    `until` is in ticks of `clock`: later, the number may be used again.
     """
     def belongs(pid: int) -> bool:
         now = procfs.stat(pid)
@@ -115,7 +115,7 @@ def group(pgid: int, until: int) -> Iterator[Handle]:
 
     try:
         os.killpg(pgid, 0)
-    except ProcessLookupError:  # as it mostly is
+    except ProcessLookupError:  # the usual case
         return
     except PermissionError:
         pass
@@ -127,16 +127,16 @@ def group(pgid: int, until: int) -> Iterator[Handle]:
 
 
 started: set[int] = set()
-"""The children of ours that are a `Process`, and so nobody's orphans."""
+"""The pids of our children that are a `Process`, and so nobody's orphans."""
 
 
 class Adopted(Generic[C]):
-    """Finds the processes that the children which adopt have left to us.
+    """Finds the orphans of children with ``adopt=True``, which are ours then.
 
-    Such an orphan is a child of ours that is no `Process` and not older than
-    those who adopt, or descends from such a one. It is known by its mark, or
-    by its session or group. Others may be children of another library, which
-    are none of our business. Each is looked at once.
+    Such an orphan is a child of ours that is no `Process`, or it descends from
+    one; and it is younger than the child that it belongs to. Its mark tells
+    that child, or else its session or group. All others may be children of
+    another library, and are left alone. Each process is looked at once.
     """
 
     def __init__(self, adopting: Collection[C]) -> None:
@@ -148,10 +148,11 @@ class Adopted(Generic[C]):
         self._older: set[int] = set()
         self._seen: set[int] = set()
         self.unsure = False
-        """Whether one was just becoming another program: look again."""
+        """Whether one could not be known yet, as it was becoming another
+        program."""
 
     def look(self) -> Iterator[tuple[C, Handle]]:
-        """Those that were not there before, each with its forebear."""
+        """The orphans that no look has found before, each with its child."""
         self.unsure = False
         pids = [pid for pid in strangers() if pid not in self._older]
         while pids:
@@ -199,7 +200,9 @@ class Adopted(Generic[C]):
 
 
 def strangers() -> Iterator[int]:
-    """Children of ours that are no `Process`: adopted, or another library's.
+    """The pids of our children that are no `Process`.
+
+    They are adopted, or another library has started them.
     """
     for pid in procfs.children(os.getpid()):
         if pid not in started:
@@ -207,7 +210,7 @@ def strangers() -> Iterator[int]:
 
 
 def stranger(pid: int) -> Handle | None:
-    """A handle of such a child; None if `pid` is none."""
+    """Hold a child of ours that is no `Process`; None for another pid."""
     return hold_if(pid, lambda: (
         pid not in started and _parent(pid) == os.getpid()))
 
@@ -218,10 +221,11 @@ def marks(pid: int) -> list[str]:
 
 
 def marked(is_ours: Callable[[str], bool]) -> Iterator[tuple[str, Handle]]:
-    """Processes with a mark that is ours; one look at all.
+    """The processes with a mark for which `is_ours` is true, and that mark.
 
-    What was started meanwhile is looked at as well, as it may be the child of
-    one that has ended meanwhile; and again what was becoming another program.
+    All processes are looked at; then those that were started meanwhile, as
+    their parents may have ended meanwhile; and those that were becoming other
+    programs once more.
     """
     seen = {os.getpid()}
     for _ in range(_LOOKS):
@@ -243,8 +247,8 @@ def marked(is_ours: Callable[[str], bool]) -> Iterator[tuple[str, Handle]]:
 
 
 def reap(handle: Handle) -> None:
-    """Leave no zombie, if it was adopted by us."""
-    # A `Process` that is found by its own mark has to get its status.
+    """Reap a process that has ended, if we have adopted it."""
+    # A `Process` may be found by its own mark, and needs its status itself.
     if handle.pid not in started:
         with contextlib.suppress(ChildProcessError):
             handle.reap()
@@ -258,7 +262,8 @@ _adopting: set[int] = set()
 def adopt_orphans() -> None:
     """Become the parent of all descendants whose own parent ends.
 
-    See PR_SET_CHILD_SUBREAPER in prctl(2).
+    This holds for the whole process, and as long as it runs. See
+    PR_SET_CHILD_SUBREAPER in prctl(2).
     """
     if os.getpid() not in _adopting:
         if ctypes.CDLL(None, use_errno=True).prctl(
@@ -269,12 +274,12 @@ def adopt_orphans() -> None:
 
 
 def adopting() -> bool:
-    """Whether this process is the parent of its orphaned descendants."""
+    """Whether this process adopts its orphaned descendants."""
     return os.getpid() in _adopting
 
 
 def of(process: Child) -> Iterator[Handle]:
-    """All descendants of a process that there are now, each once."""
+    """All present descendants of a child, each once."""
     found = list(tree(process.pid, lambda: process.poll() is None))
     for parent in found:  # it grows
         found += tree(parent.pid, lambda: not parent.has_ended())  # noqa: B023
@@ -291,7 +296,7 @@ def of(process: Child) -> Iterator[Handle]:
 
 
 def reap_orphans() -> None:
-    """Reap the dead among the adopted; when nobody else will any more."""
+    """Reap all adopted processes that are dead, at the exit of this one."""
     if adopting():
         for pid in procfs.children(os.getpid()):
             with contextlib.suppress(ChildProcessError):
@@ -299,7 +304,7 @@ def reap_orphans() -> None:
 
 
 def clock() -> int:
-    """The time that processes are said to have started at, now."""
+    """Now, in the unit in which /proc tells when a process was started."""
     return int(time.clock_gettime(time.CLOCK_BOOTTIME)
                * os.sysconf('SC_CLK_TCK'))
 

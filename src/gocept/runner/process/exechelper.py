@@ -1,10 +1,10 @@
-"""Become another program, after what `subprocess.Popen` cannot do.
+"""Become another program, after some steps that Popen cannot take.
 
-It runs as a script of its own, between the fork and the program: first the
-resource limits, then groups and user, as limits may need privileges, then the
-signal for the death of the parent, as a change of user revokes it. When
-something fails, it writes which step and error to a pipe, which the program
-does not get.
+This runs as a script of its own, between the fork and the program. First it
+sets the resource limits, then groups and user, as limits may need privileges;
+then the signal for the death of the parent, as a change of user revokes that.
+If a step fails, the script writes the step and the error to a pipe, which the
+program does not get.
 """
 
 import ctypes
@@ -49,7 +49,7 @@ def main() -> None:
             os.environ['LC_CTYPE'] = options['locale']
         step = ''
         os.execvpe(sys.argv[2], sys.argv[3:], os.environ)
-    except Exception as error:  # all that goes wrong is to be reported
+    except Exception as error:  # the parent raises it
         report = {'step': step, 'errno': getattr(error, 'errno', None),
                   'text': str(error)}
         os.write(options['report'], json.dumps(report).encode())

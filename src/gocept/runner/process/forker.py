@@ -1,8 +1,8 @@
 """Calls in a thread that lives as long as the process.
 
-The signal for the death of a parent, see prctl(2), is that of the thread which
-has started a child. So those that are to get it are started by the main thread
-or by this one, which is begun at first need.
+A child gets the signal for the death of its parent when the thread ends that
+has started the child; see prctl(2). So the main thread starts children with
+that signal, or else this thread, which is begun when it is first needed.
 """
 
 import queue
@@ -21,7 +21,10 @@ _calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
 
 
 def call(function: Callable[[], T]) -> T:
-    """Call it there, or in the main thread here; returns its result."""
+    """Call a function in that thread, or at once in the main thread.
+
+    Returns its result, or raises its exception.
+    """
     global _thread, _calls
     if threading.current_thread() is threading.main_thread():
         return function()
@@ -30,7 +33,7 @@ def call(function: Callable[[], T]) -> T:
     def answer() -> None:
         try:
             future.set_result(function())
-        except BaseException as error:  # raised where it is waited for
+        except BaseException as error:  # which the caller gets
             future.set_exception(error)
 
     with _lock:

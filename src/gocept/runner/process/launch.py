@@ -23,6 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol, TypedDict, Unpack, cast
 
 from gocept.runner.process import exechelper, forker, procfs
+from gocept.runner.process.keywords import STREAMS
 
 MARKER = 'GOCEPT_RUNNER_CHILD'
 """The environment variable that descendants are recognised by.
@@ -32,8 +33,6 @@ Its value are marks: one word for each child that the process descends from.
 
 # What a service manager tells its service, and not the children of that.
 _NEVER_INHERITED = ('NOTIFY_SOCKET', 'WATCHDOG_', 'LISTEN_')
-
-_STREAMS = ('pipe', 'null', 'inherit', 'merge')
 
 _UNCHANGED = 2 ** 32 - 1  # what the system takes for -1, instead of a user
 
@@ -56,8 +55,8 @@ Command = str | Sequence[str | os.PathLike[str]]
 class PopenOptions(TypedDict, total=False):
     """Keywords that are handed to `subprocess.Popen`.
 
-    Those that make text of streams are missing, as channels do that, and
-    ``preexec_fn``.
+    Those that make text of streams are missing, as channels do that; and
+    ``preexec_fn``, as it runs code of ours between the fork and the program.
     """
 
     executable: str | os.PathLike[str]
@@ -312,7 +311,7 @@ def _checked_stream(name: str, stream: Stream) -> Stream:
         return pathlib.Path(stream)
     wrong = stream is None or (isinstance(stream, int) and stream < 0)
     if isinstance(stream, str):
-        wrong = (stream not in _STREAMS
+        wrong = (stream not in STREAMS
                  or (stream == 'merge' and name != 'stderr'))
     if wrong:
         raise ValueError(
@@ -335,8 +334,7 @@ def _open(name: str, stream: Stream, theirs: contextlib.ExitStack,
         return theirs.enter_context(
             open(stream, 'rb' if name == 'stdin' else 'ab')), -1
     if isinstance(stream, str):
-        return {'null': subprocess.DEVNULL, 'inherit': None,
-                'merge': subprocess.STDOUT}[stream], -1
+        return STREAMS[stream], -1
     return stream, -1
 
 

@@ -1,4 +1,4 @@
-"""What a child says that nobody has asked for."""
+"""The output of a child that its user does not read."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -14,20 +14,20 @@ _TAIL = 2 ** 14
 
 _LONGEST_LINE = 2 ** 12
 
-_MOST_READS = 64  # of what is left, as somebody else may write on
+_MOST_READS = 64  # of the rest, as a descendant may write for ever
 
 
 class Output(Source):
     """Reads a channel, logs the lines, and keeps the tail for messages.
 
-    So nothing is lost, and the child never waits for a reader. It may be
-    registered with several pollers; they are given nothing.
+    So nothing is lost, and the child never waits for a reader. Several pollers
+    may have it; their users get no results of it.
     """
 
     def __init__(self, name: str, channel: PipeChannel | None,
                  log: logging.Logger) -> None:
         self.tail = b''
-        """What was said last, 16 KiB at most."""
+        """The last part of the output, 16 KiB at most."""
         self._name = name
         self._channel = channel
         self._log = log
@@ -35,16 +35,16 @@ class Output(Source):
         self._lines = Lines(_LONGEST_LINE)
 
     def reads(self, channel: PipeChannel) -> bool:
-        """Whether it is this one that it reads."""
+        """Whether `channel` is the one that this reads."""
         return channel is self._channel
 
     def drain(self, poller: Poller) -> None:
-        """Have `poller` read it from now on."""
+        """Have `poller` read the channel from now on."""
         if self._channel is not None:
             poller.register(self)
 
     def read_rest(self) -> None:
-        """Read what there is, and log also what is no line yet."""
+        """Read all that there is, and log an incomplete line, too."""
         with self._lock:
             reads = 0
             while self._read() and reads < _MOST_READS:
@@ -93,7 +93,7 @@ class Output(Source):
 
     def __str__(self) -> str:
         if self._channel is None:
-            return 'was not kept, as you said where it goes'
+            return 'was not kept, as it goes elsewhere'
         if not self.tail:
             return 'is empty'
         text = self.tail.decode('utf-8', 'backslashreplace').rstrip()

@@ -19,7 +19,7 @@ from gocept.runner.waits.source import Source
 
 
 class Handle(Source):
-    """A process; ProcessLookupError if there is none.
+    """One process; ProcessLookupError if there is none.
 
     A poller tells its end once.
     """
@@ -30,22 +30,25 @@ class Handle(Source):
         self.pid = pid
 
     def fileno(self) -> int:
-        """What is readable when it has ended; -1 when closed or unknown."""
+        """A descriptor that is readable when the process has ended.
+
+        -1 if the handle is closed, or the end is no event.
+        """
         return self._fd
 
     def has_ended(self) -> bool:
-        """Whether it has, reaped or not."""
+        """Whether the process has ended, reaped or not."""
         raise NotImplementedError
 
     def signal(self, signum: int) -> None:
-        """Send a signal; nothing if it has ended."""
+        """Send a signal; nothing if the process has ended."""
         raise NotImplementedError
 
     def reap(self) -> int | None:
-        """The status of a child that has ended, as Popen has it, once.
+        """Take the status of a child that has ended, as Popen has it.
 
-        None if it has not; ChildProcessError if it is not our child or was
-        reaped already.
+        None if the child runs; ChildProcessError if it was reaped already, or
+        is not ours.
         """
         raise NotImplementedError
 
@@ -63,8 +66,8 @@ class Handle(Source):
         self._tell_ready()
 
     def __del__(self) -> None:
-        # What is detached may be forgotten. Nobody is told, as that needs
-        # locks: a poller refers to what it is to be told of.
+        # The handle of a detached child may be forgotten. Nobody is told of
+        # it, as that needs locks; a poller that has it refers to it.
         if self._fd >= 0:
             os.close(self._fd)
 
@@ -95,10 +98,10 @@ class Pidfd(Handle):
 
 
 class PidAndStart(Handle):
-    """The same by number and start time, without a descriptor.
+    """A process by its number and the time of its start, without a pidfd.
 
-    It takes the place of a pidfd where there are none, or no descriptor is
-    left. Only `has_ended` tells the end, unless `watch` was called.
+    For systems that have none, and if no descriptor is left. The end is no
+    event, unless `watch` was called.
     """
 
     def __init__(self, pid: int) -> None:
@@ -110,7 +113,7 @@ class PidAndStart(Handle):
             raise ProcessLookupError(errno.ESRCH, f'no process {pid}')
 
     def watch(self) -> None:
-        """Make an event of the end, if it is a child of ours, by a thread."""
+        """Make an event of the end of a child, with a thread that waits."""
         if self._is_child:
             self._fd, end = os.pipe()
             try:
@@ -126,11 +129,11 @@ class PidAndStart(Handle):
         if self._reaped or (self._fd >= 0 and wait_for(
                 self._fd, select.POLLIN, Deadline(0))):
             return True
-        # The thread may be a bit late.
+        # The thread may be late.
         now = procfs.stat(self.pid)
         if now is not None and self._stat is not None:
             return now.start != self._stat.start or now.state in 'ZX'
-        # No descriptor is left to read it, or there is no such process.
+        # There is no such process, or no descriptor is left to look at it.
         if not self._is_child:
             return not _exists(self.pid)
         with contextlib.suppress(ChildProcessError):
@@ -154,7 +157,7 @@ class PidAndStart(Handle):
 
 
 class Gone(Handle):
-    """A child that has ended and was reaped by somebody else."""
+    """A child that somebody else has reaped before it could be held."""
 
     def has_ended(self) -> bool:
         """See `Handle`."""
@@ -172,7 +175,7 @@ def _tell_end(pid: int, fd: int) -> None:
     try:
         with contextlib.suppress(ChildProcessError):
             os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-        # To close it would not do: a forked copy of us may have it too.
+        # To close it is not enough: a forked copy of us may have it, too.
         with contextlib.suppress(BrokenPipeError):
             os.write(fd, b'.')
     finally:
@@ -180,7 +183,7 @@ def _tell_end(pid: int, fd: int) -> None:
 
 
 def _peek(pid: int) -> os.waitid_result | None:
-    """What `waitid` tells of the end of a child, which is not reaped."""
+    """The end of a child, which is not reaped by this; None if it runs."""
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
 
 

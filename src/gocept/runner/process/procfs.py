@@ -1,7 +1,7 @@
-"""What Linux tells of processes in /proc.
+"""Processes as Linux shows them in /proc.
 
-Where a file cannot be read, as the process has ended or no descriptor is left,
-the answer is that there is nothing.
+A process that has ended, or cannot be looked at as no descriptor is left, has
+no properties: the answer is None, 0 or nothing.
 """
 
 import contextlib
@@ -24,12 +24,12 @@ class Stat(NamedTuple):
 
 
 def is_readable() -> bool:
-    """Whether a file can be opened, as a descriptor is left."""
+    """Whether a process can be looked at, as a descriptor is left."""
     return _fields(os.getpid()) is not None
 
 
 def stat(pid: int) -> Stat | None:
-    """What the process is now, or None if there is none."""
+    """The present properties of a process; None if there is no such one."""
     fields = _fields(pid)
     if fields is None:
         return None
@@ -38,16 +38,16 @@ def stat(pid: int) -> Stat | None:
 
 
 def group(pid: int) -> int:
-    """The process group that it is in; 0 if there is no such process."""
+    """The process group of a process; 0 if there is no such process."""
     now = stat(pid)
     return now.group if now is not None else 0
 
 
 def image(pid: int) -> int:
-    """What changes when it becomes another program, by exec(3).
+    """A number that changes when a process becomes another program.
 
-    It is where its stack begins, which a fork has in common with its parent; 0
-    if that cannot be read.
+    It is the address of the stack, which exec(3) changes and fork(2) does not;
+    0 if it cannot be read.
     """
     fields = _fields(pid)
     return int(fields[25]) if fields else 0
@@ -60,7 +60,7 @@ def _fields(pid: int) -> list[bytes] | None:
     except OSError:
         return None
     try:
-        # The name before it may contain anything.
+        # The name of the program, before it, may contain anything.
         return os.read(fd, _LONGEST).rpartition(b')')[2].split()
     except OSError:
         return None
@@ -69,7 +69,7 @@ def _fields(pid: int) -> list[bytes] | None:
 
 
 def children(pid: int) -> list[int]:
-    """The children of all its threads, dead ones too."""
+    """The pids of the children of a process, zombies as well."""
     found: list[int] = []
     with contextlib.suppress(OSError):
         for thread in os.listdir(f'/proc/{pid}/task'):
@@ -80,7 +80,7 @@ def children(pid: int) -> list[int]:
 
 
 def pids() -> Iterator[int]:
-    """All processes that there are."""
+    """The pids of all processes."""
     with contextlib.suppress(OSError):
         for name in os.listdir('/proc'):
             if name.isdigit():

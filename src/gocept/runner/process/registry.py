@@ -1,4 +1,4 @@
-"""Processes that have not ended, and their end, also when we exit."""
+"""The processes that have not ended, and their end, also at our exit."""
 
 import atexit
 import math
@@ -13,13 +13,17 @@ from gocept.runner.process.ending import Ending, end
 from gocept.runner.process.launch import our_mark
 
 processes: set[Child] = set()
-"""Each `Process` that runs, or has left somebody behind."""
+"""Each `Process` that runs, or has left descendants behind."""
 
-_hooks: set[int] = set()  # of which processes
+_hooks: set[int] = set()  # the pids of processes, forks too, with a hook
 
 
 def hook() -> None:
-    """Have what is left ended at exit; before a first child is started."""
+    """End all children at the exit of this process.
+
+    To be called before a child is started: a signal handler may raise an
+    exception as soon as the child is there.
+    """
     pid = os.getpid()
     if pid not in _hooks:
         _hooks.add(pid)
@@ -31,10 +35,9 @@ def terminate_all(children: Iterable[Child], signum: int | None = None,
                   at_most: float = math.inf) -> None:
     """End several processes as `IProcess.terminate` does, side by side.
 
-    Each has `at_most` so many seconds, even if its own time is longer. One
-    that has been ended in this way before is not looked at again. Afterwards
-    `finished` says of each whether it was ended. DeadlineExceeded if one was
-    not.
+    Each has at most `at_most` seconds, even if its own time is longer. One
+    that is finished already is not looked at again. DeadlineExceeded if some
+    cannot be ended; their `finished` is False afterwards.
     """
     endings = {}
     for child in children:
@@ -61,9 +64,9 @@ def terminate_all(children: Iterable[Child], signum: int | None = None,
 
 
 def end_all(pid: int) -> None:
-    """End all that is left, and what has left its parents."""
+    """End all children that are left, and descendants of earlier ones."""
     if pid != os.getpid():
-        return  # a fork ends nothing that is not its own
+        return  # a fork does not end the children of its parent
     children = list(processes)
     by_mark = {child.mark: Ending(child, child.stop_signal, child.stop_timeout)
                for child in children}

@@ -1,4 +1,4 @@
-"""Unix sockets that a child is to listen on."""
+"""The Unix socket that a child listens on."""
 
 import contextlib
 import errno
@@ -15,13 +15,13 @@ from gocept.runner.waits.deadline import Deadline
 
 _LONGEST_PATH = 107  # bytes in a socket address; see unix(7)
 
-_FIRST_PROBE, _LAST_PROBE = 0.002, 0.1  # seconds between two of them
+_FIRST_PROBE, _LAST_PROBE = 0.002, 0.1  # seconds between two probes
 
 
 def make_way(path: str) -> None:
-    """Remove what a server that died has left in place of its socket.
+    """Remove the socket of a server that has died.
 
-    StartError if somebody listens there, or something else is there.
+    StartError if a process listens there, or there is something else.
     """
     try:
         found = os.lstat(path)
@@ -39,7 +39,7 @@ def make_way(path: str) -> None:
         return
     except FileNotFoundError:
         return
-    except BlockingIOError:  # somebody is busy
+    except BlockingIOError:  # the server is busy
         pass
     except OSError as error:
         raise StartError(f'{path} is in the way: {error}') from error
@@ -78,7 +78,7 @@ def connect_when_listening(path: str, process: Process, output: Output,
     pause = _FIRST_PROBE
     poller.register(process)
     while True:
-        # First, as what it has left behind may listen in its place.
+        # First, as a process that it has left behind may listen instead.
         status = process.poll()
         if status is not None:
             output.read_rest()
@@ -103,7 +103,7 @@ def connect_when_listening(path: str, process: Process, output: Output,
 
 @contextlib.contextmanager
 def _address(path: str) -> Iterator[str]:
-    if len(os.fsencode(path)) <= _LONGEST_PATH or not hasattr(os, 'O_PATH'):
+    if len(os.fsencode(path)) <= _LONGEST_PATH:
         yield path
         return
     directory, name = os.path.split(path)

@@ -9,7 +9,7 @@ import zope.schema
 from gocept.runner.executor import SimpleExecutor
 from gocept.runner.process import Process, keywords
 from gocept.runner.process.keywords import POPEN, TABLE, Part
-from gocept.runner.process.launch import Launch
+from gocept.runner.process.launch import Launch, PopenOptions
 from gocept.runner.zcml import IAppDirective, IExecutorDirective
 
 OF_POPEN = {*inspect.signature(subprocess.Popen).parameters}
@@ -33,11 +33,12 @@ class TableTests(unittest.TestCase):
         self.assertEqual(len({*names}), len(names))
 
     def test_of_a_process(self):
-        self.assertEqual(named(Process.__init__) - {'command'},
-                         of(Part.WATCH, Part.END))
+        self.assertEqual(
+            named(Process.__init__) - {'command'}, of(Part.WATCH, Part.END))
         self.assertLessEqual(named(Launch.__init__), of(Part.START))
         # The rest is handed on to Popen.
-        self.assertLessEqual(of(Part.START) - named(Launch.__init__), OF_POPEN)
+        self.assertLessEqual(of(Part.START) - named(Launch.__init__),
+                             {*PopenOptions.__annotations__})
 
     def test_of_executors(self):
         self.assertLessEqual(
@@ -54,3 +55,10 @@ class TableTests(unittest.TestCase):
         for row in TABLE:
             if row.executor not in (None, 'popen_kwargs'):
                 self.assertIn(row.executor, executor)
+
+    def test_what_a_process_refuses_of_popen(self):
+        self.assertLessEqual({*PopenOptions.__annotations__}, OF_POPEN)
+        for name in ('args', 'bufsize', 'errors', 'preexec_fn', 'text',
+                     'universal_newlines'):
+            with self.assertRaisesRegex(TypeError, f"'{name}' is no keyword"):
+                Launch('cat', **{name: None})

@@ -11,7 +11,7 @@ from zope.interface import Interface
 from gocept.runner import executor, runner
 from gocept.runner.channel import Channel, PipeChannel
 from gocept.runner.process import Process
-from gocept.runner.process.child import CHANNEL_OPTIONS
+from gocept.runner.process.keywords import CHANNEL
 from gocept.runner.process.launch import Launch
 from gocept.runner.spawn import Runner
 from gocept.runner.spawn.application import Application
@@ -138,7 +138,7 @@ class CoverageTests(unittest.TestCase):
         own = {*Application.__dataclass_fields__} - {'channel', 'process'}
         process = keywords(Process.__init__)
         wanted = (keywords(Runner.add) | own | process
-                  | keywords(Launch.__init__) | {*CHANNEL_OPTIONS})
+                  | keywords(Launch.__init__) | {*CHANNEL})
         self.assertCovers(IAppDirective, wanted, ONLY_IN_PYTHON)
 
     def test_channels_have_no_other_options(self) -> None:
@@ -147,7 +147,7 @@ class CoverageTests(unittest.TestCase):
         for each in PipeChannel.__mro__:
             if issubclass(each, Channel):
                 found |= keywords(each.__init__, 'faucet', 'sink', 'send')
-        self.assertEqual(found, {*CHANNEL_OPTIONS})
+        self.assertEqual(found, {*CHANNEL})
 
     def test_executors(self) -> None:
         classes = (
