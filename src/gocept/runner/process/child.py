@@ -178,18 +178,19 @@ class Process(Source, Closing):
     def _reap(self) -> None:
         """Take the status, if the child has ended; with the lock held."""
         try:
-            self.returncode = self.handle.reap()
+            status = self.handle.reap()
         except ChildProcessError:
-            if self.handle.has_ended():
-                self._is_lost = True
-                self.returncode = LOST_STATUS
-        if self.returncode is None:
+            self._is_lost = self.handle.has_ended()
+            status = LOST_STATUS if self._is_lost else None
+        if status is None:
             return
         try:
             descendants.started.discard(self.pid)
             self.ended_at = descendants.clock()
             self._take_in(self._left_behind())
         finally:
+            # A thread that sees this may change what is left behind.
+            self.returncode = status
             self.handle.close()  # which tells the pollers
 
     def _take_in(self, handles: Iterable[Handle]) -> list[Handle]:

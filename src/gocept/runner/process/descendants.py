@@ -246,12 +246,18 @@ def marked(is_ours: Callable[[str], bool]) -> Iterator[tuple[str, Handle]]:
                     seen.discard(pid)
 
 
-def reap(handle: Handle) -> None:
-    """Reap a process that has ended, if we have adopted it."""
+def reap(handle: Handle) -> bool:
+    """Reap a process that has ended, if we have adopted it.
+
+    False if it is not, or not yet: its parent may be about to end.
+    """
     # A `Process` may be found by its own mark, and needs its status itself.
     if handle.pid not in started:
-        with contextlib.suppress(ChildProcessError):
+        try:
             handle.reap()
+        except ChildProcessError:
+            return False
+    return True
 
 
 _PR_SET_CHILD_SUBREAPER = 36

@@ -55,6 +55,8 @@ class Ending:
         """Whether the time is over."""
         self._awaited = False
         self._members: dict[int, Handle] = {}
+        self._dead: list[Handle] = []
+        """Members that become children of ours when their parent ends, too."""
         self._told: dict[int, int] = {}
         """The image of each that was sent the signal. A fork that has not
         become its program yet loses a signal that it would have handled."""
@@ -156,9 +158,12 @@ class Ending:
         self._take_left()
         for pid, handle in list(self._members.items()):
             if handle.has_ended():
-                descendants.reap(handle)
-                handle.close()
                 del self._members[pid]
+                if not descendants.reap(handle) and (
+                        self.child is not None and self.child.adopts):
+                    self._dead.append(handle)
+                else:
+                    handle.close()
         new = list(self._members.values())
         if self.child is not None and self._runs():
             new += filter(self.add, descendants.tree(
@@ -191,8 +196,10 @@ class Ending:
             yield self.child.handle
 
     def close(self) -> None:
-        """Let go of those that could not be ended."""
-        for handle in self._members.values():
+        """Let go of those that could not be ended, and of the dead."""
+        for handle in self._dead:
+            descendants.reap(handle)
+        for handle in (*self._members.values(), *self._dead):
             handle.close()
 
     def __str__(self) -> str:

@@ -148,7 +148,10 @@ class PidAndStart(Handle):
 
     def reap(self) -> int | None:
         """See `Handle`."""
-        if self._reaped or not self._is_child:
+        now = procfs.stat(self.pid)
+        if self._reaped or (
+                not self._is_child if now is None or self._stat is None
+                else now.start != self._stat.start):
             raise ChildProcessError(f'{self.pid} is not a child of ours')
         status = _status(os.waitid(
             os.P_PID, self.pid, os.WEXITED | os.WNOHANG))

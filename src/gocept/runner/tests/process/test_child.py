@@ -616,6 +616,19 @@ class EndTests(ProcessTestCase):
                 child.send_signal(signum)
                 self.assertEqual(-signum, child.wait(DEADLINE))
 
+    def test_what_is_left_behind_is_held_before_the_end_is_known(self):
+        known = []
+        group = descendants.group
+
+        def look(*args):
+            known.append(child.returncode)
+            return group(*args)
+        with mock.patch.object(descendants, 'group', look):
+            child = self.start_victim('fork(int)', setpgrp=True)
+            self.assertEqual(0, child.wait(DEADLINE))
+        self.assertEqual([None], known)
+        self.assertTrue(child.has_left)
+
     def test_no_zombie(self):
         child = self.start('true')
         child.wait(DEADLINE)

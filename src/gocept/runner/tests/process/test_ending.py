@@ -138,6 +138,15 @@ class EndingTests(ProcessTestCase):
         orphan.signal(signal.SIGKILL)
         self.assertTrue(ended(orphan))
 
+    def test_the_dead_of_a_parent_that_does_not_reap_them(self):
+        self.addCleanup(adopt_no_more)
+        child = self.start_victim('fork(os.setsid)\npause()', adopt=True)
+        [grandchild] = self.children_of(child)
+        grandchild.signal(signal.SIGKILL)
+        until(lambda: procfs.stat(grandchild.pid).state == 'Z')
+        child.terminate()
+        self.assertIsNone(procfs.stat(grandchild.pid))
+
     def test_an_exception_leaves_nothing_open(self):
         child = self.start_victim('fork(int)\npause()')
         self.children_of(child)
