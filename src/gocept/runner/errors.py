@@ -130,18 +130,17 @@ class StartError(RunnerError):
 class ExecutorError(RunnerError):
     """Raised when an executor's child does not become ready, or ends badly.
 
-    `situation` is what the executor knew then, as a part of the message:
-    which condition was awaited, for how long, what was seen last, and the end
-    of the child's output. A copy in another process has the text of the
-    executor in its place.
+    The executor sets `situation`, the end of the message: which condition was
+    awaited, for how long, what was seen last, and the end of the output. A
+    copy in another process has the text of the executor in its place.
     """
 
-    def __init__(self, executor: Any, reason: str = 'has failed', *,
-                 situation: str = '') -> None:
+    situation = ''
+
+    def __init__(self, executor: Any, reason: str = 'has failed') -> None:
         super().__init__(executor)
         self.executor = executor
         self.reason = reason
-        self.situation = situation
 
     def __str__(self) -> str:
         return f'{self.executor} {self.reason}{self.situation}'
@@ -164,10 +163,8 @@ def _copied(kind: type[E], attributes: dict[str, Any]) -> E:
 class TimeoutExpired(ExecutorError, TimeoutError):
     """Raised when an executor's child is not ready in time."""
 
-    def __init__(self, executor: Any, timeout: float, *,
-                 situation: str = '') -> None:
-        super().__init__(executor, f'was not ready after {timeout} s',
-                         situation=situation)
+    def __init__(self, executor: Any, timeout: float) -> None:
+        super().__init__(executor, f'was not ready after {timeout} s')
         self.timeout = timeout
 
 
@@ -175,19 +172,17 @@ class AlreadyRunning(ExecutorError):
     """Raised when what an executor would wait for is there before its start.
     """
 
-    def __init__(self, executor: Any, *, situation: str = '') -> None:
+    def __init__(self, executor: Any) -> None:
         super().__init__(
             executor, 'seems to be running already: end what runs there, or '
-            'have this one use another place', situation=situation)
+            'have this one use another place')
 
 
 class ProcessExitedWithError(ExecutorError):
     """Raised when an executor's child ends before it is ready."""
 
-    def __init__(self, executor: Any, exit_code: int, *,
-                 situation: str = '') -> None:
-        super().__init__(executor, f'ended with {exit_code}',
-                         situation=situation)
+    def __init__(self, executor: Any, exit_code: int) -> None:
+        super().__init__(executor, f'ended with {exit_code}')
         self.exit_code = exit_code
 
 

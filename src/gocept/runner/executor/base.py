@@ -203,7 +203,7 @@ class SimpleExecutor:
             if isinstance(error, Exception):
                 self._require(run)
             if isinstance(error, ExecutorError) and error.executor is self:
-                error.situation = error.situation or self._situation()
+                self._explained(error)
             if run is not None:
                 try:
                     run.process.terminate(self._kill_signal, 0)
@@ -257,8 +257,7 @@ class SimpleExecutor:
             if each is not None)
         try:
             if status and status != expected and not run.process.killed:
-                raise ProcessFinishedWithError(
-                    self, status, situation=self._situation())
+                raise self._explained(ProcessFinishedWithError(self, status))
         finally:
             self._forget(run)
         return self
@@ -281,8 +280,8 @@ class SimpleExecutor:
         try:
             run.process.terminate(signum)
         except DeadlineExceeded as error:
-            raise ExecutorError(self, f'cannot be {how}: {error}',
-                                situation=self._situation()) from error
+            raise self._explained(ExecutorError(
+                self, f'cannot be {how}: {error}')) from error
 
     def _forget(self, run: '_Run') -> None:
         """Close the run, unless another one has taken its place."""
@@ -323,11 +322,14 @@ class SimpleExecutor:
         run = self._run
         return 0 if run is None else run.captures.dropped
 
-    def _situation(self, obstacle: str = '') -> str:
-        """The part of an error's message that follows its reason."""
+    def _explained(self, error: ExecutorError, obstacle: str = '',
+                   ) -> ExecutorError:
+        """Add to an error of this executor what is known of the child."""
         run = self._run
         parts = [obstacle, *(() if run is None else run.facts())]
-        return ''.join(f'; {part}' for part in parts if part)
+        error.situation = error.situation or ''.join(
+            f'; {part}' for part in parts if part)
+        return error
 
     def __enter__(self) -> Self:
         return self.start()

@@ -44,8 +44,7 @@ class Executor(SimpleExecutor):
         self._set_timeout()
         self._obstacle = ''
         if self._overrides('pre_start_check') and self.pre_start_check():
-            raise AlreadyRunning(
-                self, situation=self._situation(self._obstacle))
+            raise self._explained(AlreadyRunning(self), self._obstacle)
         started = self._start()
         self.wait_for(self.check_subprocess)
         run = self._run  # None if another thread has stopped it

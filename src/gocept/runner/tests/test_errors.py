@@ -18,17 +18,19 @@ class ExecutorErrorTests(unittest.TestCase):
 
     def errors(self) -> list[ExecutorError]:
         executor = SimpleExecutor('true')
-        return [
+        errors = [
             ExecutorError(executor, 'has said no'),
-            TimeoutExpired(executor, 2.5, situation='; waited'),
+            TimeoutExpired(executor, 2.5),
             AlreadyRunning(executor),
             ProcessExitedWithError(executor, 3),
-            ProcessFinishedWithError(executor, -9, situation='; and so on')]
+            ProcessFinishedWithError(executor, -9)]
+        errors[-1].situation = '; and so on'
+        return errors
 
     def test_the_message(self) -> None:
         self.assertEqual([
             "<SimpleExecutor 'true'> has said no",
-            "<SimpleExecutor 'true'> was not ready after 2.5 s; waited",
+            "<SimpleExecutor 'true'> was not ready after 2.5 s",
             "<SimpleExecutor 'true'> seems to be running already: end what "
             'runs there, or have this one use another place',
             "<SimpleExecutor 'true'> ended with 3",
