@@ -35,36 +35,25 @@ class http(tcp):
         self.status = str(status)
         self.status_re = re.compile(self.status)
         self.method = method
-        self.payload = payload
-        self.headers = headers
+        self.headers = dict(headers or {})
+        self.body = urlencode(payload) if payload else None
+        if payload and 'content-type' not in map(str.lower, self.headers):
+            self.headers['Content-Type'] = 'application/x-www-form-urlencoded'
         self.request_timeout = request_timeout
         self.expect = expect
-        self.ssl_context = ssl_context
-        if self.url.scheme == 'https' and ssl_context is None:
-            self.ssl_context = ssl.create_default_context()
+        encrypted = self.url.scheme == 'https'
+        self.ssl_context = (
+            ssl_context or ssl.create_default_context()) if encrypted else None
         port = self.url.port
         if port is None:
-            port = 443 if self.url.scheme == 'https' else 80
+            port = 443 if encrypted else 80
         super().__init__(self.url.hostname, port)
         if port == 0:
-            self.url = _with_port(self.url, self.port)
-
-    @property
-    def _target(self) -> str:
+            place = f'{self.url.netloc.rpartition(":")[0]}:{self.port}'
+            self.url = self.url._replace(netloc=place)
         # urlunsplit() of some Pythons changes a path as //x.
         query = f'?{self.url.query}' if self.url.query else ''
-        return (self.url.path or '/') + query
-
-    @property
-    def _body(self) -> str | None:
-        return urlencode(self.payload) if self.payload else None
-
-    @property
-    def _fields(self) -> dict[str, str]:
-        headers = dict(self.headers or {})
-        if self.payload and 'content-type' not in map(str.lower, headers):
-            headers['Content-Type'] = 'application/x-www-form-urlencoded'
-        return headers
+        self.target = (self.url.path or '/') + query
 
     def check(self) -> Check:
         """See `ICondition`."""
@@ -75,11 +64,11 @@ class http(tcp):
         connection = HTTPConnection(self.host, self.port)
         connection.sock = sock
         with contextlib.closing(connection):
-            if self.ssl_context is not None and self.url.scheme == 'https':
+            if self.ssl_context is not None:
                 connection.sock = self.ssl_context.wrap_socket(
                     sock, server_hostname=self.host)
-            connection.request(self.method, self._target, self._body,
-                               self._fields)
+            connection.request(
+                self.method, self.target, self.body, self.headers)
             with connection.getresponse() as response:
                 status = str(response.status)
                 right = bool(status == self.status
@@ -88,10 +77,6 @@ class http(tcp):
                     return bool(self.expect(response)), (
                         f'the answer with {status} is not as expected')
                 return right, f'answered with {status} {response.reason}'
-
-
-def _with_port(url: SplitResult, port: int) -> SplitResult:
-    return url._replace(netloc=f'{url.netloc.rpartition(":")[0]}:{port}')
 
 
 def _without_user(url: SplitResult) -> str:
