@@ -14,6 +14,7 @@ from gocept.runner.executor.conditions.base import Check, Condition
 from gocept.runner.executor.conditions.threads import in_thread, within
 from gocept.runner.poller import Poller
 from gocept.runner.process import descendants, unixsocket
+from gocept.runner.waits.closing import Closing
 from gocept.runner.waits.deadline import Deadline, wait_for
 
 _LONGEST_CONNECT = 1.0
@@ -29,7 +30,7 @@ def resolve(host: str, port: int) -> list[Address]:
             in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
 
 
-class Connector:
+class Connector(Closing):
     """Connects to one of several addresses without waiting."""
 
     def __init__(self, addresses: Sequence[Address]) -> None:
@@ -164,16 +165,13 @@ class tcp(Condition):
         except OSError:
             return ''  # the check will look it up again, and tell
         self._addresses = addresses
-        connector = Connector(addresses)
-        try:
+        with Connector(addresses) as connector:
             sock = connector.attempt()
             if sock is not None:
                 sock.close()
             # A port of this machine that does not answer has a full backlog.
             elif not connector.pending or not listeners.on_port(self.port):
                 return ''
-        finally:
-            connector.close()
         return (listeners.holder(listeners.on_port(self.port),
                                  f'port {self.port}')
                 or f'something listens on {self.host} port {self.port}')
@@ -198,15 +196,6 @@ class TCPCheck(Check):
         self.awaited = (f'connections to {condition.host} port '
                         f'{condition.port}')
 
-    def _watch(self) -> None:
-        if self._connector is None:
-            self._resolve()
-
-    def _resolve(self) -> None:
-        self._resolving = in_thread(
-            lambda: resolve(self._condition.host, self._condition.port),
-            self.poller)
-
     def holds(self) -> bool:
         sock = self.connect()
         if sock is None:
@@ -216,27 +205,27 @@ class TCPCheck(Check):
 
     def connect(self) -> socket.socket | None:
         """Return a connected socket; or None, and say why in `seen`."""
-        if self._connector is None and not self._take_addresses():
-            return None
-        assert self._connector is not None
+        if self._connector is None:
+            resolving = self._resolving = self._resolving or self._resolve()
+            if not resolving.done():
+                self.seen = f'the name {self._condition.host!r} is looked up'
+                return None
+            try:
+                self._connector = Connector(resolving.result())
+            except OSError as error:
+                self.seen = f'{self._condition.host!r}: {error}'
+                self._resolving = self._resolve()
+                return None
         sock = self._connector.attempt()
         self.seen = self._connector.seen
         if sock is not None:
             self._condition.release()
         return sock
 
-    def _take_addresses(self) -> bool:
-        assert self._resolving is not None
-        if not self._resolving.done():
-            self.seen = f'the name {self._condition.host!r} is looked up'
-            return False
-        try:
-            self._connector = Connector(self._resolving.result())
-        except OSError as error:
-            self.seen = f'{self._condition.host!r}: {error}'
-            self._resolve()
-            return False
-        return True
+    def _resolve(self) -> Future[list[Address]]:
+        return in_thread(
+            lambda: resolve(self._condition.host, self._condition.port),
+            self.poller)
 
     def close(self) -> None:
         if self._connector is not None:
