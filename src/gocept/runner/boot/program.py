@@ -36,17 +36,16 @@ Guard = Callable[..., AbstractContextManager[None]]
 
 
 class Loop(events.Loop, Protocol):
-    """What a run needs to know of an `IMainLoop`."""
+    """What a run needs of an `IMainLoop`."""
 
     ticks: float
     once: bool
 
-    def __call__(self) -> None:
-        """See `IMainLoop`."""
+    def __call__(self) -> None: ...
 
 
 class Decorator(Protocol):
-    """What a run needs to know of an `IAppMain`."""
+    """What a run needs of an `IAppMain`."""
 
     ticks: float
     principal: Principal

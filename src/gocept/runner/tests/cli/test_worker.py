@@ -36,7 +36,7 @@ from gocept.runner import errors, runner
 from gocept.runner.boot import attempts, environment
 from gocept.runner.cli import worker
 from gocept.runner.poller import poller
-from gocept.runner.signals import shutdown
+from gocept.runner.signals import handlers, shutdown
 from gocept.runner.tests import support
 from gocept.runner.tests.support import DEADLINE, SIGNALS
 from gocept.runner.tests.victims import until
@@ -504,8 +504,8 @@ class EachInstantTests(support.TestCase):
         self.addCleanup(signal.setitimer, signal.ITIMER_REAL, 0)
         self.events = {
             runner.__file__: 'opcode', shutdown.__file__: 'opcode',
-            environment.__file__: 'line', poller.__file__: 'line',
-            attempts.__file__: 'line',
+            handlers.__file__: 'opcode', environment.__file__: 'line',
+            poller.__file__: 'line', attempts.__file__: 'line',
             contextlib.__file__: 'line'}
 
     def handle_outside(self, signum, frame):
