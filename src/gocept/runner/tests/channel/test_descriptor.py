@@ -355,6 +355,16 @@ class CloseTests(StreamTestCase):
                 call()
         self.assertEqual(b'', peer.receive(1))
 
+    def test_the_end_comes_once_after_what_is_kept(self):
+        channel, peer = self.open()
+        channel.write(LARGE)
+        for _ in range(2):
+            channel.write_eof()
+        self.start(channel.flush, DEADLINE)
+        self.assertEqual(len(LARGE), len(peer.receive_all()))
+        channel.write_eof()
+        channel.flush(DEADLINE)
+
     def test_closing_again_closes_nothing_else(self):
         channel, _ = self.open()
         channel.close()
