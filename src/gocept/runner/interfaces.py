@@ -1217,8 +1217,8 @@ class IShutdown(Interface):
     def pause(seconds=None, poller=None):
         """Sleep as `wait` does, but no longer than `IPoller.pause` either.
 
-        Without a `poller`, `wakeup` ends the pause. None is for ever.
+        `wakeup` ends the pause too. None is for ever.
         """
 
     def wakeup():
-        """End such a pause without a request; from any thread."""
+        """End a pause without a request; from any thread."""

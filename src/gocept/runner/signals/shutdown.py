@@ -40,9 +40,8 @@ class Shutdown:
         self.signum: int | None = None
         self._reopen = False
         self._entered = False
-        self._poller: Poller | None = None  # of a pause without another
         self._pausing: Poller | None = None
-        self._woken = False
+        self._woken = False  # for the next pause
 
     def request(self, signum: int | None = None) -> None:
         """See `IShutdown`."""
@@ -87,30 +86,23 @@ class Shutdown:
         if not self._entered:
             raise RuntimeError('a shutdown has to be entered before it can '
                                'wait: with shutdown: ...')
-        if poller is not None:
-            return self._pause(seconds, poller)
-        with Poller() as poller:
-            self._poller = poller
-            if self._woken:
-                poller.wakeup()
-            try:
-                return self._pause(seconds, poller)
-            finally:
-                self._poller, self._woken = None, False
-
-    def _pause(self, seconds: float | None, poller: Poller) -> bool:
+        if poller is None:
+            with Poller() as poller:
+                return self.pause(seconds, poller)
         self._pausing = poller
+        if self._woken:
+            poller.wakeup()
         try:
             with _woken_by_signals(poller):
                 poller.pause(seconds, self.attend)
         finally:
-            self._pausing = None
+            self._pausing, self._woken = None, False
         return self.requested
 
     def wakeup(self) -> None:
         """See `IShutdown`."""
         self._woken = True  # first, as a pause may just begin
-        poller = self._poller
+        poller = self._pausing
         if poller is not None:
             poller.wakeup()
 

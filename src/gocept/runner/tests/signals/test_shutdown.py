@@ -148,7 +148,7 @@ class PauseTests(unittest.TestCase):
     def meanwhile(self, call, *args, poller=None):
         """Have another thread call it as soon as this one waits."""
         def is_waiting():
-            waiting = poller or self.shutdown._poller
+            waiting = poller or self.shutdown._pausing
             return waiting is not None and waiting._descriptors.waiting
 
         def run():
@@ -268,7 +268,7 @@ class PauseTests(unittest.TestCase):
 
     def test_it_has_to_be_entered(self):
         shutdown = Shutdown()
-        for poller in None, self.shutdown._poller:
+        for poller in None, self.enterContext(Poller()):
             with self.assertRaisesRegex(RuntimeError, 'entered'):
                 shutdown.pause(0, poller)
         shutdown.wakeup()
