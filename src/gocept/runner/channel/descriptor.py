@@ -205,6 +205,12 @@ class _DescriptorChannel(Channel, Owning):
         """In a forked child: the parent sends what is kept."""
         self._outgoing.forget()
 
+    def __repr__(self) -> str:
+        name = f' of {self.name}' if self.name else ''
+        state = 'closed' if self.closed else ', '.join(
+            map(str, self._descriptors()))
+        return f'<{type(self).__name__}{name}: {state}>'
+
 
 @zope.interface.implementer(IPipeChannel)
 class PipeChannel(_DescriptorChannel):
@@ -277,9 +283,6 @@ class PipeChannel(_DescriptorChannel):
         finally:
             os.close(fd)
 
-    def __repr__(self) -> str:
-        return _described(self, f'{self._faucet}, {self.sink_fd}')
-
 
 @zope.interface.implementer(ISocketChannel)
 class SocketChannel(_DescriptorChannel):
@@ -318,15 +321,6 @@ class SocketChannel(_DescriptorChannel):
         """See `Owning`."""
         self.sink_fd = -1
         self._socket.close()
-
-    def __repr__(self) -> str:
-        return _described(self, str(self._socket.fileno()))
-
-
-def _described(channel: _DescriptorChannel, descriptors: str) -> str:
-    state = 'closed' if channel.closed else descriptors
-    name = f' of {channel.name}' if channel.name else ''
-    return f'<{type(channel).__name__}{name}: {state}>'
 
 
 def _shut_down(sock: socket.socket) -> None:

@@ -89,7 +89,6 @@ class OutgoingTests(unittest.TestCase):
         self.assertEqual(b'd', descriptor.received)
 
     def test_the_rest_of_a_large_piece_is_not_copied(self):
-        descriptor = Descriptor()
         sizes = []
 
         def send(piece):
