@@ -133,7 +133,9 @@ class Process(Source, Closing):
             return Gone(self.pid)
 
     def _kill_newborn(self) -> None:
-        # The child is not reaped yet, so the number is its own.
+        if self.returncode is not None:
+            return  # on_start has waited for it
+        # The child is not reaped, so the number is its own.
         with contextlib.suppress(OSError):
             (os.killpg if self.leads_group else os.kill)(
                 self.pid, signal.SIGKILL)

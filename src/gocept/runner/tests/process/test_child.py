@@ -747,6 +747,16 @@ class EndTests(ProcessTestCase):
             self.assertTrue(child.channel.closed)
             self.assertFalse(procfs.stat(child.pid))
 
+    def test_on_start_ends_it_and_fails(self):
+        # By then another process may have its number.
+        def on_start(child):
+            child.terminate()
+            raise ZeroDivisionError
+        with mock.patch('os.waitpid') as waitpid:  # after the signal
+            with self.assertRaises(ZeroDivisionError):
+                Process('sleep 100', on_start=on_start)
+        self.assertFalse(waitpid.called)
+
     def test_each_end_once_whoever_asks(self):
         ends = []
         for _ in range(10):
