@@ -269,9 +269,10 @@ class Instance:
                     self._restart_later(
                         application, f'{self.alias!r} cannot be restarted: '
                         f'{type(error).__name__}: {error}')
+            self._news.tell()
         else:
+            self._news.tell()
             self._on_restart()
-        self._news.tell()
 
     def _stop_restarting(self) -> None:
         timer, self._timer = self._timer, None
