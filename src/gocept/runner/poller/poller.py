@@ -360,9 +360,7 @@ class Poller(Owning):
         return self._timers_left()
 
     def _timers_left(self) -> float:
-        """Seconds until one is due that no pause has ended for yet."""
-        if not self._schedule:
-            return math.inf
+        """Seconds until a timer is due that has not ended a pause yet."""
         return self._schedule.left_after(self._paused_until)
 
     def _attend(self, fd: int) -> bool:
