@@ -5,6 +5,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator, Sequence
+from typing import TypedDict
 
 import zope.interface
 
@@ -21,6 +22,14 @@ MIB = 2 ** 20
 
 Chunk = bytes | bytearray | memoryview | str
 """What can be written: text only with an encoding."""
+
+
+class Options(TypedDict, total=False):
+    """The keywords of every channel."""
+
+    buffering: str | None
+    encoding: str | None
+    limit: int
 
 
 def checked_buffering(buffering: str | None) -> str | None:

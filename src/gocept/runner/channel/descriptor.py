@@ -16,11 +16,11 @@ import socket
 import stat
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Unpack
 
 import zope.interface
 
-from gocept.runner.channel.base import MIB, Channel, Chunk
+from gocept.runner.channel.base import MIB, Channel, Chunk, Options
 from gocept.runner.channel.outgoing import Outgoing, Piece, write_piece
 from gocept.runner.errors import (
     DeadlineExceeded,
@@ -53,7 +53,7 @@ class _DescriptorChannel(Channel, Owning):
     """Like os.read(); its argument is the most bytes that it returns."""
 
     def __init__(self, send: Callable[[Piece], int], *, high_water: int = MIB,
-                 **options: Any) -> None:
+                 **options: Unpack[Options]) -> None:
         super().__init__(**options)
         self._lock = Lock()
         self._outgoing = Outgoing(send, high_water)
@@ -216,13 +216,13 @@ class _DescriptorChannel(Channel, Owning):
 class PipeChannel(_DescriptorChannel):
     """See `IPipeChannel`."""
 
-    def __init__(self, faucet: int | None = None, sink: int | None = None,
-                 **options: Any) -> None:
+    def __init__(self, faucet: int | None = None, sink: int | None = None, *,
+                 high_water: int = MIB, **options: Unpack[Options]) -> None:
         self._faucet = -1 if faucet is None else faucet
         self._receive = functools.partial(os.read, self._faucet)
         self.sink_fd = -1 if sink is None else sink
         super().__init__(functools.partial(write_piece, self.sink_fd),
-                         **options)
+                         high_water=high_water, **options)
         # Other processes may have the same open file (a terminal, say), so
         # `close` undoes this.
         self._blocking = [fd for fd in self._descriptors()
@@ -288,7 +288,8 @@ class PipeChannel(_DescriptorChannel):
 class SocketChannel(_DescriptorChannel):
     """See `ISocketChannel`."""
 
-    def __init__(self, sock: socket.socket, **options: Any) -> None:
+    def __init__(self, sock: socket.socket, *, high_water: int = MIB,
+                 **options: Unpack[Options]) -> None:
         if sock.type != socket.SOCK_STREAM:
             raise ValueError(f'a channel needs a stream socket, not {sock!r}')
 
@@ -299,7 +300,7 @@ class SocketChannel(_DescriptorChannel):
                 if error.errno in _UNREACHABLE:
                     raise ConnectionError(*error.args) from error
                 raise
-        super().__init__(send, **options)
+        super().__init__(send, high_water=high_water, **options)
         sock.setblocking(False)
         self._socket = sock
         self._receive = sock.recv
