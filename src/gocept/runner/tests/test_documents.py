@@ -16,6 +16,9 @@ DOCUMENTS = sorted([
 LINK = re.compile(r'`[^`<>]+<([^`<>]+)>`_')
 NAME = re.compile(r'\bgocept\.runner(?:\.\w+)*')
 PATH = re.compile(r'``([\w./-]+/|[\w./-]+/[\w.-]+\.(?:py|rst|zcml|xml))``')
+ROOM = re.compile(  # a row of a table, up to the next one
+    r'^(top|``[a-z/]+``) ((?:.|\n )*)', re.MULTILINE)
+MODULE = re.compile(r'``(\w+)``')
 THREAD = re.compile(r'\bThread(?:PoolExecutor)?\(')
 LOG_LINE = re.compile(r'^(?:DEBUG|INFO|WARNING|ERROR) .*$', re.MULTILINE)
 
@@ -62,13 +65,19 @@ class DocumentTests(unittest.TestCase):
                 with self.subTest(document=document.name, name=name):
                     resolve(name)
 
-    def test_the_map_of_contributing_has_each_room(self) -> None:
+    def test_the_map_of_contributing_has_each_module(self) -> None:
         text = (CHECKOUT / 'CONTRIBUTING.rst').read_text()
-        rooms = {path.parent.relative_to(PACKAGE).as_posix()
-                 for path in PACKAGE.rglob('__init__.py')} - {'.'}
-        self.assertEqual([], [
-            room for room in sorted(rooms)
-            if not room.startswith('tests/') and f'``{room}/``' not in text])
+        table = text.partition('\nroom  ')[2].rpartition('\n====')[0]
+        rows = {room.strip('`/'): sorted({*MODULE.findall(row)})
+                for room, row in ROOM.findall(table)}
+        modules = {
+            (folder.relative_to(PACKAGE).as_posix()
+             if folder != PACKAGE else 'top'): sorted(
+                path.stem for path in folder.glob('*.py')
+                if path.name != '__init__.py')
+            for folder in {path.parent for path in PACKAGE.rglob('*.py')}
+            if PACKAGE / 'tests' not in (folder, *folder.parents)}
+        self.assertEqual(modules | {'tests': []}, rows)
 
     def test_design_names_each_module_that_begins_threads(self) -> None:
         text = (CHECKOUT / 'docs/design.rst').read_text()
