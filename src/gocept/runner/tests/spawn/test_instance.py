@@ -121,7 +121,8 @@ class PendingTests(RestartTestCase):
 
     def setUp(self):
         super().setUp()
-        patch = mock.patch('gocept.runner.spawn.application._LONGEST_DELAY', 3600)
+        patch = mock.patch(
+            'gocept.runner.spawn.application._LONGEST_DELAY', 3600)
         patch.start()
         self.addCleanup(patch.stop)
         self.runner.add('cat', 'cat', restart='always', restart_delay=3600)
