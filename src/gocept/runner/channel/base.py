@@ -107,9 +107,10 @@ class Channel(Source, Closing, ABC):
             if self.kept:
                 self.send_kept()
             self._fill()
-        item = self._nothing
-        if ready:
-            item = self._last = ready.popleft()
+            if not ready:
+                self._tell_fetched()
+                return self._nothing
+        item = self._last = ready.popleft()
         if self._watchers:
             self._tell_fetched()
         return item

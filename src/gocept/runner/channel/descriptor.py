@@ -118,7 +118,9 @@ class _DescriptorChannel(Channel, Owning):
                         f'{outgoing.high_water}, that the other side does not '
                         'read; wait with flush() or a poller, then write '
                         'again')
-                outgoing.add(self._encoded(data))
+                outgoing.add(
+                    data[0] if len(data) == 1 and type(data[0]) is bytes
+                    else self._encoded(data))
             except ConnectionError as error:
                 raise self._gone(error) from error
         if outgoing.size:

@@ -53,13 +53,14 @@ class Outgoing:
         """Send what the descriptor takes now."""
         pieces = self._pieces
         while pieces:
+            piece = pieces[0]
             try:
-                sent = self._send(pieces[0])
+                sent = self._send(piece)
             except BlockingIOError:
                 return
             self.size -= sent
-            if sent < len(pieces[0]):
-                pieces[0] = memoryview(pieces[0])[sent:]
+            if sent < len(piece):
+                pieces[0] = memoryview(piece)[sent:]
                 return  # as it took a part, it is full
             pieces.popleft()
 
