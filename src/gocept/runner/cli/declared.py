@@ -56,8 +56,8 @@ def _find(name: str, args: Sequence[str]) -> Program:
     workers = {} if supervisor is None else supervisor.workers
     if name not in workers:
         raise command.UserError(
-            f'no worker {name!r} is declared, but '
-            + (', '.join(sorted(workers)) or 'none at all'),
+            f'no worker {name!r} is declared; there are: '
+            + (', '.join(sorted(workers)) or 'none'),
             errors.BAD_USAGE)
     program: Program = workers[name]
     command.check_arguments(program.worker, args)

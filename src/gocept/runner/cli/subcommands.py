@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.command is None:
         parser.error('a COMMAND is needed: ' + ', '.join(SUBCOMMANDS))
     if options.command not in SUBCOMMANDS:
-        parser.error(f'there is no command {options.command!r}, but '
+        parser.error(f'there is no command {options.command!r}; there are: '
                      + ', '.join(SUBCOMMANDS))
     module, function, _ = SUBCOMMANDS[options.command]
     try:

@@ -295,7 +295,7 @@ def _limits(name: str, value: int | Sequence[int]) -> tuple[int, int]:
     if not hasattr(resource, f'RLIMIT_{name.upper()}') or name != name.lower():
         names = sorted(each.removeprefix('RLIMIT_').lower()
                        for each in dir(resource) if each.startswith('RLIMIT_'))
-        raise ValueError(f'there is no resource limit {name!r}, but '
+        raise ValueError(f'there is no resource limit {name!r}; there are: '
                          + ', '.join(names))
     match value:
         case int():

@@ -67,7 +67,7 @@ class Runner(Closing):
     def _application(self, name: str, with_args: Sequence[str] | None,
                      kwargs: Keywords) -> Application:
         if name not in self._configs:
-            raise KeyError(f'there is no application {name!r}, but '
+            raise KeyError(f'there is no application {name!r}; there are: '
                            f'{", ".join(sorted(self._configs)) or "none"}')
         application = _checked(name, {**self._configs[name], **kwargs})
         if with_args is not None:
@@ -90,8 +90,8 @@ class Runner(Closing):
     def _known(self, alias: str) -> Instance:
         aliases = self.aliases()
         if alias not in aliases:
-            raise KeyError(f'nothing was started as {alias!r}, but '
-                           f'{", ".join(aliases) or "nothing at all"}')
+            raise KeyError(f'nothing was started as {alias!r}; started were: '
+                           f'{", ".join(aliases) or "none"}')
         return self._instances[alias]
 
     def get_channel(self, alias: str, stream: str | None = None,

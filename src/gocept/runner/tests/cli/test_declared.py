@@ -251,7 +251,7 @@ class RunTests(CommandTestCase):
                   + self.a_worker('note', name='another')
                   + '<runner:app name="w" command="cat" />')
         self.assertMistake(2, 'run', 'w', expected=(
-            "no worker 'w' is declared, but another, one",))
+            "no worker 'w' is declared; there are: another, one",))
         self.assertFalse(self.has_database)
 
     def test_no_worker_at_all(self) -> None:
@@ -259,7 +259,7 @@ class RunTests(CommandTestCase):
             with self.subTest(include):
                 self.conf('', include=include)
                 self.assertMistake(2, 'run', 'w', expected=(
-                    "no worker 'w' is declared, but none at all",))
+                    "no worker 'w' is declared; there are: none",))
                 reset_process()
 
     def test_bad_usage(self) -> None:

@@ -82,8 +82,8 @@ class MainTests(unittest.TestCase):
     def test_mistakes(self) -> None:
         for argv, expected in (
                 ([], 'error: a COMMAND is needed: run, list'),
-                (['start'], "error: there is no command 'start', but run, "
-                 'list'),
+                (['start'], "error: there is no command 'start'; there are: "
+                 'run, list'),
                 (['ru'], "error: there is no command 'ru'"),
                 (['--config', 'zope.conf'],
                  'error: unrecognized arguments: --config'),

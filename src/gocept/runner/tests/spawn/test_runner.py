@@ -374,8 +374,8 @@ class NamesTests(SpawnTestCase):
                 'new': {'command': 'echo'},
                 'bad': {'command': 'echo', 'restart': 'sometimes'}})
         self.assertEqual('one\n', self.output('echo'))
-        with self.assertRaisesRegex(KeyError, "no application 'new', but echo"
-                                    ):
+        with self.assertRaisesRegex(
+                KeyError, "no application 'new'; there are: echo"):
             self.runner.start('new')
 
     def test_a_configuration_that_is_changed_later(self):
@@ -390,16 +390,17 @@ class NamesTests(SpawnTestCase):
         self.assertEqual([], self.runner.aliases())
 
     def test_unknown_names(self):
-        with self.assertRaisesRegex(KeyError, "no application 'x', but echo"):
+        with self.assertRaisesRegex(
+                KeyError, "no application 'x'; there are: echo"):
             self.runner.ensure_running('x')
         self.assertIsNone(self.runner.get_channel('x'))
         self.assertFalse(self.runner.running('x'))
         for call in (self.runner.status, self.runner.terminate,
                      self.runner.get_process):
-            with self.assertRaisesRegex(KeyError, 'nothing at all'):
+            with self.assertRaisesRegex(KeyError, 'started were: none'):
                 call('x')
         self.runner.start('echo')
-        with self.assertRaisesRegex(KeyError, "as 'x', but echo"):
+        with self.assertRaisesRegex(KeyError, "as 'x'; started were: echo"):
             self.runner.status('x')
 
     def test_unknown_stream(self):
