@@ -87,7 +87,7 @@ class Supervisor:
             if each not in self.children:
                 raise ValueError(
                     f'{child} requires {each!r}, which is neither an app nor '
-                    'an executor; there are '
+                    'an executor; there are: '
                     + ', '.join(sorted(self.children)))
         child.it.requires = tuple(self.children[each].it for each in requires)
         in_levels([child.it], self._name)

@@ -530,7 +530,7 @@ class RequiresTests(DirectiveTestCase):
         self.assertWrong('''
             <runner:app name="other" command="cat" />
             <runner:app name="a" command="cat" requires="nobody" />
-            ''', "app 'a' requires 'nobody'", 'there are a, other', line=3)
+            ''', "app 'a' requires 'nobody'", 'there are: a, other', line=3)
         # A worker is nothing that can be required.
         self.assertWrong(f'''
             <runner:worker name="w" handler="{HERE}:plain" />
