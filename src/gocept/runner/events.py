@@ -118,6 +118,11 @@ class ChildEvent:
         self.process = process
         self.name = process.name
 
+    @classmethod
+    def tell(cls, process: Child) -> None:
+        """Tell the subscribers that this has happened to `process`."""
+        notify(cls(process))
+
     def __repr__(self) -> str:
         return f'<{type(self).__name__}: {self.process!r}>'
 
@@ -140,21 +145,6 @@ class ChildEnded(ChildEvent):
         super().__init__(process)
         assert process.returncode is not None
         self.status = process.returncode
-
-
-def child_started(process: Child) -> None:
-    """Tell that the program of `process` runs."""
-    notify(ChildStarted(process))
-
-
-def child_ready(process: Child) -> None:
-    """Tell that `process` can be used."""
-    notify(ChildReady(process))
-
-
-def child_ended(process: Child) -> None:
-    """Tell that `process` has ended."""
-    notify(ChildEnded(process))
 
 
 class Queue:

@@ -19,7 +19,7 @@ from gocept.runner.errors import (
     ProcessFinishedWithError,
     TimeoutExpired,
 )
-from gocept.runner.events import child_ended, child_ready, child_started
+from gocept.runner.events import ChildEnded, ChildReady, ChildStarted
 from gocept.runner.executor.capture import Captures, Reader
 from gocept.runner.executor.conditions.base import Check, Condition
 from gocept.runner.interfaces import IExecutor
@@ -173,13 +173,13 @@ class SimpleExecutor:
                               else self._stop_timeout),
              'kill_signal': self._kill_signal, 'name': self.name,
              'die_with_parent': self._die_with_parent,
-             'on_start': child_started, 'on_end': child_ended,
+             'on_start': ChildStarted.tell, 'on_end': ChildEnded.tell,
              'servers': self.condition and self.condition.servers}
 
     def _tell_ready(self) -> None:
         process = self.process  # another thread may have stopped it
         if process is not None:
-            child_ready(process)
+            ChildReady.tell(process)
 
     def _set_timeout(self) -> None:
         """Begin the time that a start may take."""

@@ -28,8 +28,8 @@ class Application:
     restart: str = 'never'
     restart_delay: float = 0.1
     restart_limit: int = 5
-    channel: Keywords = dataclasses.field(default_factory=dict)
-    process: Keywords = dataclasses.field(default_factory=dict)
+    options: Keywords = dataclasses.field(default_factory=dict)
+    """The keywords of the process and of its channels."""
 
     @classmethod
     def from_config(cls, config: Keywords) -> Self:
@@ -38,16 +38,13 @@ class Application:
             raise TypeError(f'its keywords are a dictionary, not {config!r}')
         if 'command' not in config:
             raise ValueError('there is no command')
-        own = {field.name for field in dataclasses.fields(cls)
-               } - {'channel', 'process'}
         for key in keywords.WATCH & config.keys():
             raise TypeError(f'{key!r} is no keyword of an application')
-
-        def some(keys: Iterable[str]) -> dict[str, Any]:
-            return {key: config[key] for key in config if key in keys}
-        self = cls(channel=some(keywords.CHANNEL),
-                   process=some(config.keys() - own - keywords.CHANNEL),
-                   **some(own))
+        options = dict(config)
+        own = {field.name: options.pop(field.name)
+               for field in dataclasses.fields(cls)
+               if field.name in config and field.name != 'options'}
+        self = cls(options=options, **own)
         self._check()
         return self
 
@@ -59,17 +56,22 @@ class Application:
             raise ValueError("type='socket' and socket=PATH need each other")
         if self.socket is not None and not os.fspath(self.socket):
             raise ValueError("socket is a path, not ''")
-        _check_least(self.channel, limit=1, high_water=0)
-        _check_least(self.process, stop_timeout=0)
-        _check_least(vars(self), start_timeout=0, restart_delay=0,
-                     restart_limit=0)
+        _check_least({**vars(self), **self.options}, start_timeout=0,
+                     restart_delay=0, restart_limit=0, limit=1, high_water=0,
+                     stop_timeout=0)
         # What cannot be started or ended is refused now, and not later.
         PipeChannel(**self.channel).close()
         for name in ('stop_signal', 'kill_signal'):
-            signal.Signals(self.process.get(name, signal.SIGTERM))
-        Launch(self.command, **{key: value for key, value
-                                in self.process.items()
-                                if key not in keywords.END})
+            signal.Signals(self.options.get(name, signal.SIGTERM))
+        Launch(self.command, **{
+            key: value for key, value in self.options.items()
+            if key not in keywords.END | keywords.CHANNEL})
+
+    @property
+    def channel(self) -> Keywords:
+        """The keywords of its channels."""
+        return {key: self.options[key]
+                for key in keywords.CHANNEL & self.options.keys()}
 
     def with_arguments(self, args: Sequence[str]) -> Self:
         """This application, but called with more arguments."""
@@ -80,7 +82,7 @@ class Application:
         except TypeError as error:
             raise TypeError(f'with_args: {error}') from error
         command: str | list[str]
-        if self.process.get('shell'):
+        if self.options.get('shell'):
             command = f'{self.command} {shlex.join(args)}'
         elif isinstance(self.command, str):
             command = [*shlex.split(self.command), *args]
@@ -89,8 +91,8 @@ class Application:
         return dataclasses.replace(self, command=command)
 
     def keywords(self, extra_paths: Iterable[str]) -> dict[str, Any]:
-        """The keywords of its process."""
-        options = dict(self.process)
+        """The keywords of its process, and of the channels of that."""
+        options = dict(self.options)
         if extra_paths:
             extra_env = dict(options.get('extra_env') or {})
             env = options.get('env')
@@ -100,7 +102,6 @@ class Application:
             extra_env['PATH'] = os.pathsep.join(
                 filter(None, [path, *extra_paths]))
             options['extra_env'] = extra_env
-        options |= self.channel
         if self.type == 'stdio':
             return {'stdin': 'pipe', 'stdout': 'pipe', **options}
         if self.is_captured:
@@ -110,7 +111,7 @@ class Application:
     @property
     def is_captured(self) -> bool:
         """Whether its output is logged, and not given to a channel."""
-        return self.type == 'socket' and 'stdout' not in self.process
+        return self.type == 'socket' and 'stdout' not in self.options
 
     def is_to_restart(self, status: int) -> bool:
         """Whether a process that has ended with `status` is started again.
@@ -126,7 +127,7 @@ class Application:
     @property
     def socket_path(self) -> str:
         """The path of `socket`, seen from the working directory."""
-        return os.path.join(os.getcwd(), self.process.get('cwd') or '',
+        return os.path.join(os.getcwd(), self.options.get('cwd') or '',
                             self.socket or '')
 
 

@@ -15,7 +15,7 @@ from gocept.runner.errors import (
     ProcessExistsException,
     StartError,
 )
-from gocept.runner.events import Queue, child_ended, child_ready, child_started
+from gocept.runner.events import ChildEnded, ChildReady, ChildStarted, Queue
 from gocept.runner.poller import Poller, Timer, background
 from gocept.runner.process import Process, unixsocket
 from gocept.runner.process.output import Output
@@ -137,7 +137,7 @@ class Instance:
         process = Process(
             application.command, name=self.alias, poller=self._poller,
             on_end=self._tell_end, **application.keywords(self._extra_paths))
-        self._news.put(child_started, process)
+        self._news.put(ChildStarted.tell, process)
         output = Output(
             self.alias,
             process.channel if application.is_captured else None, log)
@@ -164,7 +164,7 @@ class Instance:
 
     def _tell_ready(self, process: Process) -> None:
         self.ready = process
-        self._news.put(child_ready, process)
+        self._news.put(ChildReady.tell, process)
 
     def _await(self, process: Process, application: Application) -> None:
         """Connect to a process that was just started, or end it."""
@@ -212,7 +212,7 @@ class Instance:
 
     def _tell_end(self, process: Process) -> None:
         with self._lock:
-            self._news.put(child_ended, process)
+            self._news.put(ChildEnded.tell, process)
         self._ended(process)
 
     def _ended(self, process: Process) -> None:

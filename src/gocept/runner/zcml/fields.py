@@ -53,10 +53,10 @@ def _value(reference: re.Match[str]) -> str:
 class _Attribute(zope.schema.Field):  # type: ignore[misc]
     """The base: ZCML may leave it out, and may take it from zope.conf."""
 
-    def __init__(self, title: str = '', description: str = '', *,
-                 required: bool = False, **options: Any) -> None:
-        super().__init__(title=title, description=description,
-                         required=required, **options)
+    def __init__(self, description: str = '', *, required: bool = False,
+                 **options: Any) -> None:
+        super().__init__(
+            description=description, required=required, **options)
 
     def fromUnicode(self, value: str) -> object:
         """See `zope.schema.interfaces.IFromUnicode`."""
@@ -219,10 +219,6 @@ class Limits(Pairs):
             numbers = tuple(int(each) for each in value.split(':'))
             limits[name] = numbers if len(numbers) > 1 else numbers[0]
         return limits
-
-
-class Stream(Text):
-    """A stream as `IProcess` knows it."""
 
 
 class PopenErrorStream(_Attribute):

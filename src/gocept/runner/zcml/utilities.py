@@ -2,9 +2,9 @@
 """
 
 import contextlib
-import socket
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import zope.component
 import zope.interface
@@ -12,12 +12,24 @@ import zope.interface
 from gocept.runner.channel import Channel
 from gocept.runner.executor.base import SimpleExecutor
 from gocept.runner.interfaces import IPoller, IRunner
-from gocept.runner.poller.poller import Callback, Pair, Poller
+from gocept.runner.poller import Poller
 from gocept.runner.process import Process
 from gocept.runner.spawn import Runner
 from gocept.runner.waits.closing import Closing
 from gocept.runner.waits.forks import Lock
-from gocept.runner.waits.source import Source
+
+Parameters = ParamSpec('Parameters')
+Result = TypeVar('Result')
+
+
+def _forwarded(method: Callable[Concatenate[Poller, Parameters], Result],
+               ) -> Callable[Concatenate['WorkerPoller', Parameters], Result]:
+    @functools.wraps(method)
+    def forward(self: 'WorkerPoller', /, *args: Parameters.args,
+                **options: Parameters.kwargs) -> Result:
+        return method(self._opened.get('poller') or self._poller,
+                      *args, **options)
+    return forward
 
 
 @zope.interface.implementer(IPoller)
@@ -48,44 +60,15 @@ class WorkerPoller(Closing):
         """See `IPoller`."""
         return self._poller.wakeup_fd
 
-    def register(self, source: Source,
-                 callback: Callback | None = None) -> None:
-        """See `IPoller`."""
-        self._poller.register(source, callback)
-
-    def unregister(self, source: Source | socket.socket) -> None:
-        """See `IPoller`."""
-        self._poller.unregister(source)
-
-    def send_for(self, channel: Channel) -> None:
-        """See `IPoller`."""
-        self._poller.send_for(channel)
-
-    def add_server(self, sock: socket.socket,
-                   callback: Callback | None = None) -> None:
-        """See `IPoller`."""
-        self._poller.add_server(sock, callback)
-
-    def poll(self, timeout: float | None = None) -> list[Pair]:
-        """See `IPoller`."""
-        return self._poller.poll(timeout)
-
-    def pause(self, timeout: float | None = None,
-              over: Callable[[], object] = lambda: False) -> bool:
-        """See `IPoller`."""
-        return self._poller.pause(timeout, over)
-
-    def wakeup(self) -> None:
-        """See `IPoller`."""
-        self._poller.wakeup()
-
-    def interrupt(self) -> None:
-        """See `IPoller`."""
-        self._poller.interrupt()
-
-    def close_all(self) -> None:
-        """See `IPoller`."""
-        self._poller.close_all()
+    register = _forwarded(Poller.register)
+    unregister = _forwarded(Poller.unregister)
+    send_for = _forwarded(Poller.send_for)
+    add_server = _forwarded(Poller.add_server)
+    poll = _forwarded(Poller.poll)
+    pause = _forwarded(Poller.pause)
+    wakeup = _forwarded(Poller.wakeup)
+    interrupt = _forwarded(Poller.interrupt)
+    close_all = _forwarded(Poller.close_all)
 
     def close(self) -> None:
         """Close the poller, and what is registered with it."""

@@ -128,10 +128,6 @@ class ValueTests(FieldTestCase):
         self.assertRefuses(fields.Limits(), ('nofile', 'NAME=VALUE'),
                            ('nofile=many', 'many'), ('nofile=1:', ''))
 
-    def test_a_stream(self) -> None:
-        self.assertConverts(fields.Stream(), ('null', 'null'),
-                            ('/dev/full', '/dev/full'))
-
     def test_a_stream_of_popen(self) -> None:
         for field in fields.PopenStream(), fields.PopenErrorStream():
             self.assertConverts(
@@ -182,7 +178,6 @@ class FromZopeConfTests(TestCase, FieldTestCase):
         'numbers': (fields.Numbers(), '3 4', [3, 4]),
         'pairs': (fields.Pairs(), 'A=1', {'A': '1'}),
         'limits': (fields.Limits(), 'core=0', {'core': 0}),
-        'stream': (fields.Stream(), 'null', 'null'),
         'popen-stream': (fields.PopenStream(), 'null', subprocess.DEVNULL),
         'popen-error-stream': (
             fields.PopenErrorStream(), 'merge', subprocess.STDOUT),
@@ -269,8 +264,9 @@ class SchemaTests(unittest.TestCase):
 
     def test_fields_can_be_attributes_of_an_interface(self) -> None:
         class ISchema(Interface):
-            stream = fields.Stream(title='Stream', required=False)
-            start = fields.Choice(title='Start', values=('a', 'b'),
-                                  default='b', required=False)
+            name = fields.Text('A name.', required=True)
+            start = fields.Choice(values=('a', 'b'), default='b')
         self.assertEqual('b', ISchema['start'].default)
-        self.assertFalse(ISchema['stream'].required)
+        self.assertFalse(ISchema['start'].required)
+        self.assertTrue(ISchema['name'].required)
+        self.assertEqual('A name.', ISchema['name'].description)
