@@ -23,8 +23,8 @@ class IAppMain(Interface):
     * `principal` is the id of the principal that the worker runs as; or a
       callable that returns an id, and is called when zope.conf has been read
       (see `IFromConfig`); or None for no interaction.
-    * `attempts` is how often a tick is run at most, if it fails for a reason
-      that passes, such as a conflict.
+    * `attempts` is how often one tick calls the worker at most. The worker is
+      called again after an error that passes, such as a conflict.
     * `max_backoff` is the longest pause, in seconds, after several errors in a
       row.
     * `shutdown_timeout` is the number of seconds in which the children that
@@ -46,9 +46,9 @@ class IAppMain(Interface):
         The program keeps the name, the docstring and the module of the worker.
         There are two ways to call it.
 
-        ``program(appname, configfile, *args)`` runs the worker. The site is
-        the object called `appname` in the root folder, or the root folder
-        itself if `appname` is None. `configfile` is the path of a zope.conf.
+        ``program(appname, configfile, *args)`` runs the worker. `appname` is
+        the name of the site, an object in the root folder; or None, and the
+        root folder is the site. `configfile` is the path of a zope.conf.
         `args` are the arguments of the worker. The call returns None, or 1 if
         the worker runs just once and failed. Exceptions are raised as they
         are: KeyError for an unknown `appname`, PrincipalLookupError for an
@@ -91,7 +91,7 @@ class IInit(Interface):
         On entering, zope.conf is read, the process is set up, the databases
         are opened, and the children that ZCML declares as eager are started.
         On leaving, all children are stopped, the transaction is aborted, and
-        the databases are closed: commit what is to stay. The site is *not*
+        the databases are closed. Commit to keep changes. The site is *not*
         set. If the caller sets one, the previous site is put back at the end.
         Parameters and exceptions are those of `IAppMain`.
 
@@ -133,29 +133,34 @@ class IMainLoop(Interface):
           committed (or aborted, if it was doomed).
         * SystemExit and KeyboardInterrupt abort the transaction and end the
           loop.
-        * An error that the transaction calls retryable, raised by the worker
-          or by the commit, aborts the transaction. The tick is tried again
-          after a random pause of a few milliseconds, `attempts` times at most.
+        * An error that the transaction calls retryable, such as a conflict,
+          raised by the worker or by the commit, aborts the transaction. The
+          worker is called again in the same tick, `attempts` times in all at
+          most. The pause before attempt n + 1 is random: at most
+          ``0.01 * 2 ** n`` seconds, and never more than a second. If the last
+          attempt fails, the tick has failed. A conflict is then logged as a
+          warning.
         * Any other error, and any other return value, is logged as an error
-          and aborts the transaction. The loop goes on after `ticks` seconds.
+          and aborts the transaction; the tick has failed.
 
-        So a worker cannot end the loop by failing. Errors in a row double the
-        pause (from 0.1 seconds on) up to `max_backoff`, or up to `ticks` if
-        that is longer. A success resets the pause.
+        So a worker cannot end the loop by failing. After the first failed
+        tick, the pause is `ticks` seconds. After the nth one in a row it is
+        ``max(ticks, 0.1) * 2 ** (n - 1)`` seconds, but at most `max_backoff`,
+        or `ticks` if that is longer. A tick that succeeds ends the row.
 
         The pause is `IPoller.pause` of the `IPoller` utility, if there is one:
         every source that is registered there ends it at once. The loop reads
-        nothing; the worker fetches with `poll(0)`. Only signals end a pause
-        that errors have lengthened; otherwise a child that talks all the time
-        would make a worker fail all the time. Events tell what happens, see
-        `ILoopEvent`.
+        nothing; the worker fetches with `poll(0)`. From the second failed tick
+        in a row on, only signals and `stop` end the pause; otherwise a child
+        that writes all the time would make a worker fail all the time. Events
+        tell what happens, see `ILoopEvent`.
 
         In the main thread, SIGTERM, SIGHUP and SIGINT end the loop when the
         tick in progress is over. They end a pause at once. This also holds
         where these signals were ignored before. After the first of them all
         three have their default action, so that a second one ends the process.
-        While C code runs that does not return to Python, only the same signal
-        again has its default action. In a child that the worker forks, the
+        If the worker hangs in C code, only a second signal of the same kind
+        ends the process. In a child that the worker forks, the
         three have their default action from the start. SIGUSR2 reopens the log
         files that zope.conf names.
 
@@ -180,17 +185,18 @@ class ITransactionPerItem(Interface):
         """Decorate a generator function that yields callables.
 
         The decorator is used with and without parentheses, on functions and
-        methods with any arguments. To call the result calls each item in turn
-        and commits after each. What the generator does between two items
-        belongs to the transaction of the second one.
+        methods with any arguments. A call of the result calls each item in
+        turn and commits after each. What the generator does between two items
+        belongs to the transaction of the second item, and is undone if that
+        item fails.
 
         * An item that raises an exception is logged and aborted, and counts as
           failed. The next item is called.
-        * An item with a conflict is logged and aborted, and counts as skipped,
-          as another run may find it again. With `attempts`, an error that the
-          transaction calls retryable is tried again first, up to that many
-          times in all. Only the first attempt sees the changes that the
-          generator itself has made.
+        * An item with a conflict is logged and aborted, and counts as skipped;
+          another run may yield the item again. With `attempts`, an item that
+          fails with an error that the transaction calls retryable is called
+          again first, up to that many times in all. Only the first attempt
+          sees the changes that the generator itself has made.
         * SystemExit and KeyboardInterrupt abort the transaction and propagate.
         * An exception in the generator itself aborts the transaction and
           propagates.
@@ -227,8 +233,8 @@ class IChannel(Interface):
     and, if it can be polled, `get_fd`.
 
     One thread reads a channel; any thread may write. A channel is a context
-    manager, which closes it. To drop a channel that was not closed is a
-    ResourceWarning.
+    manager, which closes it. A channel that is garbage-collected before it was
+    closed causes a ResourceWarning.
     """
 
     buffering = Attribute("None, 'bytes' or 'line'.")
@@ -281,8 +287,10 @@ class IChannel(Interface):
         """Send chunks of bytes, without waiting.
 
         Bytes that the other side does not take now are kept. They are sent by
-        the poller that the channel is registered with, by later calls of its
-        methods, and by `flush`.
+        later calls of the channel's methods, and by the poller that the
+        channel is registered with. For the channel of a child, the poller of
+        the child sends them; by default that is the poller of the background
+        thread.
 
         * WriteBufferFull if more than `high_water` bytes are kept before the
           call; then nothing of `data` is sent or kept. Otherwise all of `data`
@@ -309,11 +317,11 @@ class IChannel(Interface):
         """
 
     def close():
-        """Close the descriptors. To call it again does nothing.
+        """Close the descriptors. A second call does nothing.
 
-        The bytes that are kept are tried to be sent once; the number of bytes
-        that cannot be sent is logged. A `flush` or `read_until` in another
-        thread goes on until its deadline.
+        Before that, the channel tries once to send the bytes that are kept.
+        The number of bytes that cannot be sent is logged. A `flush` or
+        `read_until` in another thread goes on until its deadline.
         """
 
     def closing():
@@ -418,7 +426,7 @@ class IPoller(Interface):
 
         `poll` returns what the source has. With a `callback`, `poll` calls it
         with the same pair as its arguments instead; what the callback raises
-        is logged. To register a source again only changes the callback.
+        is logged. A second call for the same source only changes the callback.
 
         TypeError for anything that is not a source; NotImplementedError for a
         channel without a descriptor; ValueError if another source with the
@@ -438,9 +446,9 @@ class IPoller(Interface):
     def add_server(sock, callback=None):
         """Accept connections of a listening socket, and register the clients.
 
-        If a connection cannot be accepted, for lack of descriptors say, that
-        is logged and tried again after a while. `unregister` takes the socket
-        as well.
+        If a connection cannot be accepted, for instance because no descriptors
+        are left, that is logged and tried again after a while. `unregister`
+        takes the socket as well.
         """
 
     def poll(timeout=None):
@@ -465,9 +473,9 @@ class IPoller(Interface):
 
         Nothing is read. A source that is ready ends the pause, and does not
         end another pause before somebody has fetched from it: with `poll`, or
-        by a read of the channel itself. One fetch between two pauses is
-        enough: if it leaves something, the rest is new again. A timer ends
-        each pause in which it is due, whoever polls it.
+        by a read of the channel itself. If one fetch leaves data in the
+        source, these end the next pause. A timer ends each pause in which it
+        is due, whoever polls it.
 
         `over` is called before each wait, also after a signal; the pause ends
         if it returns something true.
@@ -492,8 +500,8 @@ class IPoller(Interface):
     def close():
         """Close the poller's own descriptors, but none of the sources'.
 
-        To call it again does nothing. Afterwards `poll`, `pause` and to
-        register are RuntimeErrors.
+        A second call does nothing. Afterwards `poll`, `pause` and `register`
+        raise RuntimeError.
         """
 
 
@@ -562,11 +570,10 @@ class IProcess(ISource):
       ``on_end=None``: called with the process when it was reaped, by the
       thread that reaped it.
     * ``name``: what messages call it; by default the name of the program.
-    * ``servers=None``: a callable that yields the pids of those who do the
-      work of the child when it has ended, as when it has become a daemon. Only
-      children of ours that are not a `Process` themselves count. They are
-      descendants of the child, even if they have left its session and carry no
-      mark any more.
+    * ``servers=None``: a callable that yields the pids of daemons that do the
+      work of the child after the child itself has ended. Only children of ours
+      that are not a `Process` themselves count. They are descendants of the
+      child, even if they have left its session and carry no mark any more.
 
     How it is ended:
 
@@ -788,7 +795,8 @@ class IRunner(Interface):
     def close():
         """End all processes side by side, and close their channels.
 
-        A forked copy of the parent closes the channels only.
+        Afterwards applications may be started again. A forked copy of the
+        parent closes the channels only.
         """
 
 
@@ -828,8 +836,9 @@ class ICondition(Interface):
         """Return a `gocept.runner.executor.Check`, for one start."""
 
     def holds_already(poller, deadline):
-        """Return a text about what is in the way of a new child; '' for
-        nothing.
+        """Return a text that says how the condition holds before the start of
+        a child, so that it would tell nothing about the child; '' if it does
+        not hold.
         """
 
     def replaced(text):
@@ -855,7 +864,7 @@ class IExecutor(Interface):
 
     Starts one child at a time, as often as you like, and ends it with all its
     descendants. An executor is a context manager, which starts and stops it.
-    An executor that is forgotten ends its child in the background thread.
+    If an executor is garbage-collected, the background thread ends its child.
 
     * `command` is a list of arguments, or a string that is split as a shell
       would split it. With `shell`, ``/bin/sh`` runs it.
@@ -944,9 +953,9 @@ class IExecutor(Interface):
     def output():
         """Return a text stream of what the child writes.
 
-        To read from it waits for what is to come. If bytes were dropped that
-        were not read, a line in brackets says how many. None before the start,
-        and if the standard output is not a pipe.
+        Reading from it waits for output that has not come yet. If bytes were
+        dropped that were not read, a line in brackets says how many. None
+        before the start, and if the standard output is not a pipe.
         """
 
     def err_output():
@@ -985,7 +994,7 @@ class ICheckedExecutor(IExecutor):
         """
 
     def pre_start_check():
-        """Return whether what is waited for is there before the start."""
+        """Return whether the sign of readiness is there before the start."""
 
     def after_start_check():
         """Return whether the child is ready."""
@@ -1048,8 +1057,9 @@ class ISupervisor(Interface):
     ``<include package="gocept.runner" />`` registers it, together with
 
     * the `IRunner` utility. Its `get_channel` starts an application that is
-      declared and was not started yet, after what the application requires.
-      When the application was restarted, the worker is woken.
+      declared and was not started yet, after what the application requires. An
+      application that has run and ended is started again by `ensure_running`,
+      not by `get_channel`. A restart wakes the worker.
     * the `IPoller` utility, whose `pause` is the pause between two ticks. It
       belongs to the worker, and is opened at its first use.
 

@@ -1,15 +1,31 @@
 """A worker to copy: it keeps a full-text index of files up to date.
 
 The worker is `index_tree`. ``example.zcml`` declares the worker, and the child
-that makes text of other formats, `gocept.runner.example.converter`. Start the
-worker with one or more directories; it runs until a signal ends it::
+that makes text of other formats, `gocept.runner.example.converter`. Both need
+``gocept.runner[example]``. Write a ``zope.conf`` that names ``example.zcml``
+and the command of the child::
+
+    site-definition PATH/TO/gocept/runner/example/example.zcml
+    <product-config example>
+      converter python -m gocept.runner.example.converter
+    </product-config>
+    <zodb>
+      <filestorage>
+        path Data.fs
+      </filestorage>
+    </zodb>
+
+Start the worker with one or more directories; it runs until a signal ends it.
+Name at least one: the files of a directory that is not named are removed from
+the index::
 
     gocept-runner run index --config zope.conf -- DIRECTORY
 
-A tick compares the disk and the database, and indexes a batch of what differs.
-So it does not matter whether the tick before was committed, aborted or killed:
-each tick finds the work that is left. The requests to the child are remembered
-only to make none of them twice. An answer of the child wakes the worker.
+A tick compares the disk and the database, and indexes a batch of the files
+that differ. So it does not matter whether the tick before was committed,
+aborted or killed: each tick finds the work that is left. The worker remembers
+its requests to the child only so that it sends none of them twice. An answer
+of the child ends the pause between two ticks.
 
 `gocept.runner.example.demo` runs the worker on the source of Python's standard
 library.
@@ -53,7 +69,8 @@ LEFT_OUT = {'__pycache__', 'dist-packages', 'idle_test', 'site-packages',
 # since every commit writes the index entries of common words once more.
 BATCH = 20
 
-# How many requests the converter has at a time, and how many for one file.
+# How many requests the converter has at a time, and how often it may end
+# before it has answered the request for one file.
 ASKED = 20
 TRIES = 5
 
@@ -64,7 +81,9 @@ Stamp = tuple[int, int]
 class Catalog(persistent.Persistent, Contained):  # type: ignore[misc]
     """A full-text index of files, with the stamp of each indexed version."""
 
-    __module__ = 'gocept.runner.example'  # as databases know it
+    # Databases have stored objects under this name. Leave the line out in a
+    # copy: ZODB would look for the class of the copy in this package.
+    __module__ = 'gocept.runner.example'
 
     def __init__(self) -> None:
         self._text = TextIndex()  # ranks by Okapi BM25
@@ -130,7 +149,9 @@ class Converter:
     """Sends requests to the child that ZCML declares as "converter".
 
     A request is a line with a path and a stamp, and the answer repeats both.
-    A text is kept until the catalog has it, since a tick may be aborted.
+    A text is kept until the catalog has stored it, since a tick may be
+    aborted. If a file has no text after TRIES ends of the converter, it is
+    indexed without text until the file changes.
     """
 
     def __init__(self) -> None:
@@ -166,8 +187,8 @@ class Converter:
     def _lose(self) -> None:
         """The child has ended: forget the requests, so that they are repeated.
 
-        The child works in the order of the requests, so the first one without
-        an answer may be the cause of its end.
+        The child works in the order of the requests, so the first request
+        without an answer may be the cause of its end.
         """
         log.warning('The converter has ended')
         for path, stamp in itertools.islice(self._asked.items(), 1):
@@ -204,7 +225,7 @@ class Converter:
 
 
 def scan(directory: str) -> dict[str, Stamp]:
-    """The files below `directory`; OSError if that itself cannot be listed."""
+    """The files below `directory`; OSError if it cannot be listed itself."""
     directory = os.path.abspath(directory)
     paths = []
 
@@ -275,7 +296,7 @@ def update(catalog: Catalog, directories: Iterable[str],
 
 
 def tick(directories: Iterable[str]) -> Changes:
-    """Update the catalog of the site, and say so in log and database."""
+    """Update the catalog of the site, and note this in log and database."""
     site = getSite()
     if 'catalog' not in site:
         site['catalog'] = Catalog()
