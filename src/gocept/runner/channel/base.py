@@ -107,12 +107,13 @@ class Channel(Source, Closing, ABC):
             if self.kept:
                 self.send_kept()
             self._fill()
-            if not ready:
-                self._tell_fetched()
-                return self._nothing
-        item = self._last = ready.popleft()
-        if self._watchers:
-            self._tell_fetched()
+            if len(ready) > 1:
+                self._tell_ready()
+        item = self._nothing
+        if ready:
+            item = self._last = ready.popleft()
+        if self.told:
+            self.tell_fetched()
         return item
 
     def collect(self) -> tuple[Sequence[Data], bool]:
@@ -227,7 +228,10 @@ class Channel(Source, Closing, ABC):
     def put_back(self, data: Data) -> None:
         """Have `data` read next."""
         self._feed(data)
-        self._tell_fetched()
+        if self.told:
+            self.tell_fetched()
+        if self.buffered:
+            self._tell_ready()
 
     def _encoded(self, data: Sequence[Chunk]) -> bytes:
         # The caller may change the object while its bytes are kept.

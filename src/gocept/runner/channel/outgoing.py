@@ -44,10 +44,22 @@ class Outgoing:
 
     def add(self, piece: bytes) -> None:
         """Send or keep `piece`; with an error it is kept too."""
-        if piece:
-            self._pieces.append(piece)
-            self.size += len(piece)
-        self.send()
+        if self.size:
+            self._keep(piece)
+            self.send()
+            return
+        sent = 0
+        try:
+            sent = self._send(piece)
+        except BlockingIOError:
+            pass
+        finally:
+            if sent < len(piece):
+                self._keep(memoryview(piece)[sent:])
+
+    def _keep(self, piece: Piece) -> None:
+        self._pieces.append(piece)
+        self.size += len(piece)
 
     def send(self) -> None:
         """Send what the descriptor takes now."""

@@ -236,13 +236,10 @@ class Poller(Owning):
 
     def source_fetched(self, source: Source) -> None:
         """See `Watcher`."""
-        watch = self._watches.get(id(source))
-        # For nearly each read of a channel there is nothing to do.
-        if watch is not None and (watch.told or (watch in self._ready) != (
-                watch.source.buffered or watch.always)):
-            with self._lock:
-                if self._is_registered(watch):
-                    self._settle(watch, watch.source.buffered)
+        with self._lock:
+            watch = self._watches.get(id(source))
+            if watch is not None and watch.told:
+                self._settle(watch, watch.source.buffered)
 
     def source_sending(self, source: Source) -> None:
         """See `Watcher`."""
@@ -302,7 +299,7 @@ class Poller(Owning):
                 # Tell all of them, or the rest would end the next pause.
                 for watch in [*self._ready]:
                     if not watch.told:
-                        self._tell(watch)
+                        self._tell_rest(watch)
                 if self._news or self.closed or not self._timers_left():
                     self._news = False
                     return True
@@ -338,10 +335,12 @@ class Poller(Owning):
             watch = self._readers.get(fd)
             # A source that was told is not read, so its writer learns of an
             # end or an error.
-            if watch is None or watch.told or event & WRITABLE:
+            if watch is None or watch.told:
                 woken = self._attend(fd) or woken
-            if (watch is not None and not watch.told
-                    and event & _READ_EVENTS):
+                continue
+            if event & WRITABLE:
+                self._attend(fd)
+            if event & _READ_EVENTS:
                 if pausing:
                     self._tell(watch)
                 else:
@@ -386,8 +385,19 @@ class Poller(Owning):
             if not watch.told and self._is_registered(watch):
                 watch.told = self._news = True
                 self._ready[watch] = None
+                for layer in watch.source.layers():
+                    layer.told = True
                 if self._readers.get(watch.fd) is watch:
                     self._descriptors.drop(watch.fd, READABLE)
+
+    def _tell_rest(self, watch: Watch) -> None:
+        """Let it end the pause, unless its owner has read the rest since."""
+        source = watch.source
+        if watch.always or source.buffered or source.fileno() < 0:
+            self._tell(watch)
+        else:
+            with self._lock:
+                self._ready.pop(watch, None)
 
     def _collect_others(self) -> None:
         for watch in [*self._ready]:
@@ -421,8 +431,12 @@ class Poller(Owning):
         if over:
             with self._lock:
                 self._remove(watch)
+        elif watch.told:
+            source.tell_fetched()
         elif watch in self._ready:
-            self.source_fetched(source)
+            with self._lock:
+                if self._is_registered(watch):
+                    self._settle(watch, source.buffered)
         if source.accepts:
             self._take_in(watch, cast('Server', source), items)
         if watch.callback is not None:

@@ -45,6 +45,9 @@ class Source:
     sink_fd = -1
     """What is written to; -1 for nothing."""
 
+    told = False
+    """Whether a watcher wants to be told when somebody has read from it."""
+
     _watchers: tuple[Watcher, ...] = ()
 
     def fileno(self) -> int:
@@ -98,7 +101,9 @@ class Source:
         for watcher in self._watchers:
             watcher.source_ready(self)
 
-    def _tell_fetched(self) -> None:
+    def tell_fetched(self) -> None:
+        """Tell the watchers that somebody has read from it."""
+        self.told = False
         for watcher in self._watchers:
             watcher.source_fetched(self)
 

@@ -198,13 +198,13 @@ class ReadUntilTests(StreamTestCase):
         woken = []
 
         class Watcher:
-            def source_fetched(self, source):
-                woken.append((source, source.buffered))
+            def source_ready(self, source):
+                woken.append(source)
         channel, peer = self.open()
         channel.attach(Watcher())
         peer.send(b'a b')
         channel.read_until(b'a', DEADLINE)
-        self.assertEqual([(channel, True)], woken)
+        self.assertEqual([channel], woken)
         channel.detach(channel._watchers[0])
 
     def test_while_another_thread_writes(self):

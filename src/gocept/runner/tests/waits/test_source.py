@@ -28,7 +28,7 @@ class SourceTests(unittest.TestCase):
         self.assertTrue(mine.attach(watcher))
         self.assertFalse(mine.attach(watcher))
         mine._tell_ready()
-        mine._tell_fetched()
+        mine.tell_fetched()
         mine._tell_sending()
         mine._tell_closing(7)
         other._tell_ready()
