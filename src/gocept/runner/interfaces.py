@@ -684,9 +684,10 @@ class IRunner(Interface):
     that one application may run several times.
 
     `extra_paths` are directories that are appended to the PATH of all
-    children. `poller` is a poller of your own, which then does everything that
-    happens by itself: it sends what channels keep, notices ends, and restarts.
-    None is for the poller of the background thread.
+    children. `poller` is a poller of your own. While your program waits with it,
+    this poller sends the bytes that channels keep, notices the ends of
+    children, and restarts them. With None, the poller of the background thread
+    does this.
 
     Several threads may use a runner. It is a context manager, which closes it.
     """
@@ -849,9 +850,10 @@ class ICondition(Interface):
     def servers():
         """Yield the pids of the processes that make the condition hold.
 
-        They are known as descendants of a child that has ended: the daemon
-        that it has become may be known by nothing else. Only children of ours
-        that are not an `IProcess` count.
+        These processes count as descendants of the child, even when the child
+        has ended: if the child has become a daemon, there may be no other sign
+        that the daemon comes from this child. Only children of ours that are
+        not an `IProcess` count.
         """
 
 
@@ -923,7 +925,7 @@ class IExecutor(Interface):
         A process that is left when the time is over gets the kill signal. If
         there is no child, nothing happens. ProcessFinishedWithError if the
         status of the child is none of 0, `expected_returncode` and minus the
-        signal; the child is gone all the same. ExecutorError if a process
+        signal; even then the child has ended. ExecutorError if a process
         cannot be ended; then `stop` may be called again.
         """
 
@@ -1162,9 +1164,10 @@ class IChildEvent(Interface):
     the worker is to react, a subscriber calls `wakeup` of the worker's poller.
 
     A subscriber may use the runner. The events of one alias come one after
-    another: while a subscriber runs, no other thread tells of the same alias.
-    What a subscriber causes, such as an end, is told after it. While a child
-    with a socket starts, `get_channel` gives None to a subscriber.
+    another: while a subscriber runs, no other thread sends events of the same
+    alias. If a subscriber causes an event, such as the end of the child, this
+    event is sent when the subscriber has returned. While a child with a socket
+    starts, `get_channel` returns None to a subscriber.
     """
 
     process = Attribute('The `IProcess`.')
@@ -1207,27 +1210,30 @@ class IShutdown(Interface):
         """
 
     def request_reopening():
-        """Ask the loop to reopen the log files; from where `request` may be
-        called.
+        """Ask the loop to reopen the log files; from any thread and from
+        signal handlers.
         """
 
     def attend():
-        """Do what signals have asked for, except to end; return `requested`.
+        """Reopen the log files if a signal has asked for this; return
+        `requested`.
         """
 
     def wait(seconds, poller=None):
         """Sleep until the time is over or the end is requested; return
         `requested`.
 
-        What is new in `poller` does not end the sleep, and after it is new no
-        more. Without a `poller` the sleep needs descriptors; if none are left
-        it is over at once.
+        Sources of `poller` that become ready do not end the sleep. Like after
+        a pause that they have ended, they do not end the next pause before
+        somebody has fetched from them. Without a `poller` the sleep needs
+        descriptors; if none are left, the sleep ends at once.
         """
 
     def pause(seconds=None, poller=None):
-        """Sleep as `wait` does, but no longer than `IPoller.pause` either.
+        """Sleep as `wait` does, but end also when `IPoller.pause` ends, and
+        when `wakeup` is called.
 
-        `wakeup` ends the pause too. None is for ever.
+        None means no limit of time.
         """
 
     def wakeup():
