@@ -684,8 +684,8 @@ class IRunner(Interface):
     that one application may run several times.
 
     `extra_paths` are directories that are appended to the PATH of all
-    children. `poller` is a poller of your own. While your program waits with it,
-    this poller sends the bytes that channels keep, notices the ends of
+    children. `poller` is a poller of your own. While your program waits with
+    it, this poller sends the bytes that channels keep, notices the ends of
     children, and restarts them. With None, the poller of the background thread
     does this.
 
