@@ -148,16 +148,13 @@ class Process(Source, Closing):
                 yield channel
 
     def fileno(self) -> int:
-        """See `Source`."""
         return self.handle.fileno()
 
     def layers(self) -> Iterator[Source]:
-        """See `Source`."""
         yield self
         yield self.handle
 
     def collect(self) -> tuple[Sequence[int], bool]:
-        """See `Source`."""
         status = self.poll()
         return ((), False) if status is None else ((status,), True)
 
@@ -220,7 +217,6 @@ class Process(Source, Closing):
 
     @property
     def adopts(self) -> bool:
-        """See `descendants.Child`."""
         return self._adopt and descendants.adopting()
 
     def _tell_end(self) -> None:
@@ -334,13 +330,11 @@ class Process(Source, Closing):
             return self.returncode is not None and bool(self._left)
 
     def take_left(self) -> list[Handle]:
-        """See `descendants.Child`."""
         with self._lock:
             left, self._left = self._left, []
         return left
 
     def find_servers(self) -> list[Handle]:
-        """See `descendants.Child`."""
         if (self._servers is None or self.finished or not self.is_ours
                 or self.poll() is None):
             return []
@@ -371,7 +365,6 @@ class Process(Source, Closing):
         return self._owner == os.getpid()
 
     def require_ours(self) -> None:
-        """See `descendants.Child`."""
         if not self.is_ours:
             raise RuntimeError(
                 f'{self!r} is a child of process {self._owner}, of which this '
@@ -386,7 +379,6 @@ class Process(Source, Closing):
             self.close_channels()
 
     def close_channels(self) -> None:
-        """See `descendants.Child`."""
         for channel in self.channels():
             channel.close()
 

@@ -65,8 +65,10 @@ class Ending:
     @property
     def over(self) -> bool:
         """Whether all have ended, or cannot be ended."""
-        return self.failed or (not self._runs() and not self._take_left()
-                               and not self._members)
+        if self.failed or self._runs():
+            return self.failed
+        self._take_left()
+        return not self._members
 
     def give_up(self) -> bool:
         """Whether there is no time left for another descendant.
@@ -80,25 +82,16 @@ class Ending:
 
     @property
     def left(self) -> float:
-        """Seconds until something is to be done, if no event comes."""
-        if self._is_restless:
-            return min(_LOOK_AGAIN, self._deadline.left())
-        return self._deadline.left()
+        """Seconds until something is to be done, if no event comes.
 
-    @property
-    def is_late(self) -> bool:
-        """Whether something is to be done, with or without an event."""
-        return self._is_restless or self._deadline.passed
-
-    @property
-    def _is_restless(self) -> bool:
-        """Whether a change of some member is no event.
-
-        That is its end, or that it has become another program.
+        `_LOOK_AGAIN` at most if a member may end without an event, or become
+        another program, which is no event either.
         """
-        if self._members and not self._runs() and not self._becoming.passed:
-            return True
-        return any(handle.fileno() < 0 for handle in self._members.values())
+        left = self._deadline.left()
+        if (any(each.fileno() < 0 for each in self._members.values())
+                or not (self._becoming.passed or self._runs())):
+            return min(_LOOK_AGAIN, left)
+        return left
 
     def _runs(self) -> bool:
         return self.child is not None and self.child.poll() is None
@@ -144,13 +137,10 @@ class Ending:
         elif not self._runs():
             self._tell()
 
-    def _take_left(self) -> bool:
-        """Take in all that the child has left behind; whether there are some.
-        """
-        left = self.child.take_left() if self.child is not None else ()
-        for handle in left:
+    def _take_left(self) -> None:
+        """Take in all that the child has left behind."""
+        for handle in self.child.take_left() if self.child is not None else ():
             self.add(handle)
-        return bool(left)
 
     def _gather(self) -> None:
         """Let go of members that have ended, and find children of the others.
@@ -230,40 +220,34 @@ def end(endings: Iterable[Ending], ending_of: EndingOf | None) -> bool:
         for ending in endings:
             ending.begin()
         search = _Search(endings, ending_of, poller)
+        owners: dict[Handle, Ending] = {}
         pending = set(endings)
+        due = set(endings)
         look = Deadline(_PATIENCE)
         while True:
-            pending = _wait(poller, pending, search, look)
-            found = search.find_all()
-            if not found and not pending:
-                return search.is_sure
-            pending |= found
-            look = NEVER
-
-
-def _wait(poller: 'Poller | _Pauses', endings: Iterable[Ending],
-          search: '_Search', until: Deadline) -> set[Ending]:
-    """Wait until all are over, or the time is; returns those that are not."""
-    owners: dict[Handle, Ending] = {}
-    pending = set(endings)
-    due = set(pending)
-    while True:
-        for ending in due:
-            ending.step()
-            if ending.over:
-                pending.discard(ending)
-                continue
-            for handle in ending.awaited():
-                poller.register(handle)
-                owners[handle] = ending
-        if not pending or until.passed:
-            return pending
-        ready = poller.poll(min(
-            until.left(), *(ending.left for ending in pending)))
-        due = {owners[handle] for _, handle in ready if handle in owners}
-        due |= {ending for ending in pending if not ready or ending.is_late}
-        due |= search.find_adopted()
-        pending |= due
+            for ending in due:
+                ending.step()
+                if ending.over:
+                    pending.discard(ending)
+                    continue
+                for handle in ending.awaited():
+                    poller.register(handle)
+                    owners[handle] = ending
+            if pending and not look.passed:
+                ready = poller.poll(min(
+                    look.left(), *(ending.left for ending in pending)))
+                due = {owners[handle] for _, handle in ready}
+                due |= {ending for ending in pending
+                        if not ready or ending.left <= _LOOK_AGAIN}
+                due |= search.find_adopted()
+                pending |= due
+            else:
+                found = search.find_all()
+                if not found and not pending:
+                    return search.is_sure
+                pending |= found
+                due = set(pending)  # the search may have fetched their events
+                look = NEVER
 
 
 class _Pauses:

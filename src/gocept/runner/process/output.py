@@ -46,28 +46,24 @@ class Output(Source):
     def read_rest(self) -> None:
         """Read all that there is, and log an incomplete line, too."""
         with self._lock:
-            reads = 0
-            while self._read() and reads < _MOST_READS:
-                reads += 1
+            for _ in range(_MOST_READS):
+                if not self._read():
+                    break
             self._log_lines([self._lines.take_rest()])
 
     def fileno(self) -> int:
-        """See `Source`."""
         return -1 if self._channel is None else self._channel.fileno()
 
     def layers(self) -> Iterator[Source]:
-        """See `Source`."""
         yield self
         if self._channel is not None:
             yield from self._channel.layers()
 
     @property
     def buffered(self) -> bool:
-        """See `Source`."""
         return self._channel is None or self._channel.closed
 
     def collect(self) -> tuple[Sequence[object], bool]:
-        """See `Source`."""
         with self._lock:
             return (), self._read() is None
 

@@ -53,7 +53,6 @@ class Handle(Source):
         raise NotImplementedError
 
     def collect(self) -> tuple[Sequence[bool], bool]:
-        """See `Source`."""
         ended = self.has_ended()
         return ((True,) if ended else ()), ended
 
@@ -73,24 +72,21 @@ class Handle(Source):
 
 
 class Pidfd(Handle):
-    """See `Handle`."""
+    """A process by its pidfd."""
 
     def __init__(self, pid: int) -> None:
         super().__init__(pid)
         self._fd = os.pidfd_open(pid)
 
     def has_ended(self) -> bool:
-        """See `Handle`."""
         return self._fd < 0 or wait_for(self._fd, select.POLLIN, Deadline(0))
 
     def signal(self, signum: int) -> None:
-        """See `Handle`."""
         if self._fd >= 0:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._fd, signum)
 
     def reap(self) -> int | None:
-        """See `Handle`."""
         if self._fd < 0:
             raise ChildProcessError(f'{self.pid} is not held any more')
         return _status(os.waitid(
@@ -107,7 +103,7 @@ class PidAndStart(Handle):
     def __init__(self, pid: int) -> None:
         super().__init__(pid)
         self._stat = procfs.stat(pid)
-        self._is_child = _is_child(pid)
+        self._is_child = _child_has_ended(pid) is not None
         self._reaped = False
         if not _exists(pid):
             raise ProcessLookupError(errno.ESRCH, f'no process {pid}')
@@ -125,7 +121,6 @@ class PidAndStart(Handle):
                 raise
 
     def has_ended(self) -> bool:
-        """See `Handle`."""
         if self._reaped or (self._fd >= 0 and wait_for(
                 self._fd, select.POLLIN, Deadline(0))):
             return True
@@ -134,20 +129,16 @@ class PidAndStart(Handle):
         if now is not None and self._stat is not None:
             return now.start != self._stat.start or now.state in 'ZX'
         # There is no such process, or no descriptor is left to look at it.
-        if not self._is_child:
-            return not _exists(self.pid)
-        with contextlib.suppress(ChildProcessError):
-            return _peek(self.pid) is not None
-        return True
+        if self._is_child:
+            return _child_has_ended(self.pid) is not False
+        return not _exists(self.pid)
 
     def signal(self, signum: int) -> None:
-        """See `Handle`."""
         if not self.has_ended():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signum)
 
     def reap(self) -> int | None:
-        """See `Handle`."""
         now = procfs.stat(self.pid)
         if self._reaped or (
                 not self._is_child if now is None or self._stat is None
@@ -163,14 +154,12 @@ class Gone(Handle):
     """A child that somebody else has reaped before it could be held."""
 
     def has_ended(self) -> bool:
-        """See `Handle`."""
         return True
 
     def signal(self, signum: int) -> None:
-        """See `Handle`."""
+        pass
 
     def reap(self) -> int | None:
-        """See `Handle`."""
         raise ChildProcessError(f'{self.pid} was reaped by somebody else')
 
 
@@ -185,17 +174,14 @@ def _tell_end(pid: int, fd: int) -> None:
         os.close(fd)
 
 
-def _peek(pid: int) -> os.waitid_result | None:
-    """The end of a child, which is not reaped by this; None if it runs."""
-    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-
-
-def _is_child(pid: int) -> bool:
+def _child_has_ended(pid: int) -> bool | None:
+    """Whether a child has ended, without reaping it; None if it is not ours.
+    """
     try:
-        _peek(pid)
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT
+                         ) is not None
     except ChildProcessError:
-        return False
-    return True
+        return None
 
 
 def _exists(pid: int) -> bool:

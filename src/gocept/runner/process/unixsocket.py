@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import pathlib
 import socket
 import stat
 from collections.abc import Iterator
@@ -28,14 +29,14 @@ def make_way(path: str) -> None:
     except FileNotFoundError:
         return
     if stat.S_ISREG(found.st_mode) and not found.st_size:
-        _remove(path)
+        pathlib.Path(path).unlink(missing_ok=True)
         return
     if not stat.S_ISSOCK(found.st_mode):
         raise StartError(f'{path} is in the way: it is no socket')
     try:
         connect(path).close()
     except ConnectionRefusedError:  # nobody listens any more
-        _remove(path)
+        pathlib.Path(path).unlink(missing_ok=True)
         return
     except FileNotFoundError:
         return
@@ -44,11 +45,6 @@ def make_way(path: str) -> None:
     except OSError as error:
         raise StartError(f'{path} is in the way: {error}') from error
     raise StartError(f'another process listens on {path} already')
-
-
-def _remove(path: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
 
 
 def connect(path: str) -> socket.socket:

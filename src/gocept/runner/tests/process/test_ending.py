@@ -152,7 +152,7 @@ class EndingTests(ProcessTestCase):
         self.children_of(child)
         it = self.ending(child)
         before = collections.Counter(self.state()['descriptors'])
-        with mock.patch.object(ending, '_wait', side_effect=KeyboardInterrupt):
+        with mock.patch.object(Ending, 'step', side_effect=KeyboardInterrupt):
             with self.assertRaises(KeyboardInterrupt):
                 end([it], None)
         after = collections.Counter(self.state()['descriptors'])
@@ -161,7 +161,7 @@ class EndingTests(ProcessTestCase):
     def test_again_after_an_exception(self):
         child = self.start(STUBBORN, shell=True, stdout='pipe')
         lines(child, 1)
-        with mock.patch.object(ending, '_wait', side_effect=KeyboardInterrupt):
+        with mock.patch.object(Ending, 'step', side_effect=KeyboardInterrupt):
             with self.assertRaises(KeyboardInterrupt):
                 child.terminate()
         self.assertEqual(-signal.SIGKILL, child.terminate(timeout=0.01))

@@ -243,10 +243,9 @@ class PidAndStartTests(AnyHandle, HandleTestCase):
     def test_without_any_descriptor(self):
         for is_child in True, False:
             pid = self.fork()
-            with mock.patch.object(procfs, 'stat', return_value=None), (
-                    mock.patch.object(pidfd, '_is_child',
-                                      return_value=is_child)):
+            with mock.patch.object(procfs, 'stat', return_value=None):
                 handle = self.hold(pid)
+                handle._is_child = is_child
                 self.assertFalse(handle.has_ended())
                 handle.signal(signal.SIGKILL)
                 if is_child:
