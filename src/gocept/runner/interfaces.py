@@ -160,9 +160,9 @@ class IMainLoop(Interface):
         where these signals were ignored before. After the first of them all
         three have their default action, so that a second one ends the process.
         If the worker hangs in C code, only a second signal of the same kind
-        ends the process. In a child that the worker forks, the
-        three have their default action from the start. SIGUSR2 reopens the log
-        files that zope.conf names.
+        ends the process. In a child that the worker forks, the three have
+        their default action from the start. SIGUSR2 reopens the log files that
+        zope.conf names.
 
         When the loop has ended, site, interaction and signal handlers are as
         they were before.
