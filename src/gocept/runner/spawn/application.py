@@ -16,6 +16,9 @@ _LONGEST_DELAY = 60.0  # of a restart, in seconds
 
 _MOST_DOUBLINGS = 64  # of a delay, so that there is a float for it
 
+_LEAST = {'start_timeout': 0, 'restart_delay': 0, 'restart_limit': 0,
+          'stop_timeout': 0, 'limit': 1, 'high_water': 0}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Application:
@@ -49,16 +52,23 @@ class Application:
         return self
 
     def _check(self) -> None:
-        _check_choice('type', self.type, ('stdio', 'socket'))
-        _check_choice('restart', self.restart,
-                      ('never', 'on-failure', 'always'))
+        for name, choice, choices in (
+                ('type', self.type, ('stdio', 'socket')),
+                ('restart', self.restart, ('never', 'on-failure', 'always'))):
+            if choice not in choices:
+                raise ValueError(
+                    f'{name} must be one of {", ".join(map(repr, choices))}, '
+                    f'not {choice!r}')
         if (self.type == 'socket') != (self.socket is not None):
             raise ValueError("type='socket' and socket=PATH need each other")
         if self.socket is not None and not os.fspath(self.socket):
             raise ValueError("socket is a path, not ''")
-        _check_least({**vars(self), **self.options}, start_timeout=0,
-                     restart_delay=0, restart_limit=0, limit=1, high_water=0,
-                     stop_timeout=0)
+        values = {**vars(self), **self.options}
+        for name, least in _LEAST.items():
+            value = values.get(name, least)
+            if not isinstance(value, int | float) or not value >= least:
+                raise ValueError(
+                    f'{name} must be a number >= {least}, not {value!r}')
         # What cannot be started or ended is refused now, and not later.
         PipeChannel(**self.channel).close()
         for name in ('stop_signal', 'kill_signal'):
@@ -81,14 +91,12 @@ class Application:
             args = [os.fsdecode(arg) for arg in args]
         except TypeError as error:
             raise TypeError(f'with_args: {error}') from error
-        command: str | list[str]
         if self.options.get('shell'):
-            command = f'{self.command} {shlex.join(args)}'
-        elif isinstance(self.command, str):
-            command = [*shlex.split(self.command), *args]
-        else:
-            command = [*self.command, *args]
-        return dataclasses.replace(self, command=command)
+            return dataclasses.replace(
+                self, command=f'{self.command} {shlex.join(args)}')
+        command = (shlex.split(self.command) if isinstance(self.command, str)
+                   else self.command)
+        return dataclasses.replace(self, command=[*command, *args])
 
     def keywords(self, extra_paths: Iterable[str]) -> dict[str, Any]:
         """The keywords of its process, and of the channels of that."""
@@ -129,17 +137,3 @@ class Application:
         """The path of `socket`, seen from the working directory."""
         return os.path.join(os.getcwd(), self.options.get('cwd') or '',
                             self.socket or '')
-
-
-def _check_choice(name: str, value: object, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise ValueError(f'{name} must be one of '
-                         f'{", ".join(map(repr, choices))}, not {value!r}')
-
-
-def _check_least(values: Keywords, **least: int) -> None:
-    for name, minimum in least.items():
-        value = values.get(name, minimum)
-        if not isinstance(value, int | float) or not value >= minimum:
-            raise ValueError(
-                f'{name} must be a number >= {minimum}, not {value!r}')

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import functools
 import logging
 import signal
 import termios
@@ -32,7 +33,8 @@ class Instance:
     """Starts, restarts and connects; see `IRunner`.
 
     Code of users (subscribers, handlers of logs) is called by `_news`, which
-    is filled with `_lock` held, and emptied without it.
+    is filled with `_lock` held, and emptied without it. A stack `after` is for
+    what else has to wait until the lock is released.
     """
 
     def __init__(self, alias: str, poller: Poller | None,
@@ -67,8 +69,7 @@ class Instance:
     @property
     def running(self) -> bool:
         """Whether the process runs. Not with the lock held."""
-        process = self.process
-        return process is not None and process.poll() is None
+        return self.process is not None and self.process.poll() is None
 
     @property
     def status(self) -> int | None:
@@ -95,7 +96,7 @@ class Instance:
             return False  # asked by a subscriber that is told of the start
         with self._starting:
             self._end_rest()
-            with self._locked() as after:
+            with contextlib.ExitStack() as after, self._lock:
                 if self._runs:
                     return False
                 process = self._start(application, after)
@@ -107,12 +108,6 @@ class Instance:
                 self._await(process, application)
         self._news.tell()
         return True
-
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[contextlib.ExitStack]:
-        """Hold the lock; the stack is called when it is released."""
-        with contextlib.ExitStack() as after, self._lock:
-            yield after
 
     def _end_rest(self, signum: int | None = None,
                   timeout: float | None = None) -> None:
@@ -169,7 +164,7 @@ class Instance:
     def _await(self, process: Process, application: Application) -> None:
         """Connect to a process that was just started, or end it."""
         try:
-            self._connect(process, application, self._output)
+            self._connect(process, application)
         except BaseException:
             # Nobody could use the process.
             self.give_up()
@@ -184,8 +179,8 @@ class Instance:
         if process.returncode is not None:
             self._ended(process)
 
-    def _connect(self, process: Process, application: Application,
-                 output: Output) -> None:
+    def _connect(self, process: Process, application: Application) -> None:
+        output = self._output
         with Poller() as poller:
             # This may be the thread that otherwise polls the output.
             output.drain(poller)
@@ -245,34 +240,31 @@ class Instance:
         self._failures += 1
         self._news.put(log.warning, '%s; restarting in %s s', reason, delay)
         self._timer = Timer(delay)
-        self._polled_by.register(self._timer, self._restart)
+        self._polled_by.register(
+            self._timer, functools.partial(self._restart, application))
 
-    def _restart(self, expirations: int, timer: Timer) -> None:
+    def _restart(self, application: Application, expirations: int,
+                 timer: Timer) -> None:
         """Called by the thread that polls, for which others wait: what takes
         long is left out."""
         if timer is not self._timer:
             return
         try:
             self._end_rest(signal.SIGKILL, 0)
-            with self._locked() as after:
-                application = self._application
+            with contextlib.ExitStack() as after, self._lock:
                 # Another thread may have started or given it up meanwhile.
-                if (timer is not self._timer or application is None
-                        or _exiting()):
+                if timer is not self._timer or _exiting():
                     return
                 self._start(application, after)
                 self._timer = None
+                self._news.put(self._on_restart)
         except Exception as error:  # of any kind, as it may be temporary
             with self._lock:
-                application = self._application
-                if timer is self._timer and application is not None:
+                if timer is self._timer:
                     self._restart_later(
                         application, f'{self.alias!r} cannot be restarted: '
                         f'{type(error).__name__}: {error}')
-            self._news.tell()
-        else:
-            self._news.tell()
-            self._on_restart()
+        self._news.tell()
 
     def _stop_restarting(self) -> None:
         timer, self._timer = self._timer, None
@@ -292,7 +284,10 @@ class Instance:
         if (running and stream is None and self._is_unconnected
                 and not self._starting.held):  # as in `ensure_running`
             with self._starting:
-                self._connect_again()
+                process, application = self.process, self._application
+                if (process is not None and process.returncode is None
+                        and application is not None and self._is_unconnected):
+                    self._connect(process, application)
             self._news.tell()
         with self._lock:
             channel = self._channel(stream)
@@ -305,14 +300,6 @@ class Instance:
         return (self._is_socket
                 and (self._socket is None or self._socket.closed)
                 and self._application is not None)
-
-    def _connect_again(self) -> None:
-        with self._lock:
-            process, application, output = (
-                self.process, self._application, self._output)
-            is_needed = self._is_unconnected and self._runs
-        if is_needed and process is not None and application is not None:
-            self._connect(process, application, output)
 
     def _channel(self, stream: str | None) -> Channel | None:
         if stream is None and self._is_socket:
@@ -335,7 +322,7 @@ class Instance:
 
     def close_channels(self, process: Process | None) -> None:
         """Close all channels of `process` and of those before it."""
-        with self._locked() as after:
+        with contextlib.ExitStack() as after, self._lock:
             channels, self._kept = self._kept, []
             # Another process may have been started meanwhile.
             if process is self.process:
@@ -357,8 +344,6 @@ def _has_more(channel: Channel) -> bool:
     if channel.unread:
         return True
     try:
-        answer: bytes = fcntl.ioctl(
-            channel.get_fd(), termios.FIONREAD, bytes(4))
+        return any(fcntl.ioctl(channel.get_fd(), termios.FIONREAD, bytes(4)))
     except (EndpointClosedException, NotImplementedError, OSError, ValueError):
         return False  # closed, or nothing to read from
-    return any(answer)

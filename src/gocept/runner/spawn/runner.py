@@ -12,7 +12,6 @@ from typing import Any
 import zope.interface
 
 from gocept.runner.channel import Channel
-from gocept.runner.errors import ProcessExistsException, StartError
 from gocept.runner.interfaces import IRunner
 from gocept.runner.poller import Poller
 from gocept.runner.process import Process, terminate_all
@@ -20,8 +19,6 @@ from gocept.runner.process.keywords import Keywords
 from gocept.runner.spawn.application import Application
 from gocept.runner.spawn.instance import Instance
 from gocept.runner.waits.closing import Closing
-
-__all__ = ['ProcessExistsException', 'Runner', 'StartError']
 
 
 @zope.interface.implementer(IRunner)
@@ -33,8 +30,7 @@ class Runner(Closing):
         if isinstance(extra_paths, str | bytes):
             raise TypeError(
                 f'extra_paths is a list of directories, not {extra_paths!r}')
-        self._extra_paths = tuple(
-            os.fspath(path) for path in extra_paths)
+        self._extra_paths = tuple(os.fspath(path) for path in extra_paths)
         self._poller = poller
         self._configs: dict[str, Keywords] = {}
         self._instances: dict[str, Instance] = {}

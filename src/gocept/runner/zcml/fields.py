@@ -7,7 +7,7 @@ key in the ``<product-config SECTION>``.
 import re
 import shlex
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import zope.configuration.fields
@@ -164,12 +164,9 @@ class SignalOrBool(Signal):
 class NameOrNumber(_Attribute):
     """A name, or a number in its place."""
 
-    def convert(self, text: str) -> str | int:
-        return _name_or_number(text)
-
-
-def _name_or_number(text: str) -> str | int:
-    return int(text) if text.isdecimal() else text
+    @staticmethod
+    def convert(text: str) -> str | int:
+        return int(text) if text.isdecimal() else text
 
 
 class Words(_Attribute):
@@ -184,7 +181,7 @@ class Words(_Attribute):
 class NamesOrNumbers(Words):
     """Names, or numbers in their places."""
 
-    _word = staticmethod(_name_or_number)
+    _word = staticmethod(NameOrNumber.convert)
 
 
 class Numbers(Words):
@@ -197,28 +194,27 @@ class Pairs(_Attribute):
     """Pairs of a name and a value: ``NAME=VALUE OTHER='A VALUE'``."""
 
     def convert(self, text: str) -> Mapping[str, object]:
-        return dict(self._pairs(text))
-
-    def _pairs(self, text: str) -> Iterator[tuple[str, str]]:
+        pairs = {}
         for word in shlex.split(text):
             name, equals, value = word.partition('=')
             if not (name and equals):
                 raise ValueError(f'{word!r} is not written NAME=VALUE')
-            yield name, value
+            pairs[name] = self._value(word, value)
+        return pairs
+
+    def _value(self, word: str, text: str) -> object:
+        return text
 
 
 class Limits(Pairs):
     """Resource limits: ``nofile=1024 core=0:-1``, soft and hard."""
 
-    def convert(self, text: str) -> Mapping[str, object]:
-        limits: dict[str, int | tuple[int, ...]] = {}
-        for name, value in self._pairs(text):
-            if not re.fullmatch(r'-?\d+(:-?\d+)?', value):
-                raise ValueError(f'the limit {name}={value} is no number, nor '
-                                 'two with a colon between them')
-            numbers = tuple(int(each) for each in value.split(':'))
-            limits[name] = numbers if len(numbers) > 1 else numbers[0]
-        return limits
+    def _value(self, word: str, text: str) -> int | tuple[int, int]:
+        if not re.fullmatch(r'-?\d+(:-?\d+)?', text):
+            raise ValueError(f'the limit {word} is no number, nor two with a '
+                             'colon between them')
+        soft, colon, hard = text.partition(':')
+        return (int(soft), int(hard)) if colon else int(soft)
 
 
 class PopenErrorStream(_Attribute):

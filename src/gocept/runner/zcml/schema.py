@@ -32,8 +32,7 @@ class IChildDirective(Interface):
 
     cwd = fields.Text('The directory the child starts in (default: ours).')
 
-    user = fields.NameOrNumber(
-        'The user the child runs as, a name or a number.')
+    user = fields.NameOrNumber('The user of the child: a name or a number.')
 
     group = fields.NameOrNumber(
         'The group the child runs as (default: that of the user).')
@@ -69,8 +68,7 @@ class IAppDirective(IChildDirective):
         'What the channel is connected to: standard input and output of the '
         'child (default), or a Unix socket.', values=('stdio', 'socket'))
 
-    socket = fields.Text(
-        'The path of the Unix socket that the child listens on.')
+    socket = fields.Text('The path of the Unix socket the child listens on.')
 
     start_timeout = fields.Seconds(
         'How many seconds the child has until it listens (default: 30).')
@@ -80,8 +78,7 @@ class IAppDirective(IChildDirective):
         'a line.', values=('bytes', 'line'))
 
     encoding = fields.Text(
-        'The encoding that makes text of what the channel reads (default: '
-        'bytes).')
+        'The encoding of the text in the channel (default: bytes).')
 
     limit = fields.Number('The length of the longest line (default: 1048576).')
 
@@ -200,8 +197,7 @@ class IExecutorDirective(IChildDirective):
 
     method = fields.Text('Of type "http": the method (default: HEAD).')
 
-    payload = fields.Pairs(
-        'Of type "http": the form that is sent: NAME=VALUE ...')
+    payload = fields.Pairs('Of type "http": the form to send: NAME=VALUE ...')
 
     headers = fields.Pairs('Of type "http": more headers: NAME=VALUE ...')
 
@@ -256,5 +252,4 @@ class IWorkerDirective(Interface):
         'The longest pause after errors in a row, in seconds (default: 60).')
 
     shutdown_timeout = fields.Seconds(
-        'How many seconds the end of all children may take in all (default: '
-        '30).')
+        'How many seconds the end of all children may take (default: 30).')

@@ -160,8 +160,10 @@ class PendingTests(RestartTestCase):
     def test_the_timer_is_late(self):
         # It was taken out by the background thread, and then we came.
         timer = self.timer('cat')
+        instance = self.runner._instances['cat']
+        application = instance._application
         self.runner.terminate('cat')
-        self.runner._instances['cat']._restart(1, timer)
+        instance._restart(application, 1, timer)
         self.assertEqual(1, self.started('cat'))
 
 
