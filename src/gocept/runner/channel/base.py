@@ -117,7 +117,6 @@ class Channel(Source, Closing, ABC):
         return item
 
     def collect(self) -> tuple[Sequence[Data], bool]:
-        """See `Source`."""
         ready = self._ready
         if not ready:
             try:
@@ -135,7 +134,6 @@ class Channel(Source, Closing, ABC):
 
     @property
     def buffered(self) -> bool:
-        """See `Source`."""
         return bool(self._ready) or self.closed or self._over is not None
 
     @property
@@ -281,11 +279,9 @@ class LineChannel(Channel):
 
     @property
     def buffered(self) -> bool:
-        """See `Source`."""
         return bool(self._ready) or self._channel.buffered
 
     def layers(self) -> Iterator[Source]:
-        """See `Source`."""
         yield self
         yield from self._channel.layers()
 
@@ -299,7 +295,6 @@ class LineChannel(Channel):
         self._channel.write(*data)
 
     def send_kept(self) -> bool:
-        """See `Channel`."""
         return self._channel.send_kept()
 
     def write_eof(self) -> None:

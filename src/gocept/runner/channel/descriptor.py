@@ -148,7 +148,6 @@ class _DescriptorChannel(Channel, Owning):
             self._ended = True
 
     def send_kept(self) -> bool:
-        """See `Source`."""
         with self._lock:
             failure = None if self.closed else self._send_kept()
             kept = self.kept
@@ -266,7 +265,6 @@ class PipeChannel(_DescriptorChannel):
                 and not stat.S_ISFIFO(os.fstat(sink).st_mode))
 
     def _release(self) -> None:
-        """See `Owning`."""
         fds = self._descriptors()
         self._faucet = self.sink_fd = -1
         with contextlib.ExitStack() as stack:  # all, even if one fails
@@ -274,7 +272,6 @@ class PipeChannel(_DescriptorChannel):
                 stack.callback(self._close, fd)
 
     def after_fork(self) -> None:
-        """See `_DescriptorChannel`."""
         super().after_fork()
         self._blocking = []  # the files are also those of the parent
 
@@ -321,7 +318,6 @@ class SocketChannel(_DescriptorChannel):
         return [self.sink_fd]
 
     def _release(self) -> None:
-        """See `Owning`."""
         self.sink_fd = -1
         self._socket.close()
 

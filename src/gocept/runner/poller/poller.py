@@ -228,21 +228,18 @@ class Poller(Owning):
             self._descriptors.drop(fd, WRITABLE)
 
     def source_ready(self, source: Source) -> None:
-        """See `Watcher`."""
         with self._lock:
             watch = self._watches.get(id(source))
             if watch is not None:
                 self._settle(watch, True)
 
     def source_fetched(self, source: Source) -> None:
-        """See `Watcher`."""
         with self._lock:
             watch = self._watches.get(id(source))
             if watch is not None and watch.told:
                 self._settle(watch, watch.source.buffered)
 
     def source_sending(self, source: Source) -> None:
-        """See `Watcher`."""
         with self._lock:
             fd = source.sink_fd
             if not self.closed and fd >= 0 and (
@@ -253,7 +250,6 @@ class Poller(Owning):
                     self._writers[fd] = source
 
     def source_closing(self, source: Source, fd: int) -> None:
-        """See `Watcher`."""
         with self._lock:
             self._readers.pop(fd, None)
             self._writers.pop(fd, None)
@@ -499,7 +495,6 @@ class Poller(Owning):
                 self._release()
 
     def _release(self) -> None:
-        """See `Owning`."""
         self._descriptors.close()
 
     def after_fork(self) -> None:

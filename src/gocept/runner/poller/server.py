@@ -34,11 +34,9 @@ class Server(Source):
         self._buffering = buffering
 
     def fileno(self) -> int:
-        """See `Source`."""
         return self.socket.fileno()
 
     def collect(self) -> tuple[Sequence[Item], bool]:
-        """See `Source`."""
         clients: list[Item] = []
         for _ in range(_CLIENTS):
             try:

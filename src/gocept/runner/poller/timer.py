@@ -31,11 +31,9 @@ class Timer(Source):
         self.due = self._started + self.seconds
 
     def fileno(self) -> int:
-        """See `Source`."""
         return -1
 
     def collect(self) -> tuple[Sequence[Item], bool]:
-        """See `Source`."""
         late = time.monotonic() - self.due
         if late < 0:
             return (), False
