@@ -63,17 +63,14 @@ class TestChannel(Channel):
         return data
 
     def write(self, *data: Data) -> None:
-        """See `IChannel`."""
         if self.closed or self._eof_written:
             raise EndpointClosedException(f'{self!r} can be written no more')
         self._written.append(self._encoded(data))
 
     def write_eof(self) -> None:
-        """See `IChannel`."""
         self._eof_written = True
 
     def close(self) -> None:
-        """See `IChannel`."""
         self.closed = True
 
     def __repr__(self) -> str:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import zope.interface
@@ -72,13 +72,13 @@ class SimpleExecutor:
             if not isinstance(value, int | float) or not value >= 0:
                 raise ValueError(f'{each} must be a number >= 0, not '
                                  f'{value!r}')
-        self._popen = {
+        self._popen: Keywords = {
             'cwd': cwd, 'shell': shell, 'stdin': stdin, 'stdout': stdout,
             'stderr': stderr, **(popen_kwargs or {})}
         self._timeout = timeout
         self._sleep = sleep
         self._stop_signal = stop_signal
-        self._stop_timeout = stop_timeout
+        self._stop_timeout = timeout if stop_timeout is None else stop_timeout
         self._kill_signal = kill_signal
         self._expected_returncode = expected_returncode
         self._envvars = dict(envvars or {})
@@ -119,8 +119,9 @@ class SimpleExecutor:
     def start(self) -> Self:
         """See `IExecutor`."""
         self._set_timeout()
-        if self._start():
-            self._tell_ready()
+        process = self._start()
+        if process is not None:
+            ChildReady.tell(process)
         return self
 
     def ensure_running(self) -> Self:
@@ -132,16 +133,16 @@ class SimpleExecutor:
                 self.start()
         return self
 
-    def _start(self) -> bool:
-        """Start the child; False if it runs already."""
+    def _start(self) -> Process | None:
+        """Start the child; None if it runs already."""
         deadline = self._deadline
         if self.process is not None and not self.running():
             self.kill()  # what it has left
             self._deadline = deadline
-        return self.process is None and self._launch()
+        return self._launch() if self.process is None else None
 
-    def _launch(self) -> bool:
-        """Start the child; False if another thread does that.
+    def _launch(self) -> Process | None:
+        """Start the child; None if another thread does that.
 
         Subscribers of the start are called meanwhile, so no lock is held.
         """
@@ -153,7 +154,7 @@ class SimpleExecutor:
             self._changing.wait_for(lambda: not (
                 self._starter is not None and self._starter.is_alive()))
             if self._run is not None:
-                return False
+                return None
             self._starter = me
         run = None
         try:
@@ -162,24 +163,38 @@ class SimpleExecutor:
             with self._changing:
                 self._run, self._starter = run, None
                 self._changing.notify_all()
-        return True
+        return run.process
 
     def _options(self, check: Check | None) -> dict[str, Any]:
-        return process_options(
-            self.command if self._popen['shell'] else self.command_parts,
-            self._popen, self.envvars, self._envvars, check,
-        ) | {'adopt': True, 'stop_signal': self._stop_signal,
-             'stop_timeout': (self._timeout if self._stop_timeout is None
-                              else self._stop_timeout),
-             'kill_signal': self._kill_signal, 'name': self.name,
-             'die_with_parent': self._die_with_parent,
-             'on_start': ChildStarted.tell, 'on_end': ChildEnded.tell,
-             'servers': self.condition and self.condition.servers}
-
-    def _tell_ready(self) -> None:
-        process = self.process  # another thread may have stopped it
-        if process is not None:
-            ChildReady.tell(process)
+        """The keywords of a process that do what those of Popen do."""
+        popen = self._popen
+        options = {'env': self.envvars, 'pass_fds': ()} | {
+            key: popen[key] for key in _KNOWN if key in popen}
+        environment = options['env']
+        # Some variables reach a child only if they are said once more.
+        extra = {name: environment[name] for name in self._envvars
+                 if name in environment}
+        command = self.command if popen['shell'] else self.command_parts
+        if check is not None:
+            extra |= check.variables
+            options['pass_fds'] = (*options['pass_fds'], *check.pass_fds)
+            fd = check.variables.get('NOTIFY_FD', '{notify_fd}')
+            command = _replaced(
+                command, lambda part: part.replace('{notify_fd}', fd))
+        for name in 'stdin', 'stdout', 'stderr':
+            options[name] = _STREAMS.get(options[name], options[name])
+        return options | {
+            'command': command, 'extra_env': extra, 'adopt': True,
+            'setsid': not options.keys() & {
+                'process_group', 'start_new_session'},
+            'die_with_parent': self._die_with_parent,
+            'popen_kwargs': {key: value for key, value in popen.items()
+                             if key not in _KNOWN},
+            'stop_signal': self._stop_signal,
+            'stop_timeout': self._stop_timeout,
+            'kill_signal': self._kill_signal, 'name': self.name,
+            'on_start': ChildStarted.tell, 'on_end': ChildEnded.tell,
+            'servers': self.condition and self.condition.servers}
 
     def _set_timeout(self) -> None:
         """Begin the time that a start may take."""
@@ -305,16 +320,13 @@ class SimpleExecutor:
 
     def output(self) -> Reader | None:
         """See `IExecutor`."""
-        return self._readers.get('stdout')
+        run = self._run
+        return None if run is None else run.captures.readers.get('stdout')
 
     def err_output(self) -> Reader | None:
         """See `IExecutor`."""
-        return self._readers.get('stderr')
-
-    @property
-    def _readers(self) -> Mapping[str, Reader]:
         run = self._run
-        return {} if run is None else run.captures.readers
+        return None if run is None else run.captures.readers.get('stderr')
 
     @property
     def dropped(self) -> int:
@@ -350,7 +362,7 @@ class SimpleExecutor:
         state = (f'running as {process.pid}'
                  if process is not None and process.poll() is None
                  else 'not running')
-        return f'<{type(self).__name__} {self.command!r}: {state}>'
+        return f'{str(self)[:-1]}: {state}>'
 
 
 class _Run:
@@ -359,13 +371,14 @@ class _Run:
     def __init__(self, executor: SimpleExecutor) -> None:
         self.began = time.monotonic()
         self.check: Check | None = None
-        self.poller: Poller | None = None
+        self._waiting = contextlib.ExitStack()  # the wait for readiness
         popen = executor._popen
         with contextlib.ExitStack() as undo:
-            undo.callback(self.end_waiting)
+            undo.enter_context(self._waiting)
+            self.poller: Poller | None = self._waiting.enter_context(Poller())
             if executor.condition is not None:
-                self.check = executor.condition.check()
-            self.poller = Poller()
+                self.check = self._waiting.enter_context(
+                    executor.condition.check())
             self.process = Process(**executor._options(self.check))
             undo.callback(self.process.close)
             undo.callback(self.process.terminate, signal.SIGKILL, 0)
@@ -393,17 +406,14 @@ class _Run:
 
     def end_waiting(self) -> None:
         """Close what only the wait for readiness needs."""
-        check, self.check = self.check, None
-        poller, self.poller = self.poller, None
-        for each in filter(None, (check, poller)):
-            each.close()
+        self.check = self.poller = None
+        self._waiting.close()
 
     def close(self) -> None:
         """Close everything; the process goes on, if it runs."""
         self.end_waiting()
         self.captures.close()
-        for channel in self.process.channels():
-            channel.close()
+        self.process.close_channels()
 
     def abandon(self, signum: int) -> None:
         """End the child of an executor that was forgotten.
@@ -430,31 +440,3 @@ _STREAMS: Mapping[Redirection, str] = {
 
 _KNOWN = {'shell', 'cwd', 'stdin', 'stdout', 'stderr', *POPEN}
 """The keywords of Popen that are keywords of `Process`, too."""
-
-
-def process_options(command: Command, popen: Keywords,
-                    envvars: Mapping[str, str], added: Iterable[str],
-                    check: Check | None) -> dict[str, Any]:
-    """The keywords of a process that do what those of Popen do.
-
-    `envvars` is the environment, unless `popen` has one. `added` are the names
-    in it that were added to our own environment.
-    """
-    options = {'env': envvars, 'pass_fds': ()} | {
-        key: popen[key] for key in _KNOWN if key in popen}
-    environment = options['env']
-    # Some variables reach a child only if they are said once more.
-    extra = {name: environment[name] for name in added if name in environment}
-    if check is not None:
-        extra |= check.variables
-        options['pass_fds'] = (*options['pass_fds'], *check.pass_fds)
-        fd = check.variables.get('NOTIFY_FD', '{notify_fd}')
-        command = _replaced(
-            command, lambda part: part.replace('{notify_fd}', fd))
-    for name in 'stdin', 'stdout', 'stderr':
-        options[name] = _STREAMS.get(options[name], options[name])
-    return options | {
-        'command': command, 'extra_env': extra,
-        'setsid': not options.keys() & {'process_group', 'start_new_session'},
-        'popen_kwargs': {key: value for key, value in popen.items()
-                         if key not in _KNOWN}}

@@ -46,7 +46,8 @@ class Capture(Source):
         self._log_file = (
             None if log_file is None else io.FileIO(log_file, 'ab'))
         self._pieces: deque[bytearray] = deque()
-        self._begin = self._end = 0  # of what is kept, in the stream
+        self.dropped = 0  # bytes; what is kept begins there
+        self._end = 0
         self._listeners: list[Listener] = []
         self.ended = False
         self._reading = Lock()  # one reads at a time, so the order is kept
@@ -57,27 +58,18 @@ class Capture(Source):
         """In a forked child: the output is the parent's to read."""
         self.ended = True
 
-    @property
-    def dropped(self) -> int:
-        """How many bytes are not kept any more."""
-        return self._begin
-
     def fileno(self) -> int:
-        """See `Source`."""
         return self._channel.fileno()
 
     def layers(self) -> Iterator[Source]:
-        """See `Source`."""
         yield self
         yield from self._channel.layers()
 
     @property
     def buffered(self) -> bool:
-        """See `Source`."""
         return self._channel.closed
 
     def collect(self) -> tuple[Sequence[bytes], bool]:
-        """See `Source`."""
         with self._reading:
             return (), self._read() is None
 
@@ -129,9 +121,9 @@ class Capture(Source):
         elif data:
             self._pieces.append(bytearray(data))
         self._end += len(data)
-        while self._pieces and (self._end - self._begin
+        while self._pieces and (self._end - self.dropped
                                 - len(self._pieces[0]) >= self._size):
-            self._begin += len(self._pieces.popleft())
+            self.dropped += len(self._pieces.popleft())
 
     def listen(self, listener: Listener) -> None:
         """Call it with what is kept, and then with all that comes.
@@ -143,7 +135,7 @@ class Capture(Source):
         with self._reading:
             self._listeners.append(listener)
             if self._pieces:
-                listener(self._begin, b''.join(self._pieces))
+                listener(self.dropped, b''.join(self._pieces))
             if self.ended:
                 listener(self._end, b'')
 
@@ -161,8 +153,8 @@ class Capture(Source):
         with self._changed:
             self._changed.wait_for(
                 lambda: position < self._end or self.ended)
-            position = max(position, self._begin)
-            begin = self._begin
+            begin = self.dropped
+            position = max(position, begin)
             for piece in self._pieces:
                 if position < begin + len(piece):
                     start = position - begin
@@ -204,6 +196,7 @@ class _Raw(io.RawIOBase):
         return True
 
     def skip_to(self, position: int, skipping: bool) -> None:
+        """Begin at a position; with `skipping`, after the line there."""
         if position >= self._position:  # else it was read already
             self._position, self.skipping = position, skipping
             self._notice = b''
@@ -236,23 +229,17 @@ class Reader(io.TextIOWrapper):
 
     def __init__(self, capture: Capture, encoding: str | None = None,
                  errors: str | None = None) -> None:
-        self._raw = _Raw(capture)
+        self.raw = _Raw(capture)
         self._turn = Lock()
-        super().__init__(io.BufferedReader(self._raw),
+        super().__init__(io.BufferedReader(self.raw),
                          encoding=encoding or 'utf-8',
                          errors=errors or 'backslashreplace')
 
-    def skip_to(self, position: int, skipping: bool) -> None:
-        """Begin at a position; with `skipping`, after the line there."""
-        self._raw.skip_to(position, skipping)
-
     def read(self, size: int | None = -1, /) -> str:
-        """See `io.TextIOWrapper`."""
         with self._turn:
             return super().read(size)
 
     def readline(self, size: int = -1, /) -> str:  # type: ignore[override]
-        """See `io.TextIOWrapper`."""
         with self._turn:
             return super().readline(size)
 
@@ -290,9 +277,9 @@ class Captures(dict[str, Capture], Closing):
             capture.read_rest()
 
     def skip_to(self, place: Callable[[Capture], tuple[int, bool]]) -> None:
-        """Set where each reader begins; see `Reader.skip_to`."""
+        """Set where each reader begins; see `Check.place`."""
         for name, reader in self.readers.items():
-            reader.skip_to(*place(self[name]))
+            reader.raw.skip_to(*place(self[name]))
 
     @property
     def dropped(self) -> int:

@@ -10,6 +10,7 @@ from gocept.runner.errors import (
     ExecutorError,
     ProcessExitedWithError,
 )
+from gocept.runner.events import ChildReady
 from gocept.runner.executor.base import SimpleExecutor
 from gocept.runner.executor.conditions.base import Condition
 from gocept.runner.interfaces import ICheckedExecutor, IConditionExecutor
@@ -45,7 +46,7 @@ class Executor(SimpleExecutor):
         self._obstacle = ''
         if self._overrides('pre_start_check') and self.pre_start_check():
             raise self._explained(AlreadyRunning(self), self._obstacle)
-        started = self._start()
+        process = self._start()
         self.wait_for(self.check_subprocess)
         run = self._run  # None if another thread has stopped it
         if run is not None:
@@ -53,8 +54,8 @@ class Executor(SimpleExecutor):
                 run.captures.skip_to(run.check.place)
             run.end_waiting()
             run.process.find_servers()  # so that a daemon ends when we exit
-        if started:
-            self._tell_ready()
+        if process is not None:
+            ChildReady.tell(process)
         return self
 
     def _overrides(self, *methods: str) -> bool:
@@ -71,17 +72,16 @@ class Executor(SimpleExecutor):
         status = run.process.poll()
         if status is not None:
             run.captures.read_rest()
-        if status and not (check is not None and check.said_by_child):
-            raise ProcessExitedWithError(self, status)
-        if self.after_start_check():
+        said_by_child = check is not None and check.said_by_child
+        if (not status or said_by_child) and self.after_start_check():
             return True
-        if status:
-            raise ProcessExitedWithError(self, status)
-        if check is not None and (why := check.hopeless):
+        hopeless = '' if check is None else check.hopeless
+        if hopeless:
             status = run.process.poll()  # it may have ended meanwhile
-            if status is not None:
-                raise ProcessExitedWithError(self, status)
-            raise ExecutorError(self, why)
+        if status or (hopeless and status is not None):
+            raise ProcessExitedWithError(self, status)
+        if hopeless:
+            raise ExecutorError(self, hopeless)
         return False
 
 
@@ -99,7 +99,6 @@ class ConditionExecutor(Executor):
         super().__init__(command, **kwargs)
 
     def pre_start_check(self) -> bool:
-        """See `ICheckedExecutor`."""
         if self.process is not None and self.process.poll() is None:
             self._obstacle = f'its own process {self.process.pid} runs'
             return True
@@ -109,6 +108,5 @@ class ConditionExecutor(Executor):
         return bool(self._obstacle)
 
     def after_start_check(self) -> bool:
-        """See `ICheckedExecutor`."""
         check = None if self._run is None else self._run.check
         return check is None or check.holds()

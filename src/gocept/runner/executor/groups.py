@@ -65,19 +65,18 @@ def start_all(executors: Iterable[T], *, shutdown: Shutdown | None = None,
     """
     stop = stop or stop_all
     ordered = [each for level in in_levels(executors) for each in level]
-    starts: dict[int, Future[bool]] = {}
+    starts: dict[int, Future[None]] = {}
+    started: set[int] = set()
     given_up = threading.Event()
 
-    def start_one(executor: T) -> bool:
-        """Whether the executor was started, and not left as it was."""
+    def start_one(executor: T) -> None:
         for each in executor.requires:
             if starts[id(each)].exception() is not None or not (
-                    starts[id(each)].result() or each.is_up()):
-                return False  # the error is that of the other one
-        if given_up.is_set() or executor.is_up():
-            return False
-        start(executor)
-        return True
+                    id(each) in started or each.is_up()):
+                return  # the error is that of the other one
+        if not (given_up.is_set() or executor.is_up()):
+            start(executor)
+            started.add(id(executor))
 
     def give_up() -> None:
         """End the starts that go on."""
@@ -86,11 +85,6 @@ def start_all(executors: Iterable[T], *, shutdown: Shutdown | None = None,
             for executor in down:
                 if id(executor) in starts and not starts[id(executor)].done():
                     executor.kill()
-
-    def started() -> list[T]:
-        return [each for each in ordered
-                if id(each) in starts and starts[id(each)].exception() is None
-                and starts[id(each)].result()]
 
     down = [each for each in ordered if not each.is_up()]
     if not down:
@@ -107,14 +101,14 @@ def start_all(executors: Iterable[T], *, shutdown: Shutdown | None = None,
         except BaseException as reason:  # also that of a signal handler
             give_up()
             try:
-                stop(started())
+                stop([each for each in ordered if id(each) in started])
             except Exception as failure:
                 reason.add_note(str(failure))
             raise
-    return started()
+    return [each for each in ordered if id(each) in started]
 
 
-def _wait(starts: Collection[Future[bool]],
+def _wait(starts: Collection[Future[None]],
           shutdown: Shutdown | None) -> None:
     """Wait until all starts are done, or one has failed."""
     if shutdown is None:
@@ -140,23 +134,23 @@ def stop_all(executors: Iterable[Startable],
     `stop` that a subclass overrides is called in a thread of its own; if it
     takes longer, the child is killed.
     """
-    there = {id(each): each for each in executors if each.process is not None}
+    there = {process: each for each in executors
+             if (process := each.process) is not None}
     own = [each for each in there.values() if _stops_itself(each)]
-    plain = [each for each in there.values() if not _stops_itself(each)]
+    plain = {process: each for process, each in there.items()
+             if not _stops_itself(each)}
     errors: list[BaseException] = []
     deadline = Deadline(None if math.isinf(timeout) else timeout)
     with ThreadPoolExecutor(max(len(own), 1)) as threads:
         stops = {threads.submit(each.stop): each for each in own}
-        processes = {process: each for each in plain
-                     if (process := each.process) is not None}
         try:
-            terminate_all(processes, at_most=timeout)
+            terminate_all(plain, at_most=timeout)
         except DeadlineExceeded as error:
             errors.append(error)
             # Those that cannot be ended are not waited for once more.
-            plain = [each for process, each in processes.items()
-                     if process.finished]
-        for each in plain:
+            plain = {process: each for process, each in plain.items()
+                     if process.finished}
+        for each in plain.values():
             try:
                 each.stop()
             except Exception as error:

@@ -110,7 +110,6 @@ class all_of(Condition):
         self.conditions = conditions
 
     def check(self) -> Check:
-        """See `ICondition`."""
         with contextlib.ExitStack() as undo:
             checks = [undo.enter_context(each.check())
                       for each in self.conditions]
@@ -121,18 +120,15 @@ class all_of(Condition):
         return _All(checks)
 
     def holds_already(self, poller: Poller, deadline: Deadline) -> str:
-        """See `ICondition`."""
         return next(filter(None, (each.holds_already(poller, deadline)
                                   for each in self.conditions)), '')
 
     def replaced(self, text: str) -> str:
-        """See `ICondition`."""
         for each in self.conditions:
             text = each.replaced(text)
         return text
 
     def servers(self) -> Iterator[int]:
-        """See `ICondition`."""
         for each in self.conditions:
             yield from each.servers()
 

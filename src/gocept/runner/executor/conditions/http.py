@@ -56,7 +56,6 @@ class http(tcp):
         self.target = (self.url.path or '/') + query
 
     def check(self) -> Check:
-        """See `ICondition`."""
         return _HTTPCheck(self)
 
     def ask(self, sock: socket.socket) -> tuple[bool, str]:

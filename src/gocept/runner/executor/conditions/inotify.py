@@ -31,11 +31,9 @@ class Directory(Source):
             raise
 
     def fileno(self) -> int:
-        """See `Source`."""
         return self._fd
 
     def collect(self) -> tuple[Sequence[bytes], bool]:
-        """See `Source`."""
         if self._fd < 0:
             return (), True
         try:

@@ -128,11 +128,9 @@ class tcp(Condition):
         self.port = port
 
     def replaced(self, text: str) -> str:
-        """See `ICondition`."""
         return text.replace('{port}', str(self.port)) if self._chosen else text
 
     def check(self) -> Check:
-        """See `ICondition`."""
         return TCPCheck(self)
 
     def hold(self) -> None:
@@ -158,7 +156,6 @@ class tcp(Condition):
         return addresses
 
     def holds_already(self, poller: Poller, deadline: Deadline) -> str:
-        """See `ICondition`."""
         try:
             addresses = within(lambda: resolve(self.host, self.port), poller,
                                deadline)
@@ -177,7 +174,6 @@ class tcp(Condition):
                 or f'something listens on {self.host} port {self.port}')
 
     def servers(self) -> Iterator[int]:
-        """See `ICondition`."""
         strangers = list(descendants.strangers())
         if strangers:  # as a rule there are none, and the table is long
             yield from listeners.among(
@@ -241,11 +237,9 @@ class unix(Condition):
             raise ValueError('the path of a Unix socket is needed')
 
     def check(self) -> Check:
-        """See `ICondition`."""
         return _UnixCheck(self.path)
 
     def holds_already(self, poller: Poller, deadline: Deadline) -> str:
-        """See `ICondition`."""
         pid = 0
         try:
             pid = self._listener()
@@ -262,7 +256,6 @@ class unix(Condition):
             return listeners.peer(sock)
 
     def servers(self) -> Iterator[int]:
-        """See `ICondition`."""
         with contextlib.suppress(OSError):
             yield self._listener()  # its path may be a relative one
         yield from listeners.among(

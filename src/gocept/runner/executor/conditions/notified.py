@@ -24,7 +24,6 @@ class notified(Condition):
     """
 
     def check(self) -> Check:
-        """See `ICondition`."""
         return _NotifiedCheck()
 
 

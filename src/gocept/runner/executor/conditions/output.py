@@ -26,7 +26,6 @@ class output(Condition):
         self.failure = _compiled(failure) if failure else None
 
     def check(self) -> Check:
-        """See `ICondition`."""
         return _OutputCheck(self)
 
 

@@ -26,16 +26,13 @@ class pid_file(Condition):
             raise ValueError('the path of a pid file is needed')
 
     def check(self) -> Check:
-        """See `ICondition`."""
         return _PidFileCheck(self.path)
 
     def holds_already(self, poller: Poller, deadline: Deadline) -> str:
-        """See `ICondition`."""
         pid = _writer(self.path)
         return f'process {pid} runs, which {self.path} names' if pid else ''
 
     def servers(self) -> Iterator[int]:
-        """See `ICondition`."""
         if pid := _writer(self.path):
             yield pid
 

@@ -19,7 +19,6 @@ class exits_zero(Condition):
             raise ValueError('a probe needs a command')
 
     def check(self) -> Check:
-        """See `ICondition`."""
         return _ExitCheck(self.command)
 
 

@@ -25,7 +25,6 @@ from gocept.runner.executor import (
     TimeoutExpired,
     unix,
 )
-from gocept.runner.executor.base import process_options
 from gocept.runner.executor.conditions.base import Check
 from gocept.runner.interfaces import (
     ICheckedExecutor,
@@ -531,9 +530,13 @@ class OptionsTests(unittest.TestCase):
 
     def options(self, command: Any = ('true',), check: Check | None = None,
                 **popen: Any) -> dict[str, Any]:
-        return process_options(
-            command, {'stdin': None, 'stdout': None, 'stderr': None, **popen},
-            {'A': 'ours', 'B': 'ours'}, ['B', 'C'], check)
+        class Other(SimpleExecutor):
+            envvars = {'A': 'ours', 'B': 'ours'}  # type: ignore[assignment]
+
+        executor = Other(
+            command, shell=isinstance(command, str), stdin=None, stdout=None,
+            envvars={'B': 'ours', 'C': 'ours'}, popen_kwargs=popen)
+        return executor._options(check)
 
     def test_streams_are_those_of_popen(self) -> None:
         with open('/dev/null') as file:
