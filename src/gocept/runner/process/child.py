@@ -22,7 +22,7 @@ from gocept.runner.interfaces import IProcess
 from gocept.runner.poller import Poller, background
 from gocept.runner.process import descendants, keywords, procfs, registry
 from gocept.runner.process.launch import Command, Launch, new_mark
-from gocept.runner.process.pidfd import Gone, Handle, hold
+from gocept.runner.process.pidfd import Gone, Handle, Handles, hold
 from gocept.runner.process.registry import terminate_all
 from gocept.runner.waits.closing import Closing
 from gocept.runner.waits.deadline import Deadline, wait_for
@@ -71,18 +71,17 @@ class Process(Source, Closing):
         self.finished = False
         self.detached = launch.detached
         self.leads_group = launch.leads_group
-        self._adopt = adopt
+        self.adopts = adopt
         self.mark = '' if launch.detached else new_mark()
         self.returncode: int | None = None
         self.ended_at = 0
-        self._is_lost = False
         self.channel: PipeChannel | None = None
         self.stderr: PipeChannel | None = None
         self._on_end = on_end
         self._servers = servers
         self._owner = os.getpid()
         self._lock = Lock()  # around the reaping, and what is left behind
-        self._left: list[Handle] = []
+        self._left = Handles()
         if channel:
             PipeChannel(**channel).close()  # an error comes before the start
         if not self.detached:
@@ -112,7 +111,10 @@ class Process(Source, Closing):
                     unowned -= {faucet, sink}
                     undo.callback(it.close)
                     setattr(self, name, it)
-            self.handle = self._hold()
+            try:
+                self.handle = hold(self.pid)
+            except ProcessLookupError:  # reaped, as SIGCHLD is ignored
+                self.handle = Gone(self.pid)
             undo.callback(self.handle.close)
             for each in self.channels():
                 each.name = f'{self.name!r} ({self.pid})'
@@ -125,12 +127,6 @@ class Process(Source, Closing):
                 on_start(self)
             poller.register(self)  # from now on the child may be reaped
             undo.pop_all()
-
-    def _hold(self) -> Handle:
-        try:
-            return hold(self.pid)
-        except ProcessLookupError:  # reaped, as SIGCHLD is ignored
-            return Gone(self.pid)
 
     def _kill_newborn(self) -> None:
         if self.returncode is not None:
@@ -161,66 +157,39 @@ class Process(Source, Closing):
     def poll(self) -> int | None:
         """See `IProcess`."""
         if self.returncode is None and self.is_ours:
-            reaped = False
-            try:
-                with self._lock:
-                    if self.returncode is None:
-                        try:
-                            self._reap()
-                        finally:
-                            reaped = self.returncode is not None
-            finally:  # a signal handler may have raised meanwhile
-                if reaped:
-                    self._tell_end()
+            # What is reaped is told, though a signal handler may raise.
+            with contextlib.ExitStack() as after, self._lock:
+                if self.returncode is None:
+                    self._reap(after)
         return self.returncode
 
-    def _reap(self) -> None:
+    def _reap(self, after: contextlib.ExitStack) -> None:
         """Take the status, if the child has ended; with the lock held."""
+        is_lost = False
         try:
             status = self.handle.reap()
         except ChildProcessError:
-            self._is_lost = self.handle.has_ended()
-            status = LOST_STATUS if self._is_lost else None
+            is_lost = self.handle.has_ended()
+            status = LOST_STATUS if is_lost else None
         if status is None:
             return
+        after.callback(self._tell_end, is_lost)
         try:
             descendants.started.discard(self.pid)
             self.ended_at = descendants.clock()
-            self._take_in(self._left_behind())
+            if self.leads_group:
+                for handle in descendants.group(self.pid, self.ended_at):
+                    self._left.add(handle)
+            if self.adopts:
+                for _, handle in descendants.Adopted([self]).look():
+                    self._left.add(handle)
         finally:
             # A thread that sees this may change what is left behind.
             self.returncode = status
             self.handle.close()  # which tells the pollers
 
-    def _take_in(self, handles: Iterable[Handle]) -> list[Handle]:
-        """Keep handles of processes that are not held yet; returns these.
-
-        With the lock held.
-        """
-        known = {handle.pid for handle in self._left}
-        new = []
-        for handle in handles:
-            if handle.pid in known:
-                handle.close()
-            else:
-                known.add(handle.pid)
-                self._left.append(handle)
-                new.append(handle)
-        return new
-
-    def _left_behind(self) -> Iterator[Handle]:
-        if self.leads_group:
-            yield from descendants.group(self.pid, self.ended_at)
-        if self.adopts:
-            for _, handle in descendants.Adopted([self]).look():
-                yield handle
-
-    @property
-    def adopts(self) -> bool:
-        return self._adopt and descendants.adopting()
-
-    def _tell_end(self) -> None:
-        if self._is_lost:
+    def _tell_end(self, is_lost: bool) -> None:
+        if is_lost:
             log.warning('Somebody else has reaped %r; its status is lost',
                         self)
         self._watch_left()
@@ -233,7 +202,7 @@ class Process(Source, Closing):
     def _watch_left(self) -> None:
         """Let go of processes that are left behind as soon as they end."""
         with self._lock:
-            left = list(self._left)
+            left = list(self._left.values())
             if not left:
                 registry.processes.discard(self)
         for handle in left:
@@ -247,8 +216,8 @@ class Process(Source, Closing):
 
     def _forget(self, ended: bool, handle: Handle) -> None:
         with self._lock:
-            if handle in self._left:
-                self._left.remove(handle)
+            if self._left.get(handle.pid) is handle:
+                del self._left[handle.pid]
                 descendants.reap(handle)
                 handle.close()
             if not self._left and self.returncode is not None:
@@ -286,7 +255,7 @@ class Process(Source, Closing):
 
     def _signal_group(self, signum: int) -> None:
         """Do the same, with the lock held."""
-        for handle in self._left:
+        for handle in self._left.values():
             handle.signal(signum)
         if self.returncode is not None:
             return
@@ -300,27 +269,21 @@ class Process(Source, Closing):
     def signal_all(self, signum: int) -> None:
         """See `IProcess`."""
         self.require_ours()
-        self.find_servers()
-        with contextlib.ExitStack() as held:
-            others = [held.enter_context(contextlib.closing(handle))
-                      for handle in descendants.of(self)]
+        with contextlib.closing(descendants.of(self)) as others:
             with self._lock:
                 # Who gets the signal with the group does not get it again.
-                told = {handle.pid for handle in self._left}
+                told = set(self._left)
                 if self.leads_group and self.returncode is None:
-                    told |= {handle.pid for handle in others
-                             if procfs.group(handle.pid) == self.pid}
+                    told |= {pid for pid in others
+                             if procfs.look(pid).group == self.pid}
                 self._signal_group(signum)
-            for handle in others:
-                if handle.pid not in told:
-                    handle.signal(signum)
-                    told.add(handle.pid)
-        # The child may have ended meanwhile, and have become a daemon.
-        new = self.find_servers()
-        with self._lock:
-            for handle in new:
-                if handle.pid not in told:
-                    handle.signal(signum)
+            # The child may have ended, and have become a daemon.
+            servers = self.find_servers()
+            with self._lock:
+                for handle in (*others.values(), *servers):
+                    if handle.pid not in told:
+                        told.add(handle.pid)
+                        handle.signal(signum)
 
     @property
     def has_left(self) -> bool:
@@ -331,24 +294,23 @@ class Process(Source, Closing):
 
     def take_left(self) -> list[Handle]:
         with self._lock:
-            left, self._left = self._left, []
-        return left
+            left, self._left = self._left, Handles()
+        return list(left.values())
 
     def find_servers(self) -> list[Handle]:
         if (self._servers is None or self.finished or not self.is_ours
                 or self.poll() is None):
             return []
         try:
-            handles = [handle for pid in self._servers() if (
-                handle := descendants.stranger(pid)) is not None]
+            found = [*descendants.hold_all(
+                self._servers(), descendants.is_stranger)]
         except Exception:  # the known descendants are to be ended anyway
             log.exception('servers of %r failed', self)
             return []
         with self._lock:
-            new = self._take_in(handles)
-            if new:
-                registry.processes.add(self)
+            new = [*filter(self._left.add, found)]
         if new:
+            registry.processes.add(self)
             self._watch_left()
         return new
 

@@ -12,12 +12,17 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Collection, Iterator
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Protocol, TypeVar
 
 from gocept.runner.process import procfs
 from gocept.runner.process.launch import MARKER
-from gocept.runner.process.pidfd import Handle, PidAndStart, hold
+from gocept.runner.process.pidfd import (
+    Handle,
+    Handles,
+    PidAndStart,
+    hold,
+)
 
 _LOOKS = 100  # where others start processes all the time
 
@@ -28,6 +33,8 @@ class Child(Protocol):
     pid: int
     mark: str
     """A word in the environment of all its descendants; '' for none."""
+    adopts: bool
+    """Whether orphans of this child become children of ours."""
     leads_group: bool
     started_at: int
     """In ticks of `clock`."""
@@ -43,10 +50,6 @@ class Child(Protocol):
     finished: bool
     """Whether the child and all descendants have ended; set by
     `terminate_all`."""
-
-    @property
-    def adopts(self) -> bool:
-        """Whether orphans of this child become children of ours."""
 
     def require_ours(self) -> None:
         """Raise a RuntimeError in a forked copy of the parent."""
@@ -73,10 +76,10 @@ class Child(Protocol):
         """Hand over the handles of all that the child has left behind."""
 
 
-C = TypeVar('C', bound=Child)
+T = TypeVar('T')
 
 
-def hold_if(pid: int, is_it: Callable[[], bool]) -> Handle | None:
+def hold_if(pid: int, is_it: Callable[[int], bool]) -> Handle | None:
     """Hold a process, and check then that it is the right one; or None."""
     for make in (hold, PidAndStart):
         try:
@@ -85,7 +88,7 @@ def hold_if(pid: int, is_it: Callable[[], bool]) -> Handle | None:
             return None
         except OSError:  # no descriptor is left
             continue
-        if is_it():
+        if is_it(pid):
             return handle
         can_look = procfs.is_readable()
         handle.close()
@@ -95,12 +98,19 @@ def hold_if(pid: int, is_it: Callable[[], bool]) -> Handle | None:
     return None
 
 
-def tree(pid: int, alive: Callable[[], bool]) -> Iterator[Handle]:
-    """The children of a process that is held, without their children."""
-    for child in procfs.children(pid):
-        handle = hold_if(child, lambda: _parent(child) == pid and alive())  # noqa: B023
+def hold_all(pids: Iterable[int], is_it: Callable[[int], bool],
+             ) -> Iterator[Handle]:
+    """Hold those processes that are the right ones."""
+    for pid in pids:
+        handle = hold_if(pid, is_it)
         if handle is not None:
             yield handle
+
+
+def tree(pid: int, alive: Callable[[], bool]) -> Iterator[Handle]:
+    """The children of a process that is held, without their children."""
+    return hold_all(procfs.children(pid),
+                    lambda it: procfs.look(it).parent == pid and alive())
 
 
 def group(pgid: int, until: int) -> Iterator[Handle]:
@@ -109,8 +119,8 @@ def group(pgid: int, until: int) -> Iterator[Handle]:
     `until` is in ticks of `clock`: later, the number may be used again.
     """
     def belongs(pid: int) -> bool:
-        now = procfs.stat(pid)
-        return (now is not None and now.group == pgid and now.start <= until
+        now = procfs.look(pid)
+        return (now.group == pgid and now.start <= until
                 and now.state not in 'ZX')
 
     try:
@@ -119,18 +129,14 @@ def group(pgid: int, until: int) -> Iterator[Handle]:
         return
     except PermissionError:
         pass
-    for pid in procfs.pids():
-        if belongs(pid):
-            handle = hold_if(pid, lambda: belongs(pid))  # noqa: B023
-            if handle is not None:
-                yield handle
+    yield from hold_all(filter(belongs, procfs.pids()), belongs)
 
 
 started: set[int] = set()
 """The pids of our children that are a `Process`, and so nobody's orphans."""
 
 
-class Adopted(Generic[C]):
+class Adopted:
     """Finds the orphans of children with ``adopt=True``, which are ours then.
 
     Such an orphan is a child of ours that is no `Process`, or it descends from
@@ -139,7 +145,7 @@ class Adopted(Generic[C]):
     another library, and are left alone. Each process is looked at once.
     """
 
-    def __init__(self, adopting: Collection[C]) -> None:
+    def __init__(self, adopting: Collection[Child]) -> None:
         self._by_mark = {each.mark: each for each in adopting if each.mark}
         self._by_group = {
             each.pid: each for each in adopting if each.leads_group}
@@ -151,32 +157,27 @@ class Adopted(Generic[C]):
         """Whether one could not be known yet, as it was becoming another
         program."""
 
-    def look(self) -> Iterator[tuple[C, Handle]]:
+    def look(self) -> Iterator[tuple[Child, Handle]]:
         """The orphans that no look has found before, each with its child."""
         self.unsure = False
         pids = [pid for pid in strangers() if pid not in self._older]
         while pids:
             pid = pids.pop()
             if pid not in self._seen:
-                yield from self._take(pid)
-                self.unsure = self.unsure or self._is_unsure(pid)
+                child = self._forebear(pid)
+                if child is not None:
+                    handle = hold_if(
+                        pid, lambda pid: self._forebear(pid) is child)  # noqa: B023
+                    if handle is not None:
+                        yield child, handle
+                    else:
+                        self._seen.discard(pid)
+                if not (pid in self._seen or pid in self._older):
+                    self.unsure |= procfs.stat(pid) is not None
             if pid not in self._older:
                 pids += procfs.children(pid)
 
-    def _take(self, pid: int) -> Iterator[tuple[C, Handle]]:
-        process = self._forebear(pid)
-        if process is not None:
-            handle = hold_if(pid, lambda: self._forebear(pid) is process)
-            if handle is not None:
-                yield process, handle
-            else:
-                self._seen.discard(pid)
-
-    def _is_unsure(self, pid: int) -> bool:
-        return (pid not in self._seen and pid not in self._older
-                and procfs.stat(pid) is not None)
-
-    def _forebear(self, pid: int) -> C | None:
+    def _forebear(self, pid: int) -> Child | None:
         now = procfs.stat(pid)
         if now is None:
             return None
@@ -209,10 +210,9 @@ def strangers() -> Iterator[int]:
             yield pid
 
 
-def stranger(pid: int) -> Handle | None:
-    """Hold a child of ours that is no `Process`; None for another pid."""
-    return hold_if(pid, lambda: (
-        pid not in started and _parent(pid) == os.getpid()))
+def is_stranger(pid: int) -> bool:
+    """Whether a process is a child of ours that is no `Process`."""
+    return pid not in started and procfs.look(pid).parent == os.getpid()
 
 
 def marks(pid: int) -> list[str]:
@@ -220,8 +220,8 @@ def marks(pid: int) -> list[str]:
     return (procfs.variable(pid, MARKER) or '').split()
 
 
-def marked(is_ours: Callable[[str], bool]) -> Iterator[tuple[str, Handle]]:
-    """The processes with a mark for which `is_ours` is true, and that mark.
+def marked(owner_of: Callable[[str], T | None]) -> Iterator[tuple[T, Handle]]:
+    """The processes with a mark that has an owner, each with that owner.
 
     All processes are looked at; then those that were started meanwhile, as
     their parents may have ended meanwhile; and those that were becoming other
@@ -238,10 +238,13 @@ def marked(is_ours: Callable[[str], bool]) -> Iterator[tuple[str, Handle]]:
             if words is None:
                 seen.remove(pid)
                 continue
-            for mark in filter(is_ours, words.split()):
-                handle = hold_if(pid, lambda: mark in marks(pid))  # noqa: B023
+            for mark in words.split():
+                owner = owner_of(mark)
+                if owner is None:
+                    continue
+                handle = hold_if(pid, lambda pid: mark in marks(pid))  # noqa: B023
                 if handle is not None:
-                    yield mark, handle
+                    yield owner, handle
                 else:
                     seen.discard(pid)
 
@@ -284,21 +287,21 @@ def adopting() -> bool:
     return os.getpid() in _adopting
 
 
-def of(process: Child) -> Iterator[Handle]:
-    """All present descendants of a child, each once."""
-    found = list(tree(process.pid, lambda: process.poll() is None))
-    for parent in found:  # it grows
-        found += tree(parent.pid, lambda: not parent.has_ended())  # noqa: B023
-    yield from found
-    known = {process.pid, *(handle.pid for handle in found)}
-    others: Iterator[tuple[object, Handle]] = (
-        Adopted([process]).look() if process.adopts
-        else marked(lambda mark: mark == process.mark))
-    for _, handle in others:
-        if handle.pid in known:
+def of(process: Child) -> Handles:
+    """All present descendants of a child."""
+    found = Handles()
+    parents = [*filter(found.add, tree(
+        process.pid, lambda: process.poll() is None))]
+    for parent in parents:  # it grows
+        parents += filter(found.add, tree(
+            parent.pid, lambda: not parent.has_ended()))  # noqa: B023
+    for _, handle in (Adopted([process]).look() if process.adopts
+                      else marked({process.mark: process}.get)):
+        if handle.pid == process.pid:
             handle.close()
         else:
-            yield handle
+            found.add(handle)
+    return found
 
 
 def reap_orphans() -> None:
@@ -313,8 +316,3 @@ def clock() -> int:
     """Now, in the unit in which /proc tells when a process was started."""
     return int(time.clock_gettime(time.CLOCK_BOOTTIME)
                * os.sysconf('SC_CLK_TCK'))
-
-
-def _parent(pid: int) -> int:
-    now = procfs.stat(pid)
-    return now.parent if now is not None else 0

@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterable, Iterator
 from gocept.runner.poller import Poller
 from gocept.runner.process import descendants, procfs
 from gocept.runner.process.descendants import Child
-from gocept.runner.process.pidfd import Handle
+from gocept.runner.process.launch import our_mark
+from gocept.runner.process.pidfd import Handle, Handles
 from gocept.runner.waits.deadline import NEVER, Deadline
 
 log = logging.getLogger('gocept.runner.process')
@@ -54,7 +55,7 @@ class Ending:
         self.killing = False
         """Whether the time is over."""
         self._awaited = False
-        self._members: dict[int, Handle] = {}
+        self._members = Handles()
         self._dead: list[Handle] = []
         """Members that become children of ours when their parent ends, too."""
         self._told: dict[int, int] = {}
@@ -98,13 +99,11 @@ class Ending:
 
     def add(self, handle: Handle) -> bool:
         """Take a descendant in; False if it is known."""
-        if handle.pid in self._members or (
-                self.child is not None and self._runs()
-                and handle.pid == self.child.pid):
+        if (self.child is not None and handle.pid == self.child.pid
+                and self._runs()):
             handle.close()
             return False
-        self._members[handle.pid] = handle
-        return True
+        return self._members.add(handle)
 
     def begin(self) -> None:
         """Send the signal to the child and its group."""
@@ -112,14 +111,13 @@ class Ending:
         child = self.child
         if child is None or not self._runs():
             return
-        in_group = {pid for pid in self._members
-                    if procfs.group(pid) == child.pid}
-        images = {pid: procfs.image(pid) for pid in in_group}
+        images = {pid: now.image for pid in self._members
+                  if (now := procfs.look(pid)).group == child.pid}
         _send(child.signal_group, self._signum, child.pid)
         _wake_stopped(child.pid, child.send_signal)
         if child.leads_group:
             self._told |= images
-            for pid in in_group:
+            for pid in images:
                 _wake_stopped(pid, self._members[pid].signal)
 
     def step(self) -> None:
@@ -158,14 +156,13 @@ class Ending:
         if self.child is not None and self._runs():
             new += filter(self.add, descendants.tree(
                 self.child.pid, self._runs))
-        while new:
-            parent = new.pop()
+        for parent in new:  # it grows
             new += filter(self.add, descendants.tree(
                 parent.pid, lambda: not parent.has_ended()))  # noqa: B023
 
     def _tell(self) -> None:
         for pid, handle in self._members.items():
-            image = procfs.image(pid)
+            image = procfs.look(pid).image
             if self._told.get(pid) != image:
                 self._told[pid] = image
                 _send(handle.signal, self._signum, pid)
@@ -189,8 +186,8 @@ class Ending:
         """Let go of those that could not be ended, and of the dead."""
         for handle in self._dead:
             descendants.reap(handle)
-        for handle in (*self._members.values(), *self._dead):
             handle.close()
+        self._members.close()
 
     def __str__(self) -> str:
         pids = ', '.join(map(str, self._members))
@@ -199,16 +196,12 @@ class Ending:
                 + f', killed {KILL_TIMEOUT} s ago')
 
 
-EndingOf = Callable[[str], Ending | None]
-"""Tells the ending that a mark belongs to; None for a stranger's mark."""
-
-
-def end(endings: Iterable[Ending], ending_of: EndingOf | None) -> bool:
+def end(endings: Iterable[Ending]) -> bool:
     """Carry the endings out; each says in the end whether it failed.
 
-    `ending_of` is None if nobody has a mark. Otherwise all processes are
-    looked through for marks once all children have ended, however many endings
-    there are; and again as long as some is found. Returns False if the last
+    If there may be marks, all processes are looked through for them once all
+    children have ended, however many endings there are; and again as long as
+    some is found. Returns False if the last
     look may have missed somebody: if no descriptor was left for it, or a
     process was becoming another program all the time.
     """
@@ -219,7 +212,7 @@ def end(endings: Iterable[Ending], ending_of: EndingOf | None) -> bool:
         poller = stack.enter_context(_poller())
         for ending in endings:
             ending.begin()
-        search = _Search(endings, ending_of, poller)
+        search = _Search(endings, poller)
         owners: dict[Handle, Ending] = {}
         pending = set(endings)
         due = set(endings)
@@ -295,14 +288,20 @@ def _poller() -> Iterator[Poller | _Pauses]:
 class _Search:
     """Finds descendants that have left their parents, for several endings."""
 
-    def __init__(self, endings: Iterable[Ending], ending_of: EndingOf | None,
-                 poller: Poller | _Pauses) -> None:
+    def __init__(self, endings: Iterable[Ending], poller: Poller | _Pauses,
+                 ) -> None:
         self.is_sure = False
         """Whether the last look has missed nobody."""
-        self._ending_of = ending_of
         self._poller = poller
-        self._by_child = {ending.child: ending for ending in endings
-                          if ending.child is not None}
+        self._strays: Ending | None = None
+        self._by_child: dict[Child, Ending] = {}
+        for ending in endings:
+            if ending.child is None:
+                self._strays = ending
+            else:
+                self._by_child[ending.child] = ending
+        self._by_mark = {child.mark: ending
+                         for child, ending in self._by_child.items()}
         self._adopting = [child for child in self._by_child if child.adopts]
         self._adopted = descendants.Adopted(self._adopting)
 
@@ -346,18 +345,20 @@ class _Search:
                           for child, handle in self._adopted.look())
 
     def _find_marked(self) -> set[Ending]:
-        ending_of = self._ending_of
-        if ending_of is None:
+        if self._strays is None and not any(
+                child.mark and not child.adopts for child in self._by_child):
             return set()
-        return _hand_over(
-            (ending_of(mark), handle) for mark, handle in descendants.marked(
-                lambda mark: ending_of(mark) is not None))
+        return _hand_over(descendants.marked(self._ending_of))
+
+    def _ending_of(self, mark: str) -> Ending | None:
+        return self._by_mark.get(mark) or (
+            self._strays if mark.startswith(our_mark()) else None)
 
 
-def _hand_over(found: Iterable[tuple[Ending | None, Handle]]) -> set[Ending]:
+def _hand_over(found: Iterable[tuple[Ending, Handle]]) -> set[Ending]:
     takers = set()
     for ending, handle in found:
-        if ending is None or ending.give_up() or handle.has_ended():
+        if ending.give_up() or handle.has_ended():
             descendants.reap(handle)
             handle.close()
         elif ending.add(handle):
@@ -375,6 +376,5 @@ def _send(send: Callable[[int], None], signum: int, pid: int) -> None:
 
 def _wake_stopped(pid: int, send: Callable[[int], None]) -> None:
     """Continue a stopped process, which would act on a signal later only."""
-    now = procfs.stat(pid)
-    if now is not None and now.state in 'Tt':
+    if procfs.look(pid).state in 'Tt':
         _send(send, signal.SIGCONT, pid)

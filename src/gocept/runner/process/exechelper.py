@@ -50,8 +50,7 @@ def main() -> None:
         step = ''
         os.execvpe(sys.argv[2], sys.argv[3:], os.environ)
     except Exception as error:  # the parent raises it
-        report = {'step': step, 'errno': getattr(error, 'errno', None),
-                  'text': str(error)}
+        report = step, getattr(error, 'errno', None), str(error)
         os.write(options['report'], json.dumps(report).encode())
         os._exit(FAILED)
 

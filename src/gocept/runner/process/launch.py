@@ -158,9 +158,8 @@ class Launch:
         popen = self._popen.copy()
         user, group, groups = self._identity
         executable = os.fsdecode(popen.pop('executable', '') or self.args[0])
-        with contextlib.ExitStack() as close:
-            read, low = os.pipe()
-            reader = close.enter_context(open(read, 'rb'))
+        read, low = os.pipe()
+        with open(read, 'rb') as reader:
             with open(low, 'wb'), open(
                     # A number that no stream of the child gets.
                     fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, 3), 'wb') as high:
@@ -194,7 +193,10 @@ class Launch:
         if report:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, 0)
-            raise _error(executable, **json.loads(report))
+            step, errno, text = json.loads(report)
+            if errno is None:
+                raise ValueError(f'{step}: {text}')
+            raise OSError(errno, os.strerror(errno), step or executable)
         return pid
 
     def _environment(self, mark: str) -> dict[str, str]:
@@ -309,15 +311,12 @@ def _limits(name: str, value: int | Sequence[int]) -> tuple[int, int]:
 def _checked_stream(name: str, stream: Stream) -> Stream:
     if isinstance(stream, str) and os.sep in stream:
         return pathlib.Path(stream)
-    wrong = stream is None or (isinstance(stream, int) and stream < 0)
-    if isinstance(stream, str):
-        wrong = (stream not in STREAMS
-                 or (stream == 'merge' and name != 'stderr'))
-    if wrong:
+    words = [each for each in STREAMS if each != 'merge' or name == 'stderr']
+    if (stream is None or (isinstance(stream, int) and stream < 0)
+            or (isinstance(stream, str) and stream not in words)):
         raise ValueError(
-            f"{name} must be 'pipe', 'null', 'inherit'"
-            + (", 'merge'" if name == 'stderr' else '')
-            + f', a path, a file or a descriptor, not {stream!r}')
+            f'{name} must be {", ".join(map(repr, words))}, a path, a file or '
+            f'a descriptor, not {stream!r}')
     return stream
 
 
@@ -349,10 +348,3 @@ def _popen(args: Sequence[str], keywords: Mapping[str, object]) -> int:
 def _is_python(program: str) -> bool:
     return (program == sys.executable
             or os.path.basename(program).startswith('python'))
-
-
-def _error(executable: str, step: str, errno: int | None, text: str,
-           ) -> Exception:
-    if errno is None:
-        return ValueError(f'{step}: {text}')
-    return OSError(errno, os.strerror(errno), step or executable)

@@ -150,6 +150,23 @@ class PidAndStart(Handle):
         return status
 
 
+class Handles(dict[int, Handle]):
+    """Handles by pid, so each process is held once."""
+
+    def add(self, handle: Handle) -> bool:
+        """Take a handle in, or close it and return False if there is one."""
+        if handle.pid in self:
+            handle.close()
+            return False
+        self[handle.pid] = handle
+        return True
+
+    def close(self) -> None:
+        """Close them all."""
+        for handle in self.values():
+            handle.close()
+
+
 class Gone(Handle):
     """A child that somebody else has reaped before it could be held."""
 

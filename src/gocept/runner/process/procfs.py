@@ -21,6 +21,9 @@ class Stat(NamedTuple):
     session: int
     start: int
     """In clock ticks after the system was booted."""
+    image: int
+    """The address of the stack: it changes when the process becomes another
+    program, and not when it forks; 0 if it cannot be read."""
 
 
 def is_readable() -> bool:
@@ -33,24 +36,13 @@ def stat(pid: int) -> Stat | None:
     fields = _fields(pid)
     if fields is None:
         return None
-    return Stat(fields[0].decode(), int(fields[1]), int(fields[2]),
-                int(fields[3]), int(fields[19]))
+    return Stat(fields[0].decode(), *(
+        int(fields[column]) for column in (1, 2, 3, 19, 25)))
 
 
-def group(pid: int) -> int:
-    """The process group of a process; 0 if there is no such process."""
-    now = stat(pid)
-    return now.group if now is not None else 0
-
-
-def image(pid: int) -> int:
-    """A number that changes when a process becomes another program.
-
-    It is the address of the stack, which exec(3) changes and fork(2) does not;
-    0 if it cannot be read.
-    """
-    fields = _fields(pid)
-    return int(fields[25]) if fields else 0
+def look(pid: int) -> Stat:
+    """Like `stat`; one that is dead and has no relatives in place of None."""
+    return stat(pid) or Stat('X', 0, 0, 0, 0, 0)
 
 
 def _fields(pid: int) -> list[bytes] | None:

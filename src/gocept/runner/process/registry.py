@@ -10,7 +10,6 @@ from gocept.runner.errors import DeadlineExceeded
 from gocept.runner.process import descendants
 from gocept.runner.process.descendants import Child
 from gocept.runner.process.ending import Ending, end
-from gocept.runner.process.launch import our_mark
 
 processes: set[Child] = set()
 """Each `Process` that runs, or has left descendants behind."""
@@ -47,11 +46,9 @@ def terminate_all(children: Iterable[Child], signum: int | None = None,
                 child, child.stop_signal if signum is None else signum,
                 min(child.stop_timeout if timeout is None else timeout,
                     at_most))
-    by_mark = {child.mark: ending for child, ending in endings.items()
-               if child.mark and not child.adopts}
     all_seen = False
     try:
-        all_seen = end(endings.values(), by_mark.get if by_mark else None)
+        all_seen = end(endings.values())
     finally:
         for child, ending in endings.items():
             child.killed = child.killed or ending.killing
@@ -68,13 +65,9 @@ def end_all(pid: int) -> None:
     if pid != os.getpid():
         return  # a fork does not end the children of its parent
     children = list(processes)
-    by_mark = {child.mark: Ending(child, child.stop_signal, child.stop_timeout)
-               for child in children}
-    strays = Ending(None, signal.SIGTERM, 10.0)
-    ours = our_mark()
-    end([*by_mark.values(), strays],
-        lambda mark: by_mark.get(mark) or (
-            strays if mark.startswith(ours) else None))
+    end([Ending(None, signal.SIGTERM, 10.0), *(
+        Ending(child, child.stop_signal, child.stop_timeout)
+        for child in children)])
     descendants.reap_orphans()
     for child in children:
         child.close_channels()

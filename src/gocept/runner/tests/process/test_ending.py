@@ -40,7 +40,7 @@ class EndingTests(ProcessTestCase):
     def test_nobody_to_end(self):
         it = self.ending(None)
         self.assertTrue(it.over)
-        end([it], None)
+        end([it])
         self.assertFalse(it.failed)
 
     def test_who_is_known_is_taken_in_once(self):
@@ -48,9 +48,9 @@ class EndingTests(ProcessTestCase):
         [grandchild] = self.children_of(child)
         it = self.ending(child)
         self.assertTrue(it.add(descendants.hold_if(
-            grandchild.pid, lambda: True)))
+            grandchild.pid, lambda _: True)))
         for pid in grandchild.pid, child.pid:
-            self.assertFalse(it.add(descendants.hold_if(pid, lambda: True)))
+            self.assertFalse(it.add(descendants.hold_if(pid, lambda _: True)))
         self.assertFalse(it.over)
 
     def test_ends_that_are_no_event_are_looked_for(self):
@@ -59,7 +59,7 @@ class EndingTests(ProcessTestCase):
         it = self.ending(child)
         it.add(PidAndStart(grandchild.pid))
         self.assertLess(it.left, 0.1)
-        end([it], None)
+        end([it])
         self.assertFalse(it.failed)
         self.assertTrue(ended(grandchild))
 
@@ -68,7 +68,7 @@ class EndingTests(ProcessTestCase):
         [leaver] = self.children_of(child)
         child.wait()
         strays = self.ending(None, timeout=0.05)
-        end([strays], {child.mark: strays}.get)
+        end([strays])
         self.assertTrue(ended(leaver))
         self.assertFalse(strays.failed)
 
@@ -79,7 +79,7 @@ class EndingTests(ProcessTestCase):
             children[0], 'signal_group', side_effect=PermissionError(1, 'no'))
         with refused, mock.patch.object(ending, 'KILL_TIMEOUT', 0.05):
             with self.assertLogs('gocept.runner.process', 'WARNING') as logs:
-                end(endings, None)
+                end(endings)
         self.assertEqual([True, False], [it.failed for it in endings])
         self.assertEqual(-signal.SIGTERM, children[1].returncode)
         self.assertIn(f'Process {children[0].pid} cannot be sent signal 15',
@@ -99,12 +99,11 @@ class EndingTests(ProcessTestCase):
         looks = []
         marked = descendants.marked
 
-        def look(is_ours):
-            looks.append(is_ours)
-            return marked(is_ours)
+        def look(owner_of):
+            looks.append(owner_of)
+            return marked(owner_of)
         with mock.patch('gocept.runner.process.descendants.marked', look):
-            ending_of = {child.mark: self.ending(child) for child in children}
-            end(ending_of.values(), ending_of.get)
+            end([self.ending(child) for child in children])
         self.assertEqual(1, len(looks))
         self.assertEqual([-signal.SIGTERM] * 5,
                          [child.returncode for child in children])
@@ -154,7 +153,7 @@ class EndingTests(ProcessTestCase):
         before = collections.Counter(self.state()['descriptors'])
         with mock.patch.object(Ending, 'step', side_effect=KeyboardInterrupt):
             with self.assertRaises(KeyboardInterrupt):
-                end([it], None)
+                end([it])
         after = collections.Counter(self.state()['descriptors'])
         self.assertFalse(after - before)
 

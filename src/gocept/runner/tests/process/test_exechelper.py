@@ -49,13 +49,13 @@ class HelperTests(unittest.TestCase):
     def test_the_program_cannot_be_run(self):
         self.assertEqual(
             (exechelper.FAILED, '',
-             {'step': '', 'errno': 2, 'text': mock.ANY}),
+             ['', 2, mock.ANY]),
             self.run_helper('/does/not/exist', 'x'))
 
     def test_a_limit_cannot_be_set(self):
         self.assertEqual(
             (exechelper.FAILED, '',
-             {'step': 'rlimit nofile', 'errno': None, 'text': mock.ANY}),
+             ['rlimit nofile', None, mock.ANY]),
             self.run_helper('true', 'true', rlimits={'nofile': [2, 1]}))
 
     def test_each_step_is_named(self):
@@ -85,7 +85,7 @@ class HelperTests(unittest.TestCase):
                     with self.assertRaises(Exited):
                         exechelper.main()
             self.assertEqual(
-                [{'step': step, 'errno': 1, 'text': '[Errno 1] no'}], reports)
+                [[step, 1, '[Errno 1] no']], reports)
             self.assertFalse(execvpe.called)
 
     def test_the_program_does_not_get_the_pipe(self):
