@@ -122,8 +122,7 @@ class Application:
         return self.type == 'socket' and 'stdout' not in self.options
 
     def is_to_restart(self, status: int) -> bool:
-        """Whether a process that has ended with `status` is started again.
-        """
+        """Whether a process that ended with `status` is started again."""
         return self.restart == 'always' or (
             self.restart == 'on-failure' and status != 0)
 

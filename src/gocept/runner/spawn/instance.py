@@ -11,11 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from gocept.runner.channel import Channel, SocketChannel
-from gocept.runner.errors import (
-    EndpointClosedException,
-    ProcessExistsException,
-    StartError,
-)
+from gocept.runner.errors import EndpointClosedException, StartError
 from gocept.runner.events import ChildEnded, ChildReady, ChildStarted, Queue
 from gocept.runner.poller import Poller, Timer, background
 from gocept.runner.process import Process, unixsocket
@@ -84,12 +80,6 @@ class Instance:
         """
         return self.process is not None and self.process.returncode is None
 
-    def start(self, application: Application) -> None:
-        """Start the process; ProcessExistsException if it runs."""
-        if not self.ensure_running(application):
-            raise ProcessExistsException(
-                f'{self.alias!r} runs already: {self.process!r}')
-
     def ensure_running(self, application: Application) -> bool:
         """Start the process, if it does not run; whether that was so."""
         if self._starting.held:
@@ -128,7 +118,6 @@ class Instance:
         """
         if application.type == 'socket':
             unixsocket.make_way(application.socket_path)
-        started = time.monotonic()
         process = Process(
             application.command, name=self.alias, poller=self._poller,
             on_end=self._tell_end, **application.keywords(self._extra_paths))
@@ -147,7 +136,7 @@ class Instance:
         after.callback(self._output.read_rest)
         self._kept = [*self._channels()]
         self._socket = None
-        self._started = started
+        self._started = time.monotonic()
         self.process = process
         self._application = application
         self._output = output

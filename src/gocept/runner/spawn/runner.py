@@ -12,6 +12,7 @@ from typing import Any
 import zope.interface
 
 from gocept.runner.channel import Channel
+from gocept.runner.errors import ProcessExistsException
 from gocept.runner.interfaces import IRunner
 from gocept.runner.poller import Poller
 from gocept.runner.process import Process, terminate_all
@@ -51,7 +52,10 @@ class Runner(Closing):
               with_args: Sequence[str] | None = None, **kwargs: Any) -> None:
         """See `IRunner`."""
         application = self._application(app_name, with_args, kwargs)
-        self._instance(alias or app_name).start(application)
+        instance = self._instance(alias or app_name)
+        if not instance.ensure_running(application):
+            raise ProcessExistsException(
+                f'{instance.alias!r} runs already: {instance.process!r}')
 
     def ensure_running(self, app_name: str, alias: str | None = None,
                        with_args: Sequence[str] | None = None,

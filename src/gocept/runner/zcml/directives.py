@@ -1,5 +1,4 @@
-"""What the ZCML directives do: they make what they declare, and register it.
-"""
+"""What the ZCML directives do: make what they declare, and register it."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

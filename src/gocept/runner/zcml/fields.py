@@ -138,12 +138,11 @@ class Signal(_Attribute):
     """A signal: its name, with or without SIG, or its number."""
 
     def convert(self, text: str) -> signal.Signals | bool:
-        if text.isdecimal() and int(text) in {*signal.Signals}:
-            return signal.Signals(int(text))
-        name = f'SIG{text.upper().removeprefix("SIG")}'
-        if name not in signal.Signals.__members__:
-            raise ValueError(f'there is no signal {text!r}')
-        return signal.Signals[name]
+        try:
+            return (signal.Signals(int(text)) if text.isdecimal() else
+                    signal.Signals[f'SIG{text.upper().removeprefix("SIG")}'])
+        except (LookupError, ValueError):
+            raise ValueError(f'there is no signal {text!r}') from None
 
 
 class SignalOrBool(Signal):
@@ -170,24 +169,15 @@ class NameOrNumber(_Attribute):
 
 
 class Words(_Attribute):
-    """Words, which may be quoted as in a shell."""
+    """Words, which may be quoted as in a shell; `word` converts each."""
 
-    _word: Callable[[str], object] = str
+    def __init__(self, description: str = '', *,
+                 word: Callable[[str], object] = str, **options: Any) -> None:
+        super().__init__(description, **options)
+        self._word = word
 
     def convert(self, text: str) -> Sequence[object]:
         return [self._word(word) for word in shlex.split(text)]
-
-
-class NamesOrNumbers(Words):
-    """Names, or numbers in their places."""
-
-    _word = staticmethod(NameOrNumber.convert)
-
-
-class Numbers(Words):
-    """Whole numbers."""
-
-    _word = int
 
 
 class Pairs(_Attribute):
@@ -218,8 +208,7 @@ class Limits(Pairs):
 
 
 class PopenErrorStream(_Attribute):
-    """Standard error as `subprocess.Popen` knows it, or a path with a slash.
-    """
+    """Standard error as Popen knows it, or a path with a slash."""
 
     known = STREAMS
 

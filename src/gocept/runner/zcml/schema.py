@@ -37,8 +37,9 @@ class IChildDirective(Interface):
     group = fields.NameOrNumber(
         'The group the child runs as (default: that of the user).')
 
-    extra_groups = fields.NamesOrNumbers(
-        'The other groups of the child (default: those of the user).')
+    extra_groups = fields.Words(
+        'The other groups of the child (default: those of the user).',
+        word=fields.NameOrNumber.convert)
 
     umask = fields.Mode('The mask in octal digits (default: ours).')
 
@@ -123,8 +124,8 @@ class IAppDirective(IChildDirective):
         '"pipe", "null", "inherit", "merge" or a path with a slash (default: '
         '"inherit"; with a socket it is logged).')
 
-    pass_fds = fields.Numbers(
-        'Descriptors that the child gets under the same numbers.')
+    pass_fds = fields.Words(
+        'Descriptors that the child gets under the same numbers.', word=int)
 
     detached = fields.Bool(
         'Let the child go on if we are killed: it gets a session of its own '

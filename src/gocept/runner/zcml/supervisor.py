@@ -1,5 +1,4 @@
-"""What ZCML declares, and its life: started before a worker, ended after it.
-"""
+"""What ZCML declares: started before a worker, ended after it."""
 
 import contextlib
 import logging

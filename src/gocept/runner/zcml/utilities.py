@@ -1,5 +1,4 @@
-"""The poller and the runner of a worker, which ``configure.zcml`` registers.
-"""
+"""The poller and the runner that ``configure.zcml`` registers."""
 
 import contextlib
 import functools

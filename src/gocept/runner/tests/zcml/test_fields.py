@@ -105,12 +105,13 @@ class ValueTests(FieldTestCase):
         self.assertRefuses(fields.Words(), ('"one', 'No closing quotation'))
 
     def test_names_or_numbers(self) -> None:
-        self.assertConverts(fields.NamesOrNumbers(),
+        self.assertConverts(fields.Words(word=fields.NameOrNumber.convert),
                             ('adm 4 "no one"', ['adm', 4, 'no one']))
 
     def test_numbers(self) -> None:
-        self.assertConverts(fields.Numbers(), ('', []), ('3 -4', [3, -4]))
-        self.assertRefuses(fields.Numbers(), ('3 four', 'four'))
+        field = fields.Words(word=int)
+        self.assertConverts(field, ('', []), ('3 -4', [3, -4]))
+        self.assertRefuses(field, ('3 four', 'four'))
 
     def test_pairs(self) -> None:
         self.assertConverts(
@@ -174,8 +175,7 @@ class FromZopeConfTests(TestCase, FieldTestCase):
         'signal-or-bool': (fields.SignalOrBool(), 'true', True),
         'name-or-number': (fields.NameOrNumber(), '7', 7),
         'words': (fields.Words(), 'a "b c"', ['a', 'b c']),
-        'names-or-numbers': (fields.NamesOrNumbers(), 'a 7', ['a', 7]),
-        'numbers': (fields.Numbers(), '3 4', [3, 4]),
+        'numbers': (fields.Words(word=int), '3 4', [3, 4]),
         'pairs': (fields.Pairs(), 'A=1', {'A': '1'}),
         'limits': (fields.Limits(), 'core=0', {'core': 0}),
         'popen-stream': (fields.PopenStream(), 'null', subprocess.DEVNULL),
@@ -229,7 +229,7 @@ class FromZopeConfTests(TestCase, FieldTestCase):
         for field in (fields.Choice(values=('lazy',)), fields.Number(),
                       fields.Mode(), fields.Bool(), fields.Seconds(),
                       fields.Signal(), fields.SignalOrBool(),
-                      fields.Numbers(), fields.Pairs(), fields.Limits(),
+                      fields.Words(word=int), fields.Pairs(), fields.Limits(),
                       fields.PopenStream()):
             self.assertRefuses(field, (reference, 'cat'))
 
