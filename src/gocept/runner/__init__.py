@@ -12,20 +12,13 @@ if TYPE_CHECKING:
 
 __all__ = ['Exit', 'appmain', 'from_config', 'once', 'transaction_per_item']
 
-_MODULES = {
-    'Exit': 'runner',
-    'appmain': 'runner',
-    'from_config': 'runner',
-    'once': 'runner',
-    'transaction_per_item': 'transaction',
-}
-
 
 def __getattr__(name: str) -> object:
-    if name not in _MODULES:
+    if name not in __all__:
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
     from importlib import import_module
-    value = getattr(import_module(f'{__name__}.{_MODULES[name]}'), name)
+    module = 'transaction' if name == 'transaction_per_item' else 'runner'
+    value = getattr(import_module(f'{__name__}.{module}'), name)
     globals()[name] = value
     return value
 

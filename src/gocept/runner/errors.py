@@ -4,36 +4,17 @@ The statuses beyond 2 are those of ``sysexits.h``, which service managers show
 by name.
 """
 
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
-E = TypeVar('E', bound='ExecutorError')
-
-SUCCESS = 0
-"""All went well; also a loop that a signal or its worker ended."""
-
-WORKER_FAILED = 1
-"""The worker failed, in a program that runs one tick."""
-
-BAD_USAGE = 2
-"""The command line cannot be understood."""
-
-UNKNOWN_SITE = 66
-"""The root folder has no such object, or it is no site (EX_NOINPUT)."""
-
-UNKNOWN_PRINCIPAL = 67
-"""No authentication knows the principal (EX_NOUSER)."""
-
-DATABASE_UNAVAILABLE = 69
-"""The database is locked or cannot be reached (EX_UNAVAILABLE)."""
-
-CANNOT_START = 71
-"""What ZCML declares as eager cannot be started (EX_OSERR)."""
-
-BAD_CONFIGURATION = 78
-"""zope.conf or the ZCML it names is wrong (EX_CONFIG)."""
-
-INTERRUPTED = 130
-"""A KeyboardInterrupt ended the program, as in a shell (128 + SIGINT)."""
+SUCCESS = 0  # also of a loop that a signal or its worker ended
+WORKER_FAILED = 1  # in a program that runs one tick
+BAD_USAGE = 2  # the command line cannot be understood
+UNKNOWN_SITE = 66  # no such object in the root folder, or no site: EX_NOINPUT
+UNKNOWN_PRINCIPAL = 67  # no authentication knows the principal: EX_NOUSER
+DATABASE_UNAVAILABLE = 69  # it is locked or cannot be reached: EX_UNAVAILABLE
+CANNOT_START = 71  # an app or executor that is eager: EX_OSERR
+BAD_CONFIGURATION = 78  # zope.conf or the ZCML it names is wrong: EX_CONFIG
+INTERRUPTED = 130  # by a KeyboardInterrupt, as in a shell: 128 + SIGINT
 
 
 class RunnerError(Exception):
@@ -146,18 +127,18 @@ class ExecutorError(RunnerError):
         return f'{self.executor} {self.reason}{self.situation}'
 
     def __copy__(self) -> Self:
-        return _copied(type(self), vars(self))
+        return self._copied(vars(self))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _copied, (type(self), {
-            **vars(self), 'executor': str(self.executor)})
+        return self._copied, (
+            {**vars(self), 'executor': str(self.executor)},)
 
-
-def _copied(kind: type[E], attributes: dict[str, Any]) -> E:
-    error = kind.__new__(kind)
-    error.args = (attributes['executor'],)
-    vars(error).update(attributes)
-    return error
+    @classmethod
+    def _copied(cls, attributes: dict[str, Any]) -> Self:
+        error = cls.__new__(cls)
+        error.args = (attributes['executor'],)
+        vars(error).update(attributes)
+        return error
 
 
 class TimeoutExpired(ExecutorError, TimeoutError):

@@ -6,7 +6,7 @@ import itertools
 import sys
 from collections import Counter
 from collections.abc import Hashable, Iterable
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol
 
 import zope.component
 import zope.security.checker
@@ -14,9 +14,6 @@ from zope.security.management import getSecurityPolicy, setSecurityPolicy
 
 if TYPE_CHECKING:
     from zope.principalregistry.principalregistry import PrincipalRegistry
-
-K = TypeVar('K')
-V = TypeVar('V')
 
 
 class Registration(Protocol):
@@ -40,7 +37,8 @@ def restore_with(undo: contextlib.ExitStack) -> None:
     for kind in itertools.starmap(_Kind, _KINDS):
         undo.callback(kind.restore, list(kind.registered()))
     checkers = zope.security.checker._checkers
-    undo.callback(_restore_mapping, checkers, dict(checkers))
+    undo.callback(checkers.update, dict(checkers))
+    undo.callback(checkers.clear)  # called first
     undo.callback(setSecurityPolicy, getSecurityPolicy())
     undo.callback(_restore_principals, _principals())
 
@@ -64,7 +62,7 @@ class _Kind:
         return (id(first), *others, registration.info)
 
     def restore(self, before: list[Registration]) -> None:
-        for registration in self._missing_in(before, self.registered()):
+        for registration in self._missing_in(before, [*self.registered()]):
             self._unregister(*self._arguments(registration))
         # Register again what was replaced, and subscribers that are equal to
         # those unregistered above.
@@ -73,21 +71,12 @@ class _Kind:
                            info=registration.info, event=False)
 
     def _missing_in(self, known: Iterable[Registration],
-                    wanted: Iterable[Registration]) -> list[Registration]:
-        counts = Counter(map(self._key, known))
-        missing = []
-        for registration in wanted:
-            key = self._key(registration)
-            if counts[key]:
-                counts[key] -= 1
-            else:
-                missing.append(registration)
-        return missing
-
-
-def _restore_mapping(mapping: dict[K, V], before: dict[K, V]) -> None:
-    mapping.clear()
-    mapping.update(before)
+                    wanted: list[Registration]) -> list[Registration]:
+        by_key = {self._key(registration): registration
+                  for registration in wanted}
+        counts = Counter(map(self._key, wanted))
+        counts.subtract(map(self._key, known))
+        return [by_key[key] for key in counts.elements()]
 
 
 def _registry() -> 'PrincipalRegistry | None':
@@ -105,8 +94,8 @@ def _principals() -> dict[str, object] | None:
 
 def _restore_principals(before: dict[str, object] | None) -> None:
     registry = _registry()
-    if registry is not None:
-        if before is None:
-            registry._clear()
-        else:
-            _restore_mapping(vars(registry), before)
+    if registry is None:
+        return
+    registry._clear()
+    if before is not None:
+        vars(registry).update(before)

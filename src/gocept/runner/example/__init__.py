@@ -4,17 +4,6 @@ The names are handed out lazily, as the child needs nothing of the worker.
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from gocept.runner.example.worker import (
-        Catalog,
-        Changes,
-        Converter,
-        IConverter,
-        fill,
-        index_tree,
-    )
 
 __all__ = ['Catalog', 'Changes', 'Converter', 'IConverter', 'fill',
            'index_tree']

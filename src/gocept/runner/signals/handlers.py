@@ -36,7 +36,7 @@ def handling(handlers: Mapping[signal.Signals, Handler]) -> Iterator[None]:
         return
     # Where C code had installed a handler, Python does not know it.
     before = {signum: (signal.getsignal(signum) or signal.SIG_DFL,
-                       _get_action(signum)) for signum in handlers}
+                       _action(signum)) for signum in handlers}
     try:
         for signum, handler in handlers.items():
             signal.signal(signum, _in_this_process(handler))
@@ -53,7 +53,7 @@ def handling(handlers: Mapping[signal.Signals, Handler]) -> Iterator[None]:
         for _ in range(2):
             for signum, (previous, action) in before.items():
                 signal.signal(signum, previous)
-                _set_action(signum, action)
+                _action(signum, action)
 
 
 def handlers() -> dict[signal.Signals, Previous]:
@@ -104,18 +104,13 @@ def _sigaction() -> Callable[..., int] | None:
         return None
 
 
-def _get_action(signum: int) -> _Action | None:
+def _action(signum: int, new: _Action | None = None) -> _Action | None:
+    """The action of a signal before `new`; None where no one can know."""
     call, action = _sigaction(), _Action()
     if call is None:
         return None
-    call(signum, None, ctypes.byref(action))
+    call(signum, new and ctypes.byref(new), ctypes.byref(action))
     return action
-
-
-def _set_action(signum: int, action: _Action | None) -> None:
-    call = _sigaction()
-    if call is not None and action is not None:
-        call(signum, ctypes.byref(action), None)
 
 
 def _handle_once(signum: int) -> None:
@@ -125,8 +120,8 @@ def _handle_once(signum: int) -> None:
     default is too late while C code runs. Where the structure is not as we
     know it, that is all there is. See sigaction(2), SA_RESETHAND.
     """
-    action = _get_action(signum)
+    action = _action(signum)
     if action is not None and not action.flags & ~(
             _SA_ONSTACK | _SA_RESTORER):  # as Python sets it
         action.flags |= _SA_RESETHAND
-        _set_action(signum, action)
+        _action(signum, action)

@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Self
 
 import zope.interface
@@ -118,9 +118,7 @@ class Shutdown:
         if outer is not None and outer.signum is not None:
             self.request(outer.signum)
 
-    def __exit__(self, exc_type: type[BaseException] | None,
-                 exc: BaseException | None,
-                 traceback: TracebackType | None) -> None:
+    def __exit__(self, *exc: object) -> None:
         _running.shutdown = self._outer
         self._entered = False
         if self._outer is not None and self.signum is not None:
@@ -136,12 +134,10 @@ def current_shutdown() -> Iterator[Shutdown]:
 
     Where none runs: one that nobody requests, so that its waits can be used.
     """
-    shutdown: Shutdown | None = getattr(_running, 'shutdown', None)
-    if shutdown is not None:
+    running: Shutdown | None = getattr(_running, 'shutdown', None)
+    with (contextlib.nullcontext(running) if running
+          else Shutdown()) as shutdown:
         yield shutdown
-    else:
-        with Shutdown() as shutdown:
-            yield shutdown
 
 
 @contextlib.contextmanager
@@ -167,22 +163,17 @@ def raising(before: Mapping[signal.Signals, Previous]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    with (_default_after_the_first(), handling(dict.fromkeys(before, end)),
-          contextlib.ExitStack() as undo):
-        for signum, handler in before.items():
-            if handler is not None and handler is not signal.SIG_DFL:
-                undo.callback(signal.signal, signum,
-                              signal.signal(signum, handler))
-        with current_shutdown() as shutdown:
-            if shutdown.requested:
-                raise Terminated(shutdown.signum or signal.SIGTERM)
-        yield
-
-
-@contextlib.contextmanager
-def _default_after_the_first() -> Iterator[None]:
     try:
-        yield
+        with (handling(dict.fromkeys(before, end)),
+              contextlib.ExitStack() as undo):
+            for signum, handler in before.items():
+                if handler is not None and handler is not signal.SIG_DFL:
+                    undo.callback(signal.signal, signum,
+                                  signal.signal(signum, handler))
+            with current_shutdown() as shutdown:
+                if shutdown.requested:
+                    raise Terminated(shutdown.signum or signal.SIGTERM)
+            yield
     except (Terminated, KeyboardInterrupt):
         restore_defaults()  # as other handlers are in place again
         raise
