@@ -11,7 +11,7 @@ import numbers
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
-from typing import Protocol, cast
+from typing import cast
 
 import transaction
 import zope.interface
@@ -28,7 +28,9 @@ from zope.security.management import (
     thread_local,
 )
 
+from gocept.runner import events
 from gocept.runner.boot import environment
+from gocept.runner.boot import program as boot
 from gocept.runner.boot.attempts import (
     Failure,
     Observer,
@@ -39,24 +41,8 @@ from gocept.runner.boot.attempts import (
     text,
 )
 from gocept.runner.boot.environment import ConfigFile
-from gocept.runner.boot.program import (
-    Principal,
-    Program,
-    Worker,
-    booted,
-    check_arguments,
-    run,
-)
-from gocept.runner.events import (
-    ConflictRetried,
-    LoopStarted,
-    LoopStopped,
-    TickAborted,
-    TickCommitted,
-    TickStarted,
-    hearing_of_ticks,
-    notify,
-)
+from gocept.runner.boot.program import Principal, Program, Worker
+from gocept.runner.events import hearing_of_ticks, notify
 from gocept.runner.interfaces import IMainLoop, IPoller
 from gocept.runner.poller import Poller
 from gocept.runner.signals import Shutdown
@@ -99,10 +85,8 @@ def _poller_of_pauses() -> Iterator[Poller]:
     """
     # Never the poller of a site, whose database may be away.
     poller = getGlobalSiteManager().queryUtility(IPoller)
-    if poller is None:
-        with Poller() as poller:
-            yield poller
-    else:
+    with (Poller() if poller is None
+          else contextlib.nullcontext(poller)) as poller:
         _ = poller.wakeup_fd
         yield poller
 
@@ -153,11 +137,11 @@ class MainLoop:
             participate = self._participation(
                 self.principal() if callable(self.principal)
                 else self.principal)
-            notify(LoopStarted(self))
+            notify(events.LoopStarted(self))
             try:
                 self._loop(participate, poller)
             finally:
-                notify(LoopStopped(self))
+                notify(events.LoopStopped(self))
                 abort()  # what subscribers have changed since the last tick
             if self._shutdown.signum is not None:
                 log.info('Received signal %d, terminating.',
@@ -207,7 +191,7 @@ class MainLoop:
             observer: Observer = nobody
             if is_heard():
                 observer = self._send_end
-                notify(TickStarted(self))
+                notify(events.TickStarted(self))
             pause = self._tick(step, observer)
             if queryInteraction() is not None:  # cheaper than to end none
                 endInteraction()
@@ -248,11 +232,11 @@ class MainLoop:
 
     def _send_end(self, error: BaseException | None, retried: int) -> None:
         if error is None:
-            notify(TickCommitted(self))
+            notify(events.TickCommitted(self))
         elif retried:
-            notify(ConflictRetried(self, error, retried))
+            notify(events.ConflictRetried(self, error, retried))
         else:
-            notify(TickAborted(self, error))
+            notify(events.TickAborted(self, error))
 
     def _report(self, error: BaseException) -> None:
         log.error('Error in worker: %s', text(error, repr), exc_info=True)
@@ -268,14 +252,6 @@ def _seconds(value: object) -> float:
     raise ValueError(
         'expected None, a number of seconds >= 0 or Exit, '
         f'not {text(value, repr)}')
-
-
-class AppMainProgram(Program, Protocol):
-    """The program that `appmain` makes of a worker; see `IAppMain`."""
-
-    def __call__(self, appname: str | None = ..., configfile: ConfigFile = ...,
-                 *args: object) -> int | None:
-        """See `IAppMain`."""
 
 
 class appmain:
@@ -297,7 +273,7 @@ class appmain:
     _hint = 'use parentheses: @gocept.runner.appmain(), @gocept.runner.once()'
 
     def __call__(self, worker: Worker | None = None,
-                 *misplaced: object) -> AppMainProgram:
+                 *misplaced: object) -> Program:
         """See `IAppMain`."""
         if worker is None or misplaced:
             # A worker was passed as the principal, which may be callable.
@@ -315,15 +291,14 @@ class appmain:
                 raise TypeError(
                     f'{worker.__name__}() takes an object name and the path '
                     'of a zope.conf, or neither to read the command line')
-            check_arguments(worker, args)
-            return run(lambda: made, args, appname, configfile).result
+            boot.check_arguments(worker, args)
+            return boot.run(lambda: made, args, appname, configfile).result
 
         # Callers need the signature of the program, not that of the worker.
         del program.__wrapped__  # type: ignore[attr-defined]
+        made = cast(Program, program)
         # For ZCML too, which may name the program as a handler.
-        program.decorator = self  # type: ignore[attr-defined]
-        program.worker = worker  # type: ignore[attr-defined]
-        made = cast(AppMainProgram, program)
+        made.decorator, made.worker = self, worker
         return made
 
     def loop(self, app: ISite, worker: Worker,
@@ -352,7 +327,7 @@ def init(appname: str | None, configfile: ConfigFile, *,
          shutdown_timeout: float = SHUTDOWN_TIMEOUT) -> Iterator[ISite]:
     """See `IInit`."""
     timeout, before = _seconds(shutdown_timeout), handlers()
-    with (booted(lambda: None, appname, configfile) as (app, _),
+    with (boot.booted(lambda: None, appname, configfile) as (app, _),
           environment.supervised(timeout) as supervisor,
           raising(before) if supervisor else contextlib.nullcontext()):
         yield app

@@ -79,23 +79,19 @@ def _run_items(items: Iterator[Item], attempts: int, shutdown: Shutdown,
             abort()
             raise
         outcome = _run_item(item, attempts, shutdown)
-        if not isinstance(outcome, Failure):
-            counts['done'] += 1
-        elif outcome.conflict:
-            counts['skipped'] += 1
+        if isinstance(outcome, Failure):
+            counts['skipped' if outcome.conflict else 'failed'] += 1
         else:
-            counts['failed'] += 1
+            counts['done'] += 1
         progress()
     return None
 
 
 def _begin(again: bool) -> None:
-    try:
-        if not again:
+    if not again:
+        with contextlib.suppress(NoTransaction):
             transaction.get()  # the one of the tick, where there is one
             return
-    except NoTransaction:
-        pass
     transaction.begin()
 
 

@@ -301,11 +301,9 @@ def supervised(shutdown_timeout: float) -> Iterator[ISupervisor | None]:
     those of `ISupervisor.running`.
     """
     supervisor = zope.component.queryUtility(ISupervisor)
-    if supervisor is None:
-        yield None
-    else:
-        with supervisor.running(shutdown_timeout):
-            yield supervisor
+    with (contextlib.nullcontext() if supervisor is None
+          else supervisor.running(shutdown_timeout)):
+        yield supervisor
 
 
 def _ensure_root_folder(database: ZODB.DB) -> None:

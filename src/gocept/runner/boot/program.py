@@ -58,13 +58,13 @@ class Decorator(Protocol):
 
 
 class Program(Protocol):
-    """A worker, and the decorator that says how to run it."""
+    """A worker, and the decorator that says how to run it; see `IAppMain`."""
 
-    @property
-    def decorator(self) -> Decorator: ...
+    decorator: Decorator
+    worker: Worker
 
-    @property
-    def worker(self) -> Worker: ...
+    def __call__(self, appname: str | None = ..., configfile: ConfigFile = ...,
+                 *args: object) -> int | None: ...
 
 
 class End(NamedTuple):
@@ -147,31 +147,25 @@ def run(find: Callable[[], Program], args: Sequence[object],
         ) -> End:
     """Run the worker that `find` returns, in the block of ``within(loop)``."""
     loop: Loop | None = None
-    with (
-        # Outside the loop the log files are new, or not needed any more.
-        handling({signal.SIGUSR2: lambda signum, frame: None}),
-        booted(find, appname, configfile, guard, verbose=verbose) as (
-            site, program),
-        _terminated(),
-        ExitStack() as stack,
-    ):
-        with guard(errors.CANNOT_START):
-            stack.enter_context(
-                environment.supervised(program.decorator.shutdown_timeout))
-        loop = program.decorator.loop(site, program.worker, args)
-        with (within(loop),
-              guard(errors.BAD_CONFIGURATION, KeyError),
-              guard(errors.UNKNOWN_PRINCIPAL,
-                    PrincipalLookupError, ComponentLookupError)):
-            loop()
+    try:
+        with (
+            # Outside the loop the log files are new, or not needed any more.
+            handling({signal.SIGUSR2: lambda signum, frame: None}),
+            booted(find, appname, configfile, guard, verbose=verbose) as (
+                site, program),
+            ExitStack() as stack,
+        ):
+            with guard(errors.CANNOT_START):
+                stack.enter_context(
+                    environment.supervised(program.decorator.shutdown_timeout))
+            loop = program.decorator.loop(site, program.worker, args)
+            with (within(loop),
+                  guard(errors.BAD_CONFIGURATION, KeyError),
+                  guard(errors.UNKNOWN_PRINCIPAL,
+                        PrincipalLookupError, ComponentLookupError)):
+                loop()
+    except errors.Terminated as error:
+        # While children were started or stopped: no loop handled the signal.
+        log.info('Received signal %d, terminating.', error.signum)
     return End() if loop is None else End(loop.once and loop.failed,
                                           loop.ended_by)
-
-
-@contextlib.contextmanager
-def _terminated() -> Iterator[None]:
-    """While children are started or stopped, no loop handles a signal."""
-    try:
-        yield
-    except errors.Terminated as error:
-        log.info('Received signal %d, terminating.', error.signum)

@@ -31,24 +31,13 @@ statuses:
 
 def run(argv: Sequence[str]) -> int:
     """Run a worker that ZCML declares, as its command line says."""
-    parser = _parser('run', 'NAME [options] [-- ARGUMENT ...]',
-                     'Run a worker that ZCML declares.',
-                     RUN_EXAMPLES + command.STATUSES)
+    parser = command.make_parser(
+        'NAME [options] [-- ARGUMENT ...]', 'Run a worker that ZCML declares.',
+        RUN_EXAMPLES + command.STATUSES, 'gocept-runner run')
     parser.add_argument('name', metavar='NAME', help='the worker')
-    command.add_config_option(parser)
-    command.add_options(parser)
-    argv, args = command.split(argv)
-    options = parser.parse_args(argv)
+    options, args = command.parse(parser, argv)
     return command.guarded(parser.prog, lambda: command.run(
         lambda: _find(options.name, args), options, args))
-
-
-def _parser(name: str, usage: str, description: str,
-            epilog: str) -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(
-        prog=f'gocept-runner {name}', usage=f'%(prog)s {usage}',
-        description=description, epilog=epilog, allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
 def _find(name: str, args: Sequence[str]) -> Program:
@@ -66,10 +55,10 @@ def _find(name: str, args: Sequence[str]) -> Program:
 
 def list_(argv: Sequence[str]) -> int:
     """Show, as a table, what ZCML declares."""
-    parser = _parser('list', '[options]',
-                     'Show the apps, executors and workers that ZCML '
-                     'declares. Nothing is started or opened.', LIST_EXAMPLES)
-    command.add_config_option(parser)
+    parser = command.make_parser(
+        '[options]', 'Show the apps, executors and workers that ZCML '
+        'declares. Nothing is started or opened.', LIST_EXAMPLES,
+        'gocept-runner list')
     options = parser.parse_args(argv)
     return command.guarded(parser.prog, lambda: _list(options))
 
@@ -101,8 +90,8 @@ def _description(program: Program) -> str:
     decorator, worker = program.decorator, program.worker
     # A worker is a function, or an object that can be called.
     named = worker if hasattr(worker, '__qualname__') else type(worker)
-    parts = [f'{named.__module__}:{named.__qualname__}']
-    parts.append('once' if decorator.once else f'every {decorator.ticks} s')
+    parts = [f'{named.__module__}:{named.__qualname__}',
+             'once' if decorator.once else f'every {decorator.ticks} s']
     if isinstance(decorator.principal, str):
         parts.append(f'as {decorator.principal}')
     elif decorator.principal is not None:

@@ -45,15 +45,9 @@ def main(program: Program) -> int:
     closed.
     """
     worker = program.worker
-    parser = argparse.ArgumentParser(
-        usage=f'%(prog)s [options]{_usage_of_arguments(worker)}',
-        description=inspect.getdoc(worker), epilog=STATUSES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False)
-    add_config_option(parser)
-    add_options(parser, program.decorator)
-    argv, args = split(sys.argv[1:])
-    options = parser.parse_args(argv)
+    parser = make_parser(f'[options]{_usage_of_arguments(worker)}',
+                         inspect.getdoc(worker), STATUSES)
+    options, args = parse(parser, sys.argv[1:], program.decorator)
     try:
         check_arguments(worker, args)
     except UserError as error:
@@ -70,31 +64,37 @@ def check_arguments(worker: Worker, args: Sequence[str]) -> None:
                         errors.BAD_USAGE) from error
 
 
-def add_config_option(parser: argparse.ArgumentParser) -> None:
-    """Add the option that names the zope.conf."""
+def make_parser(usage: str, description: str | None, epilog: str,
+                prog: str | None = None) -> argparse.ArgumentParser:
+    """A parser with the option that names the zope.conf."""
+    parser = argparse.ArgumentParser(
+        prog, f'%(prog)s {usage}', description, epilog, allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         '--config', metavar='FILE',
         default=os.environ.get('ZOPE_CONF') or './zope.conf',
         help='the zope.conf (default: $ZOPE_CONF, then ./zope.conf; '
              'now: %(default)s)')
+    return parser
 
 
-def add_options(parser: argparse.ArgumentParser,
-                decorator: Decorator | None = None) -> None:
-    """Add the options of a worker, which may not be known yet."""
+def parse(parser: argparse.ArgumentParser, argv: Sequence[str],
+          decorator: Decorator | None = None,
+          ) -> tuple[argparse.Namespace, Sequence[str]]:
+    """The options of a worker, and its arguments: what follows ``--``.
+
+    The `decorator` of the worker may not be known yet.
+    """
+    default = 'as the worker says' if decorator is None else decorator.ticks
     parser.add_argument(
         '--site', metavar='NAME',
         help='the object in the root folder that becomes the site '
              '(default: the root folder)')
     parser.add_argument(
         '--ticks', metavar='SECONDS', type=_seconds,
-        default=decorator and decorator.ticks,
-        help='how long to sleep between two ticks (default: '
-             + ('%(default)s)' if decorator else 'as the worker says)'))
+        help=f'how long to sleep between two ticks (default: {default})')
     parser.add_argument(
-        '--once', action='store_true',
-        default=decorator is not None and decorator.once,
-        help='run one tick, and end')
+        '--once', action='store_true', help='run one tick, and end')
     parser.add_argument(
         '--dry-run', action='store_true',
         help='abort every transaction, and log what would be committed')
@@ -104,6 +104,8 @@ def add_options(parser: argparse.ArgumentParser,
     parser.add_argument(
         '--verbose', action='store_true',
         help='log debug messages, and all messages to standard error')
+    border = argv.index('--') if '--' in argv else len(argv)
+    return parser.parse_args(argv[:border]), argv[border + 1:]
 
 
 def _usage_of_arguments(worker: Worker) -> str:
@@ -123,12 +125,6 @@ def _seconds(value: str) -> float:
         if seconds >= 0:
             return seconds
     raise argparse.ArgumentTypeError(f'not a number >= 0: {value!r}')
-
-
-def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The options, and what follows the first ``--``."""
-    border = argv.index('--') if '--' in argv else len(argv)
-    return list(argv[:border]), list(argv[border + 1:])
 
 
 def guarded(prog: str, call: Callable[[], int]) -> int:
