@@ -1,7 +1,7 @@
 """The subcommands ``gocept-runner run`` and ``gocept-runner list``."""
 
 import argparse
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import zope.component
 
@@ -68,10 +68,8 @@ def _list(options: argparse.Namespace) -> int:
         rows = list(_rows())
     if not rows:
         print(f'Nothing is declared in {conf.site_definition}.')
-        return errors.SUCCESS
-    for line in _table([('KIND', 'NAME', 'START', 'REQUIRES', 'WHAT'),
-                        *rows]):
-        print(line)
+    else:
+        _print_table([('KIND', 'NAME', 'START', 'REQUIRES', 'WHAT'), *rows])
     return errors.SUCCESS
 
 
@@ -99,8 +97,7 @@ def _description(program: Program) -> str:
     return ', '.join(parts)
 
 
-def _table(rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    rows = list(rows)
+def _print_table(rows: Sequence[Sequence[str]]) -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
-        yield '  '.join(map(str.ljust, row, widths)).rstrip()
+        print('  '.join(map(str.ljust, row, widths)).rstrip())

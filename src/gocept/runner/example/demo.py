@@ -20,14 +20,7 @@ from zope.index.text.parsetree import ParseError
 
 from gocept.runner import errors
 from gocept.runner.boot.environment import APPLICATION
-from gocept.runner.example.worker import (
-    BATCH,
-    CONVERTED,
-    Catalog,
-    Changes,
-    fill,
-    scan,
-)
+from gocept.runner.example import worker
 
 CONF = Path('var/demo.conf')
 LOG = Path('var/demo.log')
@@ -68,22 +61,22 @@ class Progress(tqdm.tqdm):  # type: ignore[misc]
     monitor_interval = 0  # needs no thread
 
     def __init__(self) -> None:
-        self.batches: list[Changes] = []
+        self.batches: list[worker.Changes] = []
         # tqdm shows nothing on a terminal that does not know its size.
         columns, lines = shutil.get_terminal_size()
         super().__init__(
             desc='Indexing', unit=' files', file=sys.stderr, ncols=columns,
             nrows=lines, disable=not sys.stderr.isatty())
 
-    def __call__(self, changes: Changes) -> None:
+    def __call__(self, changes: worker.Changes) -> None:
         done = max(changes.found - changes.left, 0)
         if not self.batches:  # the work of an earlier run has another speed
-            self.initial = max(done - BATCH, 0)
+            self.initial = max(done - worker.BATCH, 0)
         self.batches.append(changes)
         self.total, self.n = changes.found, done
         self.refresh()
         # In a file, a line now and then is better than a bar.
-        if self.disable and done % 500 < BATCH:
+        if self.disable and done % 500 < worker.BATCH:
             print(f'{done} of {changes.found} files are indexed',
                   file=sys.stderr, flush=True)
 
@@ -107,7 +100,7 @@ def demo(argv: list[str] | None = None) -> int:
     started = time.monotonic()
     with Progress() as progress:
         try:
-            fill(None, CONF, directories, progress)
+            worker.fill(None, CONF, directories, progress)
         except KeyboardInterrupt:
             pass  # during the start, or while the database was closed
         except LockError:
@@ -133,8 +126,8 @@ def demo(argv: list[str] | None = None) -> int:
 
 
 def _converted(directories: Iterable[str]) -> int:
-    return sum(path.endswith(CONVERTED)
-               for directory in directories for path in scan(directory))
+    return sum(path.endswith(worker.CONVERTED)
+               for directory in directories for path in worker.scan(directory))
 
 
 def search(argv: list[str] | None = None) -> int:
@@ -162,7 +155,7 @@ def _hits(query: str) -> list[tuple[float, str]]:
         # A reader takes no lock, so the demo may run at the same time.
         with (contextlib.closing(FileStorage(str(DATABASE), read_only=True))
               as storage, ZODB.DB(storage).transaction() as connection):
-            catalog: Catalog = connection.root()[APPLICATION]['catalog']
+            catalog: worker.Catalog = connection.root()[APPLICATION]['catalog']
             return catalog.search(query)
     except (FileNotFoundError, ReadOnlyError, KeyError):
         sys.exit(f'There is no index in {DATABASE.absolute()} yet; '
