@@ -134,9 +134,7 @@ class MainLoop:
               site_set(self.app),
               _poller_of_pauses() as poller):
             self._shutdown.join_outer()
-            participate = self._participation(
-                self.principal() if callable(self.principal)
-                else self.principal)
+            participate = self._participation()
             notify(events.LoopStarted(self))
             try:
                 self._loop(participate, poller)
@@ -147,9 +145,10 @@ class MainLoop:
                 log.info('Received signal %d, terminating.',
                          self._shutdown.signum)
 
-    def _participation(self, principal: str | None,
-                       ) -> Callable[[], object] | None:
+    def _participation(self) -> Callable[[], object] | None:
         """Return what begins the interaction of a tick, or None."""
+        principal = (self.principal() if callable(self.principal)
+                     else self.principal)
         if principal is None:
             return None
         # Imported here, since it takes its time and few workers need it.

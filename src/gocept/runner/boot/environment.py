@@ -15,17 +15,19 @@ import sys
 import urllib.parse
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import transaction
 import ZConfig
 import ZConfig.matcher
+import ZODB.config
 import ZODB.interfaces
 import zope.component
 import zope.event
 import zope.interface.interfaces
 import zope.processlifetime
 import zope.security.management
+from ZConfig.components.logger.logger import LoggerFactoryBase
 from ZConfig.components.logger.loghandler import NullHandler
 from ZODB.ActivityMonitor import ActivityMonitor
 from zope.app.appsetup import appsetup, product
@@ -36,10 +38,6 @@ from gocept.runner.boot import registrations
 from gocept.runner.boot.attempts import abort
 from gocept.runner.errors import ConfigurationError, NotASiteError
 from gocept.runner.interfaces import ISupervisor
-
-if TYPE_CHECKING:
-    import ZODB.config
-    from ZConfig.components.logger.logger import LoggerFactoryBase
 
 log = logging.getLogger('gocept.runner.environment')
 
@@ -54,9 +52,9 @@ ConfigFile = str | os.PathLike[str]
 class Options(Protocol):
     """What is in a zope.conf; ``zopeconf.xml`` is the schema."""
 
-    databases: 'Sequence[ZODB.config.ZODBDatabase]'
-    eventlog: 'LoggerFactoryBase | None'
-    loggers: 'Sequence[LoggerFactoryBase]'
+    databases: Sequence[ZODB.config.ZODBDatabase]
+    eventlog: LoggerFactoryBase | None
+    loggers: Sequence[LoggerFactoryBase]
     site_definition: str
     path: Sequence[str]
     devmode: bool
@@ -239,7 +237,6 @@ def _load_zcml(options: Options, undo: contextlib.ExitStack) -> None:
 @contextlib.contextmanager
 def without_interaction() -> Iterator[None]:
     """End the interaction for the block, and put it back afterwards."""
-    local = zope.security.management.thread_local
     outer = zope.security.management.queryInteraction()
     zope.security.management.endInteraction()
     try:
@@ -247,7 +244,7 @@ def without_interaction() -> Iterator[None]:
     finally:
         zope.security.management.endInteraction()
         if outer is not None:
-            local.interaction = outer
+            zope.security.management.thread_local.interaction = outer
 
 
 @contextlib.contextmanager

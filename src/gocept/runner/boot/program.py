@@ -108,12 +108,11 @@ def configuration(configfile: ConfigFile, guard: Guard = unguarded, *,
                   verbose: bool = False, logs: bool = True,
                   ) -> Iterator[Options]:
     """Read zope.conf, and set up the process; see `environment.configured`."""
-    with guard(errors.BAD_CONFIGURATION, ZConfig.ConfigurationError, OSError,
-               ValueError):
-        options = environment.load(configfile)
     with ExitStack() as undo:
-        with guard(errors.BAD_CONFIGURATION, OSError,
+        with guard(errors.BAD_CONFIGURATION, OSError, ValueError,
+                   ZConfig.ConfigurationError,
                    zope.configuration.exceptions.ConfigurationError):
+            options = environment.load(configfile)
             undo.enter_context(environment.configured(
                 options, verbose=verbose, logs=logs))
         yield options

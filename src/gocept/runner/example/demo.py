@@ -8,7 +8,6 @@ import shutil
 import sys
 import sysconfig
 import time
-from collections.abc import Iterable
 from pathlib import Path
 
 import tqdm
@@ -110,11 +109,14 @@ def demo(argv: list[str] | None = None) -> int:
         print('Interrupted. The next run goes on from here.')
         return errors.INTERRUPTED
     new, changed, gone, *_ = map(sum, zip(*batches, strict=True))
+    converted = sum(
+        path.endswith(worker.CONVERTED)
+        for directory in directories for path in worker.scan(directory))
     print(f'\nThe index is up to date: {batches[-1].found} files, '
           f'{DATABASE.stat().st_size / 1e6:.0f} MB on disk.\n'
           f'This run found {new} new, {changed} changed and {gone} gone, in '
           f'{time.monotonic() - started:.1f} seconds.\n'
-          f'{_converted(directories)} of the files are reStructuredText, of '
+          f'{converted} of the files are reStructuredText, of '
           'which a child process made text meanwhile.')
     for query in QUERIES:
         print(f'\nWhat it finds for "{query}", best first:')
@@ -123,11 +125,6 @@ def demo(argv: list[str] | None = None) -> int:
           f'\nStart over:    rm {DATABASE}*; python3 bootstrap.py demo'
           '\nSee how:       src/gocept/runner/example/worker.py')
     return errors.SUCCESS
-
-
-def _converted(directories: Iterable[str]) -> int:
-    return sum(path.endswith(worker.CONVERTED)
-               for directory in directories for path in worker.scan(directory))
 
 
 def search(argv: list[str] | None = None) -> int:

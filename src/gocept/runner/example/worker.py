@@ -33,7 +33,6 @@ library.
 
 import collections
 import contextlib
-import itertools
 import json
 import logging
 import os
@@ -191,7 +190,8 @@ class Converter:
         without an answer may be the cause of its end.
         """
         log.warning('The converter has ended')
-        for path, stamp in itertools.islice(self._asked.items(), 1):
+        if self._asked:
+            path, stamp = next(iter(self._asked.items()))
             self._losses[path] += 1
             if self._losses[path] >= TRIES:
                 del self._losses[path]
