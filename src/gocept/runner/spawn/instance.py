@@ -165,8 +165,8 @@ class Instance:
         finally:
             with self._lock:
                 self._is_awaited = False
-        if process.returncode is not None:
-            self._ended(process)
+                if process.returncode is not None:
+                    self._ended(process)
 
     def _connect(self, process: Process, application: Application) -> None:
         output = self._output
@@ -197,24 +197,23 @@ class Instance:
     def _tell_end(self, process: Process) -> None:
         with self._lock:
             self._news.put(ChildEnded.tell, process)
-        self._ended(process)
+            self._ended(process)
+        self._news.tell()
 
     def _ended(self, process: Process) -> None:
-        with self._lock:
-            application = self._application
-            status = process.returncode
-            if (process is not self.process or application is None
-                    or self._is_awaited or self._timer is not None):
-                pass
-            elif (status is None or _exiting()
-                    or not application.is_to_restart(status)):
-                self._news.put(log.info, '%r', process)
-                self._application = None
-            else:
-                if time.monotonic() - self._started >= _STABLE:
-                    self._failures = 0
-                self._restart_later(application, repr(process))
-        self._news.tell()
+        """Restart it later, if that is wanted; with the lock held."""
+        application, status = self._application, process.returncode
+        if (process is not self.process or application is None
+                or self._is_awaited or self._timer is not None):
+            return
+        if (status is None or _exiting()
+                or not application.is_to_restart(status)):
+            self._news.put(log.info, '%r', process)
+            self._application = None
+            return
+        if time.monotonic() - self._started >= _STABLE:
+            self._failures = 0
+        self._restart_later(application, repr(process))
 
     def _restart_later(self, application: Application, reason: str) -> None:
         """Set the timer, if there are restarts left; with the lock held."""

@@ -16,7 +16,7 @@ from zope.app.appsetup.product import getProductConfiguration
 
 from gocept.runner.process.keywords import STREAMS
 
-_REFERENCE = re.compile(r'\$\{product-config:([^{}]*)\}')
+_REFERENCE = re.compile(r'\$\{product-config(?::([^{}]+):([^{}:]+)\})?')
 
 
 class Wrong(zope.schema.ValidationError):  # type: ignore[misc]
@@ -26,20 +26,12 @@ class Wrong(zope.schema.ValidationError):  # type: ignore[misc]
         return str(self.args[0])
 
 
-def substituted(text: str) -> str:
-    """`text` with its references to zope.conf replaced."""
-    text = _REFERENCE.sub(_value, text)
-    if '${product-config' in text:
-        raise Wrong('it is written ${product-config:SECTION:KEY}')
-    return text
-
-
 def _value(reference: re.Match[str]) -> str:
+    if not reference[1]:
+        raise Wrong(f'a reference in {reference.string!r} has no section and '
+                    'key: it is written ${product-config:SECTION:KEY}')
     # ZConfig has made these names lower-case.
-    section, _, key = reference[1].lower().rpartition(':')
-    if not (section and key):
-        raise Wrong(f'{reference[0]} has no section and key: it is written '
-                    '${product-config:SECTION:KEY}')
+    section, key = reference[1].lower(), reference[2].lower()
     config = getProductConfiguration(section)
     if config is None:
         raise Wrong(f'{reference[0]}: zope.conf has no <product-config '
@@ -61,7 +53,7 @@ class _Attribute(zope.schema.Field):  # type: ignore[misc]
     def fromUnicode(self, value: str) -> object:
         """See `zope.schema.interfaces.IFromUnicode`."""
         try:
-            return self.convert(substituted(value))
+            return self.convert(_REFERENCE.sub(_value, value))
         except (ValueError, LookupError) as error:
             raise Wrong(str(error)) from error
 

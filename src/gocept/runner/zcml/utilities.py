@@ -148,9 +148,7 @@ class WorkerRunner(Runner):
     def get_channel(self, alias: str, stream: str | None = None,
                     ) -> Channel | None:
         """See `IRunner`."""
-        instance = self._instances.get(alias)
-        if alias in self._declared and (
-                instance is None or instance.ready is None):
+        if alias in self._declared and self._instance(alias).ready is None:
             self.ensure_running(alias)
         return super().get_channel(alias, stream)
 
