@@ -44,7 +44,7 @@ class SimpleExecutor:
 
     condition: Condition | None = None
 
-    _run: '_Run | None' = None
+    _run = None  # for the finalizer, if the constructor has failed
 
     def __init__(self, command: Command,
                  cwd: str | os.PathLike[str] | None = None,
@@ -89,7 +89,7 @@ class SimpleExecutor:
         self.name = name or os.path.basename(self.command_parts[0])
         self._deadline: Deadline | None = None
         self._changing = threading.Condition(Lock())  # guards these two:
-        self._run = None
+        self._run: _Run | None = None
         self._starter: threading.Thread | None = None
 
     def _set_command(self, command: Command) -> None:
@@ -134,18 +134,14 @@ class SimpleExecutor:
         return self
 
     def _start(self) -> Process | None:
-        """Start the child; None if it runs already."""
+        """Start the child; None if it runs, or another thread starts it.
+
+        Subscribers of the start are called meanwhile, so no lock is held.
+        """
         deadline = self._deadline
         if self.process is not None and not self.running():
             self.kill()  # what it has left
             self._deadline = deadline
-        return self._launch() if self.process is None else None
-
-    def _launch(self) -> Process | None:
-        """Start the child; None if another thread does that.
-
-        Subscribers of the start are called meanwhile, so no lock is held.
-        """
         me = threading.current_thread()
         with self._changing:
             if self._starter is me:

@@ -116,12 +116,12 @@ def _wait(starts: Collection[Future[None]],
         return
     for each in starts:
         each.add_done_callback(lambda future: shutdown.wakeup())
-    while not shutdown.requested and not all(
-            each.done() for each in starts) and not any(
-                each.done() and each.exception() for each in starts):
+    while not shutdown.requested:
+        done, going_on = wait(starts, 0)
+        if not going_on or any(each.exception() for each in done):
+            return
         shutdown.pause()
-    if shutdown.requested:
-        raise Terminated(shutdown.signum or signal.SIGTERM)
+    raise Terminated(shutdown.signum or signal.SIGTERM)
 
 
 def stop_all(executors: Iterable[Startable],

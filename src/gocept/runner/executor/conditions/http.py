@@ -100,26 +100,20 @@ class _HTTPCheck(TCPCheck):
         if self._asking is None:
             self._begin_asking()
             return False
-        if not self._asking.done():
-            if self._limit.passed:
-                self._answer = self.seen = self._too_late
-                self._abandon()
+        if not self._asking.done() and not self._limit.passed:
             return False
         right = False
         try:
-            right, self._answer = self._asking.result()
-        except TimeoutError:
-            self._answer = self._too_late
+            right, self._answer = self._asking.result(0)
+        except TimeoutError:  # there is none yet, or the socket says so
+            self._answer = (f'connected, but no answer in '
+                            f'{self._limit.seconds:.2f} s')
         except (OSError, HTTPException) as error:
             self._answer = f'{type(error).__name__}: {error}'
         finally:
             self._abandon()
         self.seen = self._answer
         return right
-
-    @property
-    def _too_late(self) -> str:
-        return f'connected, but no answer in {self._limit.seconds:.2f} s'
 
     def _begin_asking(self) -> None:
         sock = self.connect()

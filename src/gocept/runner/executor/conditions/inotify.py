@@ -19,7 +19,6 @@ class Directory(Source):
     """
 
     def __init__(self, path: str) -> None:
-        self._fd = -1
         libc = ctypes.CDLL(None, use_errno=True)
         self._fd = _checked(libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK))
         try:

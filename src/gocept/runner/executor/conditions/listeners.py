@@ -7,9 +7,8 @@ import re
 import socket
 import struct
 from collections.abc import Collection, Iterable, Iterator
-from typing import Any
 
-from gocept.runner.process import procfs
+from gocept.runner.process import procfs, unixsocket
 
 _ACCEPTING = 0x10000  # in /proc/net/unix; see proc(5)
 
@@ -25,24 +24,19 @@ def reserve(host: str, port: int = 0) -> socket.socket:
         host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     while True:
         family, _, _, _, address = addresses.pop(0)
-        try:
-            return _bound(family, address)
-        except OSError as error:
-            # A name may have an address of IPv6 where the system has none.
-            if not addresses or error.errno not in (
-                    errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
-                raise
-
-
-def _bound(family: int, address: tuple[Any, ...]) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(address)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
+        with contextlib.ExitStack() as undo:
+            try:
+                sock = undo.enter_context(
+                    socket.socket(family, socket.SOCK_STREAM))
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                sock.bind(address)
+                undo.pop_all()
+                return sock
+            except OSError as error:
+                # A name may have an address of IPv6 where the system has none.
+                if not addresses or error.errno not in (
+                        errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                    raise
 
 
 def holder(inodes: Collection[str], where: str) -> str:
@@ -73,10 +67,11 @@ def on_port(port: int) -> list[str]:
             for inode in row.findall(_table(name))]
 
 
-def peer(sock: socket.socket) -> int:
-    """The process that listens at the other end of a Unix socket."""
-    pid, _, _ = _CREDENTIALS.unpack(sock.getsockopt(
-        socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+def at(path: str) -> int:
+    """The process that listens on a Unix socket; OSError if there is none."""
+    with unixsocket.connect(path) as sock:
+        pid, _, _ = _CREDENTIALS.unpack(sock.getsockopt(
+            socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
     return int(pid)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from gocept.runner.executor.conditions import listeners
 from gocept.runner.executor.conditions.base import Check, Condition
-from gocept.runner.executor.conditions.threads import in_thread, within
+from gocept.runner.executor.conditions.threads import in_thread
 from gocept.runner.poller import Poller
 from gocept.runner.process import descendants, unixsocket
 from gocept.runner.waits.closing import Closing
@@ -35,13 +35,9 @@ class Connector(Closing):
 
     def __init__(self, addresses: Sequence[Address]) -> None:
         self._addresses = addresses
-        self._pending: dict[Address, tuple[socket.socket, float]] = {}
+        self.pending: dict[Address, tuple[socket.socket, float]] = {}
+        """Attempts that have no answer yet, and when they were begun."""
         self.seen = ''
-
-    @property
-    def pending(self) -> bool:
-        """Whether an address has not answered yet."""
-        return bool(self._pending)
 
     def attempt(self) -> socket.socket | None:
         """Return a connected socket; or None, and say why in `seen`."""
@@ -60,11 +56,11 @@ class Connector(Closing):
         return None
 
     def _look(self, address: Address) -> socket.socket | None:
-        if address not in self._pending:
+        if address not in self.pending:
             self._begin(address)
-        sock, begun = self._pending[address]
+        sock, begun = self.pending[address]
         if wait_for(sock.fileno(), select.POLLOUT, Deadline(0)):
-            del self._pending[address]
+            del self.pending[address]
             error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if not error and not _is_itself(sock):
                 return sock
@@ -72,7 +68,7 @@ class Connector(Closing):
             raise OSError(error, os.strerror(error) if error else
                           'nobody listens')
         if time.monotonic() - begun > _LONGEST_CONNECT:
-            del self._pending[address]
+            del self.pending[address]
             sock.close()
         return None
 
@@ -85,13 +81,13 @@ class Connector(Closing):
         except BaseException:
             sock.close()
             raise
-        self._pending[address] = sock, time.monotonic()
+        self.pending[address] = sock, time.monotonic()
 
     def close(self) -> None:
         """Give up the attempts."""
-        for sock, _ in self._pending.values():
+        for sock, _ in self.pending.values():
             sock.close()
-        self._pending.clear()
+        self.pending.clear()
 
 
 def _is_itself(sock: socket.socket) -> bool:
@@ -114,14 +110,16 @@ class tcp(Condition):
     number replaces ``{port}`` in the command.
     """
 
+    _reserved: socket.socket | None = None
+
+    addresses: list[Address] | None = None
+    """What `holds_already` has looked up for the next check."""
+
     def __init__(self, host: str, port: int) -> None:
         if not isinstance(port, int) or not 0 <= port < 2 ** 16:
             raise ValueError(f'a port is a number up to 65535, not {port!r}')
         self.host = host
-        # What one start has looked up before the child is there.
-        self._addresses: list[Address] | None = None
         self._chosen = port == 0
-        self._reserved: socket.socket | None = None
         if self._chosen:
             self._reserved = listeners.reserve(host)
             port = self._reserved.getsockname()[1]
@@ -147,22 +145,16 @@ class tcp(Condition):
             reserved.close()
 
     def __del__(self) -> None:
-        if hasattr(self, '_reserved'):
-            self.release()
-
-    def take_addresses(self) -> list[Address] | None:
-        """Addresses that `holds_already` has just looked up, or None."""
-        addresses, self._addresses = self._addresses, None
-        return addresses
+        self.release()
 
     def holds_already(self, poller: Poller, deadline: Deadline) -> str:
         try:
-            addresses = within(lambda: resolve(self.host, self.port), poller,
-                               deadline)
+            self.addresses = in_thread(
+                lambda: resolve(self.host, self.port), poller).result(
+                    deadline.left())
         except OSError:
             return ''  # the check will look it up again, and tell
-        self._addresses = addresses
-        with Connector(addresses) as connector:
+        with Connector(self.addresses) as connector:
             sock = connector.attempt()
             if sock is not None:
                 sock.close()
@@ -186,7 +178,7 @@ class TCPCheck(Check):
     def __init__(self, condition: tcp) -> None:
         condition.hold()
         self._condition = condition
-        addresses = condition.take_addresses()
+        addresses, condition.addresses = condition.addresses, None
         self._connector = Connector(addresses) if addresses else None
         self._resolving: Future[list[Address]] | None = None
         self.awaited = (f'connections to {condition.host} port '
@@ -242,7 +234,7 @@ class unix(Condition):
     def holds_already(self, poller: Poller, deadline: Deadline) -> str:
         pid = 0
         try:
-            pid = self._listener()
+            pid = listeners.at(self.path)
         except BlockingIOError:  # its backlog is full
             pass
         except OSError:
@@ -250,14 +242,9 @@ class unix(Condition):
         return (listeners.holder(listeners.on_path(self.path), self.path)
                 or f'process {pid or "unknown"} listens on {self.path}')
 
-    def _listener(self) -> int:
-        """The process that listens there; OSError if there is none."""
-        with unixsocket.connect(self.path) as sock:
-            return listeners.peer(sock)
-
     def servers(self) -> Iterator[int]:
         with contextlib.suppress(OSError):
-            yield self._listener()  # its path may be a relative one
+            yield listeners.at(self.path)  # its path may be a relative one
         yield from listeners.among(
             descendants.strangers(), listeners.on_path(self.path))
 

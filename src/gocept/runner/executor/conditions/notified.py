@@ -40,8 +40,7 @@ class _NotifiedCheck(Check):
     said_by_child = True
 
     def __init__(self) -> None:
-        self._told = False
-        self._silent = False
+        self._told = self._silent = False
         self._users = {0, os.getuid()}
         with contextlib.ExitStack() as undo:
             sock = undo.enter_context(
@@ -70,22 +69,19 @@ class _NotifiedCheck(Check):
 
     def _hear(self, message: Message, source: Source) -> None:
         data, pid, uid = message
-        if b'READY=1' in data.split(b'\n'):
-            self._look_up_user()
-            # The user of a child that was reaped is not known any more.
-            if uid in self._users or pid == self.process.pid:
-                self._told = True
-                self.poller.wakeup()
-            else:
-                self.seen = f'a notification by user {uid} was ignored'
-
-    def _look_up_user(self) -> None:
-        """Know the user of the child, which a child may change."""
-        with contextlib.suppress(OSError):
+        if b'READY=1' not in data.split(b'\n'):
+            return
+        with contextlib.suppress(OSError):  # a child may change its user
             user = os.stat(f'/proc/{self.process.pid}').st_uid
             # The number of a child that was reaped may be another process's.
             if self.process.returncode is None:
                 self._users.add(user)
+        # The user of a child that was reaped is not known any more.
+        if uid in self._users or pid == self.process.pid:
+            self._told = True
+            self.poller.wakeup()
+        else:
+            self.seen = f'a notification by user {uid} was ignored'
 
     def holds(self) -> bool:
         if not self._told:  # the child may have ended after it said so

@@ -71,10 +71,8 @@ class _OutputCheck(Check):
         return ''
 
     def place(self, capture: Capture) -> tuple[int, bool]:
-        for each in self._searches:
-            if each.capture is capture and each.found:
-                return each.position, each.in_line
-        return 0, False
+        return next(each.place for each in self._searches
+                    if each.capture is capture)
 
     def close(self) -> None:
         for each in self._searches:
@@ -89,8 +87,7 @@ class _Search:
         self.capture = capture
         self.found = False
         self.failed = ''
-        self.position = 0
-        self.in_line = False
+        self.place = 0, False  # see `Check.place`
         self._condition = condition
         self._tell = tell
         self._line = b''  # the last one, which may go on
@@ -106,7 +103,6 @@ class _Search:
             self._tell()
             return
         window = self._line + data
-        self.position = begin + len(data)
         text = window.decode('utf-8', 'replace').replace('\r\n', '\n')
         match = self._condition.banner.search(text)
         failure = (self._condition.failure.search(text)
@@ -115,22 +111,21 @@ class _Search:
                 match is None or failure.start() < match.start()):
             self.failed = failure.group() or text
         elif match is not None:
-            self._end_after(window, begin - len(self._line), text, match.end())
+            self.place = _place_after(
+                window, begin - len(self._line), text, match.end())
             self.found = True
         self._line = window[window.rfind(b'\n') + 1:][-_LONGEST_LINE:]
         if self.found or self.failed:
             self._tell()
 
-    def _end_after(self, window: bytes, begin: int, text: str,
-                   end: int) -> None:
-        """Set the position behind the line in which the match ends."""
-        lines = text.count('\n', 0, end)
-        if end and text[end - 1] == '\n':
-            lines -= 1
-        at = -1
-        for _ in range(lines + 1):
-            at = window.find(b'\n', at + 1)
-            if at < 0:
-                self.in_line = True
-                return
-        self.position = begin + at + 1
+
+def _place_after(window: bytes, begin: int, text: str,
+                 end: int) -> tuple[int, bool]:
+    """The place behind the line in which the match ends."""
+    lines = text.count('\n', 0, end) - text.endswith('\n', 0, end)
+    at = -1
+    for _ in range(lines + 1):
+        at = window.find(b'\n', at + 1)
+        if at < 0:
+            return begin + len(window), True
+    return begin + at + 1, False

@@ -38,15 +38,12 @@ class _ExitCheck(Check):
             self.poller.register(self._probe)
         status = self._probe.poll()
         if status is not None:
-            self._end()
+            self.close()
             self.seen = f'it ended with {status}'
         return status == 0
 
-    def _end(self) -> None:
+    def close(self) -> None:
         probe, self._probe = self._probe, None
         if probe is not None:
             self.poller.unregister(probe)
             probe.terminate(signal.SIGKILL, 0)
-
-    def close(self) -> None:
-        self._end()

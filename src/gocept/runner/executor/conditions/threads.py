@@ -7,7 +7,6 @@ from concurrent.futures import Future
 from typing import TypeVar
 
 from gocept.runner.poller import Poller
-from gocept.runner.waits.deadline import Deadline
 
 T = TypeVar('T')
 
@@ -26,14 +25,3 @@ def in_thread(function: Callable[[], T], poller: Poller) -> Future[T]:
     threading.Thread(target=run, daemon=True,
                      name='gocept.runner.executor').start()
     return future
-
-
-def within(function: Callable[[], T], poller: Poller,
-           deadline: Deadline) -> T:
-    """Return what `function` returns; TimeoutError after the deadline."""
-    future = in_thread(function, poller)
-    while not future.done():
-        if deadline.passed:
-            raise TimeoutError('no answer in time')
-        poller.poll(deadline.left())
-    return future.result()

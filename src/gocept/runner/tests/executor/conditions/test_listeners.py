@@ -222,7 +222,6 @@ class ListenerTests(ExecutorTestCase):
 
     def test_the_peer(self) -> None:
         child = self.child('sock = listen("socket")\nsay("ready")\npause()')
-        with socket.socket(socket.AF_UNIX) as sock:
-            with contextlib.chdir(self.dir):
-                sock.connect('socket')
-            self.assertEqual(child.pid, listeners.peer(sock))
+        with contextlib.chdir(self.dir):
+            self.assertEqual(child.pid, listeners.at('socket'))
+            self.assertRaises(FileNotFoundError, listeners.at, 'other')

@@ -5,11 +5,11 @@ from concurrent.futures import Future
 from typing import Any
 from unittest import mock
 
-from gocept.runner.executor.conditions.threads import in_thread, within
+from gocept.runner.executor.conditions.threads import in_thread
 from gocept.runner.poller import Poller
 from gocept.runner.tests.executors import ExecutorTestCase
 from gocept.runner.tests.support import DEADLINE
-from gocept.runner.waits.deadline import NEVER, Deadline
+from gocept.runner.waits.deadline import Deadline
 
 
 class ThreadTestCase(ExecutorTestCase):
@@ -59,6 +59,16 @@ class InThreadTests(ThreadTestCase):
                 self.assertRaisesRegex(kind, 'sorry', future.result)
                 self.assertFalse(complain.called)
 
+    def test_nobody_waits_longer_than_he_wants(self) -> None:
+        for seconds in 0, 0.05:
+            with self.subTest(seconds), self.assertRaises(TimeoutError):
+                in_thread(self.wait, self.poller).result(seconds)
+        self.assertEqual(2, len(self.threads()))
+
+    def test_it_is_not_called_here(self) -> None:
+        future = in_thread(threading.current_thread, self.poller)
+        self.assertIsNot(threading.current_thread(), future.result(DEADLINE))
+
     def test_the_poller_may_be_closed_meanwhile(self) -> None:
         with mock.patch('threading.excepthook') as complain:
             with Poller() as poller:
@@ -83,48 +93,3 @@ class InThreadTests(ThreadTestCase):
         self.addCleanup(watchdog.join)
         self.addCleanup(watchdog.cancel)
         self.assertEqual((0, ''), (program.end(), program.output))
-
-
-class WithinTests(ThreadTestCase):
-
-    def within(self, function: Any, deadline: Deadline) -> Any:
-        return within(function, self.poller, deadline)
-
-    def test_what_it_returns(self) -> None:
-        for deadline in Deadline(DEADLINE), NEVER:
-            self.assertEqual(42, self.within(lambda: 42, deadline))
-
-    def test_what_it_raises(self) -> None:
-        self.assertRaises(ZeroDivisionError, self.within, lambda: 1 // 0,
-                          Deadline(DEADLINE))
-
-    def test_nobody_waits_longer_than_he_wants(self) -> None:
-        for seconds in 0, 0.05:
-            with self.subTest(seconds), self.assertRaisesRegex(
-                    TimeoutError, 'no answer in time'):
-                self.within(self.wait, Deadline(seconds))
-        self.assertEqual(2, len(self.threads()))
-
-    def test_it_is_not_called_here(self) -> None:
-        self.assertIsNot(
-            threading.current_thread(),
-            self.within(threading.current_thread, Deadline(DEADLINE)))
-
-    def test_other_events_do_not_end_the_wait(self) -> None:
-        polled = []
-        poll = self.poller.poll
-
-        def disturbed(seconds: float) -> Any:
-            polled.append(seconds)
-            if len(polled) < 4:
-                self.poller.wakeup()
-            else:
-                self.go_on.set()
-            return poll(seconds)
-
-        with mock.patch.object(self.poller, 'poll', disturbed):
-            self.assertEqual(
-                'gone on', self.within(self.wait, Deadline(DEADLINE)))
-        self.assertGreaterEqual(len(polled), 4)
-        # One deadline covers them all.
-        self.assertEqual(sorted(polled, reverse=True), polled)
