@@ -44,7 +44,7 @@ class SimpleExecutor:
 
     condition: Condition | None = None
 
-    _run = None  # for the finalizer, if the constructor has failed
+    _run: '_Run | None' = None
 
     def __init__(self, command: Command,
                  cwd: str | os.PathLike[str] | None = None,
@@ -88,8 +88,8 @@ class SimpleExecutor:
         self._die_with_parent = die_with_parent
         self.name = name or os.path.basename(self.command_parts[0])
         self._deadline: Deadline | None = None
-        self._changing = threading.Condition(Lock())  # guards these two:
-        self._run: _Run | None = None
+        self._changing = threading.Condition(Lock())
+        # The lock of that guards `_run` as well.
         self._starter: threading.Thread | None = None
 
     def _set_command(self, command: Command) -> None:
