@@ -20,10 +20,10 @@ from gocept.runner.errors import (
     TimeoutExpired,
 )
 from gocept.runner.events import ChildEnded, ChildReady, ChildStarted
-from gocept.runner.executor.capture import Captures, Reader
+from gocept.runner.executor.capture import Capture, Reader
 from gocept.runner.executor.conditions.base import Check, Condition
 from gocept.runner.interfaces import IExecutor
-from gocept.runner.poller import Poller
+from gocept.runner.poller import Poller, background
 from gocept.runner.poller.thread import hand_over
 from gocept.runner.process import Process
 from gocept.runner.process.keywords import POPEN, STREAMS, Keywords
@@ -89,7 +89,7 @@ class SimpleExecutor:
         self.name = name or os.path.basename(self.command_parts[0])
         self._deadline: Deadline | None = None
         self._changing = threading.Condition(Lock())
-        # The lock of that guards `_run` as well.
+        # The lock of `_changing` guards `_run` and this one:
         self._starter: threading.Thread | None = None
 
     def _set_command(self, command: Command) -> None:
@@ -278,8 +278,7 @@ class SimpleExecutor:
         run = self._run
         if run is None:
             return self
-        if sig is None:
-            sig = self._kill_signal
+        sig = self._kill_signal if sig is None else sig
         if wait:
             self._end(run, sig, 'killed')
         else:
@@ -317,18 +316,19 @@ class SimpleExecutor:
     def output(self) -> Reader | None:
         """See `IExecutor`."""
         run = self._run
-        return None if run is None else run.captures.readers.get('stdout')
+        return None if run is None else run.readers.get('stdout')
 
     def err_output(self) -> Reader | None:
         """See `IExecutor`."""
         run = self._run
-        return None if run is None else run.captures.readers.get('stderr')
+        return None if run is None else run.readers.get('stderr')
 
     @property
     def dropped(self) -> int:
         """See `IExecutor`."""
         run = self._run
-        return 0 if run is None else run.captures.dropped
+        return 0 if run is None else sum(
+            each.dropped for each in run.captures.values())
 
     def _explained(self, error: ExecutorError, obstacle: str = '',
                    ) -> ExecutorError:
@@ -367,6 +367,8 @@ class _Run:
     def __init__(self, executor: SimpleExecutor) -> None:
         self.began = time.monotonic()
         self.check: Check | None = None
+        self.captures: dict[str, Capture] = {}  # of the pipes of the child
+        self.readers: dict[str, Reader] = {}
         self._waiting = contextlib.ExitStack()  # the wait for readiness
         popen = executor._popen
         with contextlib.ExitStack() as undo:
@@ -378,15 +380,20 @@ class _Run:
             self.process = Process(**executor._options(self.check))
             undo.callback(self.process.close)
             undo.callback(self.process.terminate, signal.SIGKILL, 0)
-            self.captures = undo.enter_context(Captures(
-                self.process, executor._output_size, executor._log_file,
-                popen.get('encoding'), popen.get('errors')))
+            for name, channel in (('stdout', self.process.channel),
+                                  ('stderr', self.process.stderr)):
+                if channel is not None and channel.is_readable:
+                    capture = self.captures[name] = undo.enter_context(Capture(
+                        channel, executor._output_size, executor._log_file))
+                    self.readers[name] = Reader(
+                        capture, popen.get('encoding'), popen.get('errors'))
             self.poller.register(self.process)
             if self.check is not None:
                 self.check.begin(
                     self.process, list(self.captures.values()), self.poller,
                     executor._deadline or Deadline(executor._timeout))
-            self.captures.begin()
+            for capture in self.captures.values():
+                background().register(capture)
             undo.pop_all()
 
     def facts(self) -> Iterator[str]:
@@ -398,7 +405,11 @@ class _Run:
                 yield f'seen last: {self.check.seen}'
         if self.process.returncode is not None:
             yield f'its status is {self.process.returncode}'
-        yield from self.captures.tails()
+        for name, capture in self.captures.items():
+            capture.read_rest()
+            tail = capture.tail
+            yield (f'its {name} ends with:\n{tail}' if tail
+                   else f'its {name} is empty')
 
     def end_waiting(self) -> None:
         """Close what only the wait for readiness needs."""
@@ -408,7 +419,8 @@ class _Run:
     def close(self) -> None:
         """Close everything; the process goes on, if it runs."""
         self.end_waiting()
-        self.captures.close()
+        for capture in self.captures.values():
+            capture.close()
         self.process.close_channels()
 
     def abandon(self, signum: int) -> None:

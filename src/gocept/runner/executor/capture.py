@@ -14,8 +14,6 @@ from collections.abc import Callable, Iterator, Sequence
 
 from gocept.runner.channel import PipeChannel
 from gocept.runner.errors import EndpointClosedException
-from gocept.runner.poller import background
-from gocept.runner.process import Process
 from gocept.runner.waits.closing import Closing
 from gocept.runner.waits.forks import Lock, tell_forks
 from gocept.runner.waits.source import Source
@@ -33,7 +31,7 @@ little at a time makes few pieces for readers to look at."""
 Listener = Callable[[int, bytes], object]
 
 
-class Capture(Source):
+class Capture(Source, Closing):
     """One stream of a child. The last `size` bytes of it are kept.
 
     All of it is appended to `log_file`.
@@ -242,59 +240,3 @@ class Reader(io.TextIOWrapper):
     def readline(self, size: int = -1, /) -> str:  # type: ignore[override]
         with self._turn:
             return super().readline(size)
-
-
-class Captures(dict[str, Capture], Closing):
-    """The captures of the pipes of a child, by the names of its streams.
-
-    `size` and `log_file` are those of `Capture`; `encoding` and `errors` those
-    of the readers.
-    """
-
-    def __init__(self, process: Process, size: int,
-                 log_file: str | os.PathLike[str] | None = None,
-                 encoding: str | None = None,
-                 errors: str | None = None) -> None:
-        super().__init__()
-        self.readers: dict[str, Reader] = {}
-        with contextlib.ExitStack() as undo:
-            undo.callback(self.close)
-            for name, channel in (('stdout', process.channel),
-                                  ('stderr', process.stderr)):
-                if channel is not None and channel.is_readable:
-                    self[name] = Capture(channel, size, log_file)
-                    self.readers[name] = Reader(self[name], encoding, errors)
-            undo.pop_all()
-
-    def begin(self) -> None:
-        """Read in the background from now on."""
-        for capture in self.values():
-            background().register(capture)
-
-    def read_rest(self) -> None:
-        """Read what there is now."""
-        for capture in self.values():
-            capture.read_rest()
-
-    def skip_to(self, place: Callable[[Capture], tuple[int, bool]]) -> None:
-        """Set where each reader begins; see `Check.place`."""
-        for name, reader in self.readers.items():
-            reader.raw.skip_to(*place(self[name]))
-
-    @property
-    def dropped(self) -> int:
-        """See `IExecutor`."""
-        return sum(each.dropped for each in self.values())
-
-    def tails(self) -> Iterator[str]:
-        """Say how each ends, for a message."""
-        self.read_rest()
-        for name, capture in self.items():
-            tail = capture.tail
-            yield (f'its {name} ends with:\n{tail}' if tail
-                   else f'its {name} is empty')
-
-    def close(self) -> None:
-        """See `Capture.close`."""
-        for capture in self.values():
-            capture.close()

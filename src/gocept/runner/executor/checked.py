@@ -51,7 +51,8 @@ class Executor(SimpleExecutor):
         run = self._run  # None if another thread has stopped it
         if run is not None:
             if run.check is not None:
-                run.captures.skip_to(run.check.place)
+                for name, capture in run.captures.items():
+                    run.readers[name].raw.skip_to(*run.check.place(capture))
             run.end_waiting()
             run.process.find_servers()  # so that a daemon ends when we exit
         if process is not None:
@@ -71,7 +72,8 @@ class Executor(SimpleExecutor):
         # This comes first: after the end, another process may look ready.
         status = run.process.poll()
         if status is not None:
-            run.captures.read_rest()
+            for capture in run.captures.values():
+                capture.read_rest()
         said_by_child = check is not None and check.said_by_child
         if (not status or said_by_child) and self.after_start_check():
             return True

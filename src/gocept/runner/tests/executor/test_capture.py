@@ -4,9 +4,7 @@ import os
 import subprocess
 import sys
 import threading
-import types
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 from gocept.runner.channel import PipeChannel
 from gocept.runner.executor import (
@@ -14,7 +12,7 @@ from gocept.runner.executor import (
     SimpleExecutor,
     pid_file,
 )
-from gocept.runner.executor.capture import Capture, Captures, Reader
+from gocept.runner.executor.capture import Capture, Reader
 from gocept.runner.tests.executors import ExecutorTestCase
 from gocept.runner.tests.support import DEADLINE
 from gocept.runner.tests.victims import until
@@ -72,6 +70,12 @@ class OutputTests(ExecutorTestCase):
             popen_kwargs={'encoding': 'latin-1'}).start())
         self.assertEqual('ä\n', executor.output().readline())
 
+    def test_so_is_what_happens_to_other_bytes(self) -> None:
+        executor = self.stopping(SimpleExecutor(
+            "printf '\\344\\n'", shell=True, popen_kwargs={
+                'encoding': 'ascii', 'errors': 'replace'}).start())
+        self.assertEqual('\ufffd\n', executor.output().readline())
+
     def test_line_ends_are_those_of_text_files(self) -> None:
         executor = self.stopping(SimpleExecutor(
             "printf 'one\\r\\ntwo\\rthree\\n'", shell=True).start())
@@ -124,6 +128,14 @@ class OutputTests(ExecutorTestCase):
             'echo one; echo ready; echo next', pid_file(self.dir / 'pid'),
             shell=True)).start()
         self.assertEqual('next\n', executor.output().read())
+
+    def test_what_is_dropped_is_that_of_both_streams(self) -> None:
+        executor = self.stopping(SimpleExecutor(
+            'echo out; echo error >&2', shell=True, stderr=subprocess.PIPE,
+            output_size=0).start())
+        executor.output().read()
+        executor.err_output().read()
+        self.assertEqual(10, executor.dropped)
 
     def test_nothing_needs_to_be_kept(self) -> None:
         executor = self.stopping(
@@ -224,101 +236,6 @@ class CaptureTests(ExecutorTestCase):
             self.write(b'x' * 9_000)
         self.capture.listen(lambda begin, data: heard.append(begin))
         self.assertEqual([self.capture.dropped], heard)
-
-
-class CapturesTests(ExecutorTestCase):
-
-    def setUp(self) -> None:
-        super().setUp()
-        self.stdout, self.out = self.pipe()
-        self.stderr, self.err = self.pipe()
-
-    def pipe(self) -> tuple[PipeChannel, PipeChannel]:
-        """Our end of a stream, and that of a child."""
-        read, write = os.pipe()
-        return (self.enterContext(PipeChannel(read)),
-                self.enterContext(PipeChannel(None, write)))
-
-    def take(self, size: int = 1000, **options: Any) -> Captures:
-        process: Any = types.SimpleNamespace(
-            channel=self.stdout, stderr=self.stderr)
-        captures = Captures(process, size, **options)
-        self.addCleanup(captures.close)
-        return captures
-
-    def test_each_has_a_reader(self) -> None:
-        captures = self.take()
-        self.assertEqual(['stdout', 'stderr'], list(captures))
-        self.out.write(b'out\n')
-        self.err.write(b'err\n')
-        captures.read_rest()
-        self.assertEqual('out\n', captures.readers['stdout'].readline())
-        self.assertEqual('err\n', captures.readers['stderr'].readline())
-
-    def test_what_is_no_pipe_has_none(self) -> None:
-        self.stderr = None  # type: ignore[assignment]
-        self.assertEqual(['stdout'], list(self.take()))
-        self.stdout = self.out  # what can only be written
-        self.assertEqual([], list(self.take()))
-
-    def test_the_encoding_is_that_of_the_readers(self) -> None:
-        captures = self.take(encoding='ascii', errors='replace')
-        self.out.write(b'\xe4\n')
-        captures.read_rest()
-        self.assertEqual('\ufffd\n', captures.readers['stdout'].readline())
-
-    def test_they_are_read_in_the_background(self) -> None:
-        captures = self.take()
-        captures.begin()
-        self.out.write(b'out\n')
-        self.err.write(b'err\n')
-        for capture, text in zip(captures.values(), ('out', 'err'),
-                                 strict=True):
-            until(lambda: capture.tail == text)
-
-    def test_what_is_not_kept_any_more(self) -> None:
-        captures = self.take(size=10)
-        for _ in range(3):
-            for sink in self.out, self.err:
-                sink.write(bytes(5000))
-                captures.read_rest()
-        self.assertEqual(
-            sum(capture.dropped for capture in captures.values()),
-            captures.dropped)
-        self.assertEqual(20_000, captures.dropped)
-
-    def test_where_readers_begin(self) -> None:
-        captures = self.take()
-        self.out.write(b'one\ntwo\n')
-        self.err.write(b'three\nfour\n')
-        captures.read_rest()
-        captures.skip_to(lambda capture: (
-            (4, False) if capture is captures['stdout'] else (1, True)))
-        self.assertEqual('two\n', captures.readers['stdout'].readline())
-        self.assertEqual('four\n', captures.readers['stderr'].readline())
-
-    def test_how_they_end(self) -> None:
-        captures = self.take()
-        self.out.write(b'last words\n')
-        self.assertEqual(['its stdout ends with:\nlast words',
-                          'its stderr is empty'], list(captures.tails()))
-
-    def test_closed(self) -> None:
-        captures = self.take()
-        self.out.write(b'last words\n')
-        captures.close()
-        self.assertEqual('last words\n', captures.readers['stdout'].read())
-        self.assertTrue(self.stdout.closed)
-        self.assertTrue(self.stderr.closed)
-        captures.close()
-
-    def test_both_go_to_the_file(self) -> None:
-        log = self.dir / 'log'
-        captures = self.take(log_file=log)
-        self.out.write(b'out\n')
-        self.err.write(b'err\n')
-        captures.read_rest()
-        self.assertEqual('out\nerr\n', log.read_text())
 
 
 class ExecutorCaptureTests(ExecutorTestCase):
