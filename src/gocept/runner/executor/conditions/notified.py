@@ -49,16 +49,15 @@ class _NotifiedCheck(Check):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
             name = f'gocept.runner.{secrets.token_hex(8)}'
             sock.bind(f'\0{name}')
-            read, self._write = os.pipe()
+            self._pipe = PipeChannel(*os.pipe())
             undo.pop_all()
         self._messages = _Messages(sock)
-        self._pipe = PipeChannel(read, None)
         self.variables = {'NOTIFY_SOCKET': f'@{name}',
-                          'NOTIFY_FD': str(self._write)}
-        self.pass_fds = [self._write]
+                          'NOTIFY_FD': str(self._pipe.sink_fd)}
+        self.pass_fds = [self._pipe.sink_fd]
 
     def _watch(self) -> None:
-        self._close_write()
+        self._pipe.write_eof()  # that end is the child's now
         self.poller.register(self._pipe, self._take)
         self.poller.register(self._messages, self._hear)
 
@@ -101,13 +100,7 @@ class _NotifiedCheck(Check):
             return 'has not said that it is ready'
         return ''
 
-    def _close_write(self) -> None:
-        if self._write >= 0:
-            os.close(self._write)
-            self._write = -1
-
     def close(self) -> None:
-        self._close_write()
         self._pipe.close()
         self._messages.close()
 
