@@ -22,7 +22,7 @@ from gocept.runner.interfaces import IProcess
 from gocept.runner.poller import Poller, background
 from gocept.runner.process import descendants, keywords, procfs, registry
 from gocept.runner.process.launch import Command, Launch, new_mark
-from gocept.runner.process.pidfd import Gone, Handle, Handles, hold
+from gocept.runner.process.pidfd import Handle, Handles, hold
 from gocept.runner.process.registry import terminate_all
 from gocept.runner.waits.closing import Closing
 from gocept.runner.waits.deadline import Deadline, wait_for
@@ -114,7 +114,7 @@ class Process(Source, Closing):
             try:
                 self.handle = hold(self.pid)
             except ProcessLookupError:  # reaped, as SIGCHLD is ignored
-                self.handle = Gone(self.pid)
+                self.handle = Handle(self.pid)
             undo.callback(self.handle.close)
             for each in self.channels():
                 each.name = f'{self.name!r} ({self.pid})'
@@ -157,13 +157,17 @@ class Process(Source, Closing):
     def poll(self) -> int | None:
         """See `IProcess`."""
         if self.returncode is None and self.is_ours:
-            # What is reaped is told, though a signal handler may raise.
-            with contextlib.ExitStack() as after, self._lock:
-                if self.returncode is None:
-                    self._reap(after)
+            after: list[Callable[[], None]] = []
+            try:
+                with self._lock:
+                    if self.returncode is None:
+                        self._reap(after)
+            finally:  # a signal handler may have raised meanwhile
+                for tell in after:
+                    tell()
         return self.returncode
 
-    def _reap(self, after: contextlib.ExitStack) -> None:
+    def _reap(self, after: list[Callable[[], None]]) -> None:
         """Take the status, if the child has ended; with the lock held."""
         is_lost = False
         try:
@@ -173,7 +177,7 @@ class Process(Source, Closing):
             status = LOST_STATUS if is_lost else None
         if status is None:
             return
-        after.callback(self._tell_end, is_lost)
+        after.append(lambda: self._tell_end(is_lost))
         try:
             descendants.started.discard(self.pid)
             self.ended_at = descendants.clock()

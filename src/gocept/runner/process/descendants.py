@@ -54,14 +54,13 @@ class Child(Protocol):
     def require_ours(self) -> None:
         """Raise a RuntimeError in a forked copy of the parent."""
 
-    def poll(self) -> int | None:
-        """See `IProcess`."""
+    # The next three are described in `IProcess`.
 
-    def send_signal(self, signum: int) -> None:
-        """See `IProcess`."""
+    def poll(self) -> int | None: ...
 
-    def signal_group(self, signum: int) -> None:
-        """See `IProcess`."""
+    def send_signal(self, signum: int) -> None: ...
+
+    def signal_group(self, signum: int) -> None: ...
 
     def close_channels(self) -> None:
         """Close the channels, which gives their descriptors back."""
@@ -160,7 +159,8 @@ class Adopted:
     def look(self) -> Iterator[tuple[Child, Handle]]:
         """The orphans that no look has found before, each with its child."""
         self.unsure = False
-        pids = [pid for pid in strangers() if pid not in self._older]
+        pids = [] if self._since == math.inf else [
+            pid for pid in strangers() if pid not in self._older]
         while pids:
             pid = pids.pop()
             if pid not in self._seen:
@@ -240,13 +240,12 @@ def marked(owner_of: Callable[[str], T | None]) -> Iterator[tuple[T, Handle]]:
                 continue
             for mark in words.split():
                 owner = owner_of(mark)
-                if owner is None:
-                    continue
-                handle = hold_if(pid, lambda pid: mark in marks(pid))  # noqa: B023
-                if handle is not None:
-                    yield owner, handle
-                else:
-                    seen.discard(pid)
+                if owner is not None:
+                    handle = hold_if(pid, lambda pid: mark in marks(pid))  # noqa: B023
+                    if handle is not None:
+                        yield owner, handle
+                    else:
+                        seen.discard(pid)
 
 
 def reap(handle: Handle) -> bool:

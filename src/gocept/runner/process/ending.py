@@ -105,6 +105,17 @@ class Ending:
             return False
         return self._members.add(handle)
 
+    def take(self, handle: Handle) -> bool:
+        """Take in a descendant that a search has found.
+
+        False if it is known, or it is too late for it.
+        """
+        if self.give_up() or handle.has_ended():
+            descendants.reap(handle)
+            handle.close()
+            return False
+        return self.add(handle)
+
     def begin(self) -> None:
         """Send the signal to the child and its group."""
         self._gather()
@@ -293,17 +304,14 @@ class _Search:
         self.is_sure = False
         """Whether the last look has missed nobody."""
         self._poller = poller
-        self._strays: Ending | None = None
-        self._by_child: dict[Child, Ending] = {}
-        for ending in endings:
-            if ending.child is None:
-                self._strays = ending
-            else:
-                self._by_child[ending.child] = ending
+        self._strays = next(
+            (ending for ending in endings if ending.child is None), None)
+        self._by_child = {ending.child: ending for ending in endings
+                          if ending.child is not None}
         self._by_mark = {child.mark: ending
                          for child, ending in self._by_child.items()}
-        self._adopting = [child for child in self._by_child if child.adopts]
-        self._adopted = descendants.Adopted(self._adopting)
+        self._adopted = descendants.Adopted(
+            [child for child in self._by_child if child.adopts])
 
     def find_all(self) -> set[Ending]:
         """Hand all that are found to their endings; returns these.
@@ -314,8 +322,9 @@ class _Search:
         deadline = Deadline(_BECOMING)
         while True:
             can_look = self._can_look()
-            found = (self._find_servers() | self.find_adopted()
-                     | self._find_marked())
+            found = {ending for child, ending in self._by_child.items()
+                     if child.find_servers() and not ending.give_up()}
+            found |= self.find_adopted() | self._find_marked()
             self.is_sure = can_look and not self._adopted.unsure
             if found or self.is_sure or deadline.passed:
                 return found
@@ -330,40 +339,22 @@ class _Search:
                 child.close_channels()  # to give their descriptors back
         return procfs.is_readable()
 
-    def _find_servers(self) -> set[Ending]:
-        return {ending for child, ending in self._by_child.items()
-                if child.find_servers() and not ending.give_up()}
-
     def find_adopted(self) -> set[Ending]:
-        """Do the same for orphans that are our children now.
-
-        That costs little.
+        """Do the same for orphans that are our children now, at little cost.
         """
-        if not self._adopting:
-            return set()
-        return _hand_over((self._by_child[child], handle)
-                          for child, handle in self._adopted.look())
+        return {self._by_child[child] for child, handle in self._adopted.look()
+                if self._by_child[child].take(handle)}
 
     def _find_marked(self) -> set[Ending]:
         if self._strays is None and not any(
                 child.mark and not child.adopts for child in self._by_child):
             return set()
-        return _hand_over(descendants.marked(self._ending_of))
+        return {ending for ending, handle in descendants.marked(
+            self._ending_of) if ending.take(handle)}
 
     def _ending_of(self, mark: str) -> Ending | None:
         return self._by_mark.get(mark) or (
             self._strays if mark.startswith(our_mark()) else None)
-
-
-def _hand_over(found: Iterable[tuple[Ending, Handle]]) -> set[Ending]:
-    takers = set()
-    for ending, handle in found:
-        if ending.give_up() or handle.has_ended():
-            descendants.reap(handle)
-            handle.close()
-        elif ending.add(handle):
-            takers.add(ending)
-    return takers
 
 
 def _send(send: Callable[[int], None], signum: int, pid: int) -> None:

@@ -205,7 +205,8 @@ class Launch:
                        if not name.startswith(_NEVER_INHERITED)}
         if self.detached:
             environment.pop(MARKER, None)
-            if _is_python(self.args[0]):
+            program = os.path.basename(self.args[0])
+            if program.startswith('python') or self.args[0] == sys.executable:
                 environment['PYTHONPATH'] = os.pathsep.join(
                     os.path.abspath(path) for path in sys.path)
         else:
@@ -343,8 +344,3 @@ def _popen(args: Sequence[str], keywords: Mapping[str, object]) -> int:
     # From here on it is ours to reap.
     process.returncode = 0
     return process.pid
-
-
-def _is_python(program: str) -> bool:
-    return (program == sys.executable
-            or os.path.basename(program).startswith('python'))

@@ -19,15 +19,14 @@ from gocept.runner.waits.source import Source
 
 
 class Handle(Source):
-    """One process; ProcessLookupError if there is none.
+    """One process, by its pidfd. A poller tells its end once.
 
-    A poller tells its end once.
+    A handle that is closed is like that of a child that others have reaped.
     """
 
-    _fd = -1
-
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, fd: int = -1) -> None:
         self.pid = pid
+        self._fd = fd
 
     def fileno(self) -> int:
         """A descriptor that is readable when the process has ended.
@@ -38,11 +37,13 @@ class Handle(Source):
 
     def has_ended(self) -> bool:
         """Whether the process has ended, reaped or not."""
-        raise NotImplementedError
+        return self._fd < 0 or wait_for(self._fd, select.POLLIN, Deadline(0))
 
     def signal(self, signum: int) -> None:
         """Send a signal; nothing if the process has ended."""
-        raise NotImplementedError
+        if self._fd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._fd, signum)
 
     def reap(self) -> int | None:
         """Take the status of a child that has ended, as Popen has it.
@@ -50,7 +51,10 @@ class Handle(Source):
         None if the child runs; ChildProcessError if it was reaped already, or
         is not ours.
         """
-        raise NotImplementedError
+        if self._fd < 0:
+            raise ChildProcessError(f'{self.pid} is not held any more')
+        return _status(os.waitid(
+            os.P_PIDFD, self._fd, os.WEXITED | os.WNOHANG))
 
     def collect(self) -> tuple[Sequence[bool], bool]:
         ended = self.has_ended()
@@ -71,38 +75,17 @@ class Handle(Source):
             os.close(self._fd)
 
 
-class Pidfd(Handle):
-    """A process by its pidfd."""
-
-    def __init__(self, pid: int) -> None:
-        super().__init__(pid)
-        self._fd = os.pidfd_open(pid)
-
-    def has_ended(self) -> bool:
-        return self._fd < 0 or wait_for(self._fd, select.POLLIN, Deadline(0))
-
-    def signal(self, signum: int) -> None:
-        if self._fd >= 0:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._fd, signum)
-
-    def reap(self) -> int | None:
-        if self._fd < 0:
-            raise ChildProcessError(f'{self.pid} is not held any more')
-        return _status(os.waitid(
-            os.P_PIDFD, self._fd, os.WEXITED | os.WNOHANG))
-
-
 class PidAndStart(Handle):
     """A process by its number and the time of its start, without a pidfd.
 
     For systems that have none, and if no descriptor is left. The end is no
-    event, unless `watch` was called.
+    event, unless `watch` was called. ProcessLookupError if there is no such
+    process.
     """
 
     def __init__(self, pid: int) -> None:
         super().__init__(pid)
-        self._stat = procfs.stat(pid)
+        self._start = procfs.look(pid).start
         self._is_child = _child_has_ended(pid) is not None
         self._reaped = False
         if not _exists(pid):
@@ -125,9 +108,9 @@ class PidAndStart(Handle):
                 self._fd, select.POLLIN, Deadline(0))):
             return True
         # The thread may be late.
-        now = procfs.stat(self.pid)
-        if now is not None and self._stat is not None:
-            return now.start != self._stat.start or now.state in 'ZX'
+        now = procfs.look(self.pid)
+        if now.start and self._start:
+            return now.start != self._start or now.state in 'ZX'
         # There is no such process, or no descriptor is left to look at it.
         if self._is_child:
             return _child_has_ended(self.pid) is not False
@@ -139,10 +122,9 @@ class PidAndStart(Handle):
                 os.kill(self.pid, signum)
 
     def reap(self) -> int | None:
-        now = procfs.stat(self.pid)
-        if self._reaped or (
-                not self._is_child if now is None or self._stat is None
-                else now.start != self._stat.start):
+        start = procfs.look(self.pid).start
+        if self._reaped or (start != self._start if start and self._start
+                            else not self._is_child):
             raise ChildProcessError(f'{self.pid} is not a child of ours')
         status = _status(os.waitid(
             os.P_PID, self.pid, os.WEXITED | os.WNOHANG))
@@ -165,19 +147,6 @@ class Handles(dict[int, Handle]):
         """Close them all."""
         for handle in self.values():
             handle.close()
-
-
-class Gone(Handle):
-    """A child that somebody else has reaped before it could be held."""
-
-    def has_ended(self) -> bool:
-        return True
-
-    def signal(self, signum: int) -> None:
-        pass
-
-    def reap(self) -> int | None:
-        raise ChildProcessError(f'{self.pid} was reaped by somebody else')
 
 
 def _tell_end(pid: int, fd: int) -> None:
@@ -220,7 +189,7 @@ def _status(result: os.waitid_result | None) -> int | None:
 
 @functools.cache
 def has_pidfds() -> bool:
-    """Whether this system has all that `Pidfd` needs.
+    """Whether this system has all that `Handle` needs.
 
     Pidfds came with Linux 5.3, and `waitid` for them with 5.4. Some sandboxes
     have only a part of that.
@@ -248,7 +217,7 @@ def hold(pid: int) -> Handle:
     ProcessLookupError if there is none.
     """
     if has_pidfds():
-        return Pidfd(pid)
+        return Handle(pid, os.pidfd_open(pid))
     handle = PidAndStart(pid)
     handle.watch()
     return handle

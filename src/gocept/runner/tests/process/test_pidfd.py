@@ -9,7 +9,7 @@ from unittest import mock
 
 from gocept.runner.poller import Poller
 from gocept.runner.process import pidfd, procfs
-from gocept.runner.process.pidfd import Gone, PidAndStart, Pidfd
+from gocept.runner.process.pidfd import Handle, PidAndStart
 from gocept.runner.tests import support
 from gocept.runner.tests.victims import DEADLINE, ended, until
 from gocept.runner.waits import source
@@ -186,7 +186,8 @@ class WatchedHandle(AnyHandle):
 
 class PidfdTests(WatchedHandle, HandleTestCase):
 
-    hold = Pidfd
+    def hold(self, pid):
+        return Handle(pid, os.pidfd_open(pid))
 
     def test_close_on_exec(self):
         self.assertFalse(os.get_inheritable(self.held().fileno()))
@@ -256,10 +257,10 @@ class PidAndStartTests(AnyHandle, HandleTestCase):
                 self.assertTrue(handle.has_ended())
 
 
-class GoneTests(unittest.TestCase):
+class ClosedTests(unittest.TestCase):
 
     def test_it_has_ended_and_nobody_knows_how(self):
-        handle = Gone(os.getpid())
+        handle = Handle(os.getpid())
         self.assertTrue(handle.has_ended())
         self.assertEqual(((True,), True), handle.collect())
         with mock.patch('os.kill') as kill:
@@ -278,7 +279,7 @@ class ChoiceTests(unittest.TestCase):
         self.assertTrue(self.has_pidfds())
         handle = pidfd.hold(os.getpid())
         self.addCleanup(handle.close)
-        self.assertIsInstance(handle, Pidfd)
+        self.assertIs(Handle, type(handle))
 
     def test_an_old_system_or_a_sandbox(self):
         before = support.open_descriptors()
