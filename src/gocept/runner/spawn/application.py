@@ -44,10 +44,8 @@ class Application:
         for key in keywords.WATCH & config.keys():
             raise TypeError(f'{key!r} is no keyword of an application')
         options = dict(config)
-        own = {field.name: options.pop(field.name)
-               for field in dataclasses.fields(cls)
-               if field.name in config and field.name != 'options'}
-        self = cls(options=options, **own)
+        own = cls.__dataclass_fields__.keys() & config.keys() - {'options'}
+        self = cls(**{key: options.pop(key) for key in own}, options=options)
         self._check()
         return self
 
@@ -73,9 +71,10 @@ class Application:
         PipeChannel(**self.channel).close()
         for name in ('stop_signal', 'kill_signal'):
             signal.Signals(self.options.get(name, signal.SIGTERM))
-        Launch(self.command, **{
-            key: value for key, value in self.options.items()
-            if key not in keywords.END | keywords.CHANNEL})
+        elsewhere = keywords.END | keywords.CHANNEL
+        Launch(self.command, **{key: value for key, value
+                                in self.options.items()
+                                if key not in elsewhere})
 
     @property
     def channel(self) -> Keywords:
