@@ -50,9 +50,10 @@ class Executor(SimpleExecutor):
         self.wait_for(self.check_subprocess)
         run = self._run  # None if another thread has stopped it
         if run is not None:
-            if run.check is not None:
+            check = run.check
+            if check is not None:
                 for name, capture in run.captures.items():
-                    run.readers[name].raw.skip_to(*run.check.place(capture))
+                    run.readers[name].raw.skip_to(*check.place(capture))
             run.end_waiting()
             run.process.find_servers()  # so that a daemon ends when we exit
         if process is not None:

@@ -112,7 +112,7 @@ class tcp(Condition):
 
     _reserved: socket.socket | None = None
 
-    addresses: list[Address] | None = None
+    looked_up: Future[list[Address]] | None = None
     """What `holds_already` has looked up for the next check."""
 
     def __init__(self, host: str, port: int) -> None:
@@ -147,14 +147,18 @@ class tcp(Condition):
     def __del__(self) -> None:
         self.release()
 
+    def look_up(self, poller: Poller) -> Future[list[Address]]:
+        """Look the name up in a thread, as that may take long."""
+        return in_thread(lambda: resolve(self.host, self.port), poller)
+
     def holds_already(self, poller: Poller, deadline: Deadline) -> str:
+        looked_up = self.look_up(poller)
         try:
-            self.addresses = in_thread(
-                lambda: resolve(self.host, self.port), poller).result(
-                    deadline.left())
+            addresses = looked_up.result(deadline.left())
         except OSError:
             return ''  # the check will look it up again, and tell
-        with Connector(self.addresses) as connector:
+        self.looked_up = looked_up
+        with Connector(addresses) as connector:
             sock = connector.attempt()
             if sock is not None:
                 sock.close()
@@ -178,9 +182,8 @@ class TCPCheck(Check):
     def __init__(self, condition: tcp) -> None:
         condition.hold()
         self._condition = condition
-        addresses, condition.addresses = condition.addresses, None
-        self._connector = Connector(addresses) if addresses else None
-        self._resolving: Future[list[Address]] | None = None
+        self._resolving, condition.looked_up = condition.looked_up, None
+        self._connector: Connector | None = None
         self.awaited = (f'connections to {condition.host} port '
                         f'{condition.port}')
 
@@ -194,7 +197,8 @@ class TCPCheck(Check):
     def connect(self) -> socket.socket | None:
         """Return a connected socket; or None, and say why in `seen`."""
         if self._connector is None:
-            resolving = self._resolving = self._resolving or self._resolve()
+            resolving = self._resolving = (
+                self._resolving or self._condition.look_up(self.poller))
             if not resolving.done():
                 self.seen = f'the name {self._condition.host!r} is looked up'
                 return None
@@ -202,18 +206,13 @@ class TCPCheck(Check):
                 self._connector = Connector(resolving.result())
             except OSError as error:
                 self.seen = f'{self._condition.host!r}: {error}'
-                self._resolving = self._resolve()
+                self._resolving = self._condition.look_up(self.poller)
                 return None
         sock = self._connector.attempt()
         self.seen = self._connector.seen
         if sock is not None:
             self._condition.release()
         return sock
-
-    def _resolve(self) -> Future[list[Address]]:
-        return in_thread(
-            lambda: resolve(self._condition.host, self._condition.port),
-            self.poller)
 
     def close(self) -> None:
         if self._connector is not None:

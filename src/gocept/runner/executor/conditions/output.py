@@ -71,8 +71,8 @@ class _OutputCheck(Check):
         return ''
 
     def place(self, capture: Capture) -> tuple[int, bool]:
-        return next(each.place for each in self._searches
-                    if each.capture is capture)
+        return next((each.place for each in self._searches
+                     if each.capture is capture), (0, False))
 
     def close(self) -> None:
         for each in self._searches:
