@@ -110,15 +110,14 @@ class Process(Source, Closing):
                         faucet, sink)), **channel)
                     unowned -= {faucet, sink}
                     undo.callback(it.close)
+                    it.name = f'{self.name!r} ({self.pid})'
+                    poller.send_for(it)
                     setattr(self, name, it)
             try:
                 self.handle = hold(self.pid)
             except ProcessLookupError:  # reaped, as SIGCHLD is ignored
                 self.handle = Handle(self.pid)
             undo.callback(self.handle.close)
-            for each in self.channels():
-                each.name = f'{self.name!r} ({self.pid})'
-                poller.send_for(each)
             tell_forks(self)
             if not self.detached:
                 registry.processes.add(self)

@@ -281,11 +281,6 @@ def adopt_orphans() -> None:
         _adopting.add(os.getpid())
 
 
-def adopting() -> bool:
-    """Whether this process adopts its orphaned descendants."""
-    return os.getpid() in _adopting
-
-
 def of(process: Child) -> Handles:
     """All present descendants of a child."""
     found = Handles()
@@ -305,7 +300,7 @@ def of(process: Child) -> Handles:
 
 def reap_orphans() -> None:
     """Reap all adopted processes that are dead, at the exit of this one."""
-    if adopting():
+    if os.getpid() in _adopting:
         for pid in procfs.children(os.getpid()):
             with contextlib.suppress(ChildProcessError):
                 os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)

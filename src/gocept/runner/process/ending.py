@@ -212,9 +212,9 @@ def end(endings: Iterable[Ending]) -> bool:
 
     If there may be marks, all processes are looked through for them once all
     children have ended, however many endings there are; and again as long as
-    some is found. Returns False if the last
-    look may have missed somebody: if no descriptor was left for it, or a
-    process was becoming another program all the time.
+    some is found. Returns False if the last look may have missed somebody: if
+    no descriptor was left for it, or a process was becoming another program
+    all the time.
     """
     endings = list(endings)
     with contextlib.ExitStack() as stack:

@@ -31,8 +31,8 @@ def main() -> None:
             resource.setrlimit(
                 getattr(resource, f'RLIMIT_{name.upper()}'), tuple(limits))
         step = 'groups'
-        if options['groups'] is not None:
-            os.setgroups(options['groups'])
+        if options['extra_groups'] is not None:
+            os.setgroups(options['extra_groups'])
         step = 'group'
         if options['group'] is not None:
             os.setregid(options['group'], options['group'])

@@ -146,17 +146,14 @@ class Launch:
                 pid = self._start_helped(
                     keywords, environment.get('LC_CTYPE'))
             else:
-                user, group, groups = self._identity
                 pid = _popen(self.args, {
-                    **keywords, **self._popen, 'user': user, 'group': group,
-                    'extra_groups': groups})
+                    **keywords, **self._popen, **self._identity})
             undo.pop_all()
         return Started(pid, **ours)
 
     def _start_helped(self, keywords: Mapping[str, object],
                       locale: str | None) -> int:
         popen = self._popen.copy()
-        user, group, groups = self._identity
         executable = os.fsdecode(popen.pop('executable', '') or self.args[0])
         read, low = os.pipe()
         with open(read, 'rb') as reader:
@@ -167,7 +164,7 @@ class Launch:
                 options = {
                     'report': write,
                     'rlimits': self._rlimits,
-                    'user': user, 'group': group, 'groups': groups,
+                    **self._identity,
                     'death_signal': self._death_signal,
                     'parent': os.getpid(),
                     'restored_signals': (
@@ -257,8 +254,8 @@ def _arguments(command: Command, shell: bool) -> list[str]:
 
 def _identity(user: str | int | None, group: str | int | None,
               extra_groups: Sequence[str | int] | None,
-              ) -> tuple[int | None, int | None, list[int] | None]:
-    """The new user, group and groups; None for each that stays."""
+              ) -> dict[str, int | list[int] | None]:
+    """What Popen calls the new user and groups; None for each that stays."""
     groups = (None if extra_groups is None
               else [_number(each, 'group') for each in extra_groups])
     gid = None if group is None else _number(group, 'group')
@@ -279,7 +276,7 @@ def _identity(user: str | int | None, group: str | int | None,
             groups = []  # not ours
     if gid == os.getgid() == os.getegid():
         gid = None
-    return uid, gid, groups
+    return {'user': uid, 'group': gid, 'extra_groups': groups}
 
 
 def _number(name: str | int, kind: str) -> int:

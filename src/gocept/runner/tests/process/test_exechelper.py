@@ -23,8 +23,9 @@ from gocept.runner.tests.victims import (
 class HelperTests(unittest.TestCase):
     """The script, as `Launch` runs it."""
 
-    options = {'rlimits': {}, 'user': None, 'group': None, 'groups': None,
-               'death_signal': 0, 'restored_signals': [], 'locale': None}
+    options = {
+        'rlimits': {}, 'user': None, 'group': None, 'extra_groups': None,
+        'death_signal': 0, 'restored_signals': [], 'locale': None}
 
     def run_helper(self, *command, **options):
         """Returns the status, the output and the report."""
@@ -63,8 +64,9 @@ class HelperTests(unittest.TestCase):
                  'user': 'os.setreuid', 'rlimit core': 'resource.setrlimit',
                  'die_with_parent': f'{exechelper.__name__}._die_with'}
         options = self.options | {
-            'user': 1, 'group': 1, 'groups': [], 'rlimits': {'core': [0, 0]},
-            'death_signal': 9, 'parent': os.getpid(), 'report': 2}
+            'user': 1, 'group': 1, 'extra_groups': [],
+            'rlimits': {'core': [0, 0]}, 'death_signal': 9,
+            'parent': os.getpid(), 'report': 2}
 
         class Exited(BaseException):
             pass
