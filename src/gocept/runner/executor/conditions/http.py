@@ -7,7 +7,7 @@ import ssl
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from http.client import HTTPConnection, HTTPException, HTTPResponse
-from urllib.parse import SplitResult, urlencode, urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from gocept.runner.executor.conditions.base import Check
 from gocept.runner.executor.conditions.network import TCPCheck, tcp
@@ -78,11 +78,6 @@ class http(tcp):
                 return right, f'answered with {status} {response.reason}'
 
 
-def _without_user(url: SplitResult) -> str:
-    """The URL without a user and a password, for a message."""
-    return url._replace(netloc=url.netloc.rpartition('@')[2]).geturl()
-
-
 class _HTTPCheck(TCPCheck):
 
     _condition: http
@@ -93,8 +88,10 @@ class _HTTPCheck(TCPCheck):
         self._asking: Future[tuple[bool, str]] | None = None
         self._limit = Deadline(0)
         self._answer = ''
+        url = condition.url  # shown without a user and a password
+        shown = url._replace(netloc=url.netloc.rpartition('@')[2]).geturl()
         self.awaited = (f'an answer with status {condition.status} to '
-                        f'{condition.method} {_without_user(condition.url)}')
+                        f'{condition.method} {shown}')
 
     def holds(self) -> bool:
         if self._asking is None:
