@@ -19,10 +19,14 @@ log = logging.getLogger(__name__)
 
 
 class Loop(Protocol):
-    """What events tell of; see `IMainLoop`."""
+    """What events tell of, and what a program runs; see `IMainLoop`."""
 
+    ticks: float
+    once: bool
     failed: bool
     ended_by: SystemExit | KeyboardInterrupt | None
+
+    def __call__(self) -> None: ...
 
     def stop(self) -> None: ...
 

@@ -326,9 +326,11 @@ def init(appname: str | None, configfile: ConfigFile, *,
          shutdown_timeout: float = SHUTDOWN_TIMEOUT) -> Iterator[ISite]:
     """See `IInit`."""
     timeout, before = _seconds(shutdown_timeout), handlers()
-    with (boot.booted(lambda: None, appname, configfile) as (app, _),
-          environment.supervised(timeout) as supervisor,
-          raising(before) if supervisor else contextlib.nullcontext()):
+    with contextlib.ExitStack() as stack:
+        with boot.configuration(configfile) as options:
+            app = stack.enter_context(boot.opened(options, appname))
+        if stack.enter_context(environment.supervised(timeout)):
+            stack.enter_context(raising(before))
         yield app
 
 

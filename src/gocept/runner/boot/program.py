@@ -11,7 +11,7 @@ import logging
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol
 
 import ZConfig
 import zope.configuration.exceptions
@@ -19,29 +19,19 @@ from zope.authentication.interfaces import PrincipalLookupError
 from zope.component.interfaces import ISite
 from zope.interface.interfaces import ComponentLookupError
 
-from gocept.runner import errors, events
+from gocept.runner import errors
 from gocept.runner.boot import environment
 from gocept.runner.boot.environment import ConfigFile, Options
+from gocept.runner.events import Loop
 from gocept.runner.signals.handlers import handling
 
 log = logging.getLogger('gocept.runner.runner')
-
-T = TypeVar('T')
 
 Worker = Callable[..., object]
 Principal = str | Callable[[], str] | None
 
 Guard = Callable[..., AbstractContextManager[None]]
 """Called with a status and the kinds of errors that end a step with it."""
-
-
-class Loop(events.Loop, Protocol):
-    """What a run needs of an `IMainLoop`."""
-
-    ticks: float
-    once: bool
-
-    def __call__(self) -> None: ...
 
 
 class Decorator(Protocol):
@@ -119,24 +109,16 @@ def configuration(configfile: ConfigFile, guard: Guard = unguarded, *,
 
 
 @contextlib.contextmanager
-def booted(find: Callable[[], T], appname: str | None, configfile: ConfigFile,
-           guard: Guard = unguarded, *, verbose: bool = False,
-           ) -> Iterator[tuple[ISite, T]]:
-    """From zope.conf to the site in an open database.
-
-    Also hands out what `find` returns, which is called when ZCML has been
-    read. The children that ZCML declares do not run.
-    """
+def opened(options: Options, appname: str | None, guard: Guard = unguarded,
+           ) -> Iterator[ISite]:
+    """Open the databases, and hand out the site."""
     with ExitStack() as close:
-        with configuration(configfile, guard, verbose=verbose) as options:
-            found = find()
-            with guard(errors.DATABASE_UNAVAILABLE, Exception):
-                database = close.enter_context(
-                    environment.open_databases(options))
-            root = close.enter_context(environment.root_of(database))
-            with guard(errors.UNKNOWN_SITE, KeyError):
-                site = environment.find_site(root, appname)
-        yield site, found
+        with guard(errors.DATABASE_UNAVAILABLE, Exception):
+            database = close.enter_context(environment.open_databases(options))
+        root = close.enter_context(environment.root_of(database))
+        with guard(errors.UNKNOWN_SITE, KeyError):
+            site = environment.find_site(root, appname)
+        yield site
 
 
 def run(find: Callable[[], Program], args: Sequence[object],
@@ -144,16 +126,18 @@ def run(find: Callable[[], Program], args: Sequence[object],
         guard: Guard = unguarded, *, verbose: bool = False,
         within: Callable[[Loop], AbstractContextManager[object]] = nullcontext,
         ) -> End:
-    """Run the worker that `find` returns, in the block of ``within(loop)``."""
+    """Run the worker that `find` returns, in the block of ``within(loop)``.
+
+    `find` is called when ZCML has been read.
+    """
     loop: Loop | None = None
     try:
-        with (
-            # Outside the loop the log files are new, or not needed any more.
-            handling({signal.SIGUSR2: lambda signum, frame: None}),
-            booted(find, appname, configfile, guard, verbose=verbose) as (
-                site, program),
-            ExitStack() as stack,
-        ):
+        # Outside the loop the log files are new, or not needed any more.
+        with (handling({signal.SIGUSR2: lambda signum, frame: None}),
+              ExitStack() as stack):
+            with configuration(configfile, guard, verbose=verbose) as options:
+                program = find()
+                site = stack.enter_context(opened(options, appname, guard))
             with guard(errors.CANNOT_START):
                 stack.enter_context(
                     environment.supervised(program.decorator.shutdown_timeout))

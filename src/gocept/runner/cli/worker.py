@@ -19,7 +19,8 @@ from zope.interface.interfaces import ComponentLookupError
 from gocept.runner import errors
 from gocept.runner.boot import program as boot
 from gocept.runner.boot.dryrun import dry_run
-from gocept.runner.boot.program import Decorator, Loop, Program, Worker
+from gocept.runner.boot.program import Decorator, Program, Worker
+from gocept.runner.events import Loop
 
 log = logging.getLogger('gocept.runner.command')
 
