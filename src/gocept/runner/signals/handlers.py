@@ -105,7 +105,7 @@ def _sigaction() -> Callable[..., int] | None:
 
 
 def _action(signum: int, new: _Action | None = None) -> _Action | None:
-    """The action of a signal before `new`; None where no one can know."""
+    """Return the action of a signal, and set `new`; None without sigaction."""
     call, action = _sigaction(), _Action()
     if call is None:
         return None
