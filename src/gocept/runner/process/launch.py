@@ -198,8 +198,9 @@ class Launch:
 
     def _environment(self, mark: str) -> dict[str, str]:
         inherited = os.environ if self._env is None else self._env
-        environment = {name: value for name, value in inherited.items()
-                       if not name.startswith(_NEVER_INHERITED)}
+        environment: dict[str, str | None] = {
+            name: value for name, value in inherited.items()
+            if not name.startswith(_NEVER_INHERITED)}
         if self.detached:
             environment.pop(MARKER, None)
             program = os.path.basename(self.args[0])
@@ -209,12 +210,9 @@ class Launch:
         else:
             environment[MARKER] = ' '.join(
                 [*os.environ.get(MARKER, '').split(), mark])
-        for name, value in self._extra_env.items():
-            if value is None:
-                environment.pop(name, None)
-            else:
-                environment[name] = value
-        return environment
+        environment |= self._extra_env
+        return {name: value for name, value in environment.items()
+                if value is not None}
 
 
 _numbers = itertools.count(1)

@@ -194,13 +194,11 @@ def has_pidfds() -> bool:
     Pidfds came with Linux 5.3, and `waitid` for them with 5.4. Some sandboxes
     have only a part of that.
     """
+    pid = os.getpid()
     try:
-        fd = os.pidfd_open(os.getpid())
-        try:
-            signal.pidfd_send_signal(fd, 0)
-            os.waitid(os.P_PIDFD, fd, os.WEXITED | os.WNOHANG)
-        finally:
-            os.close(fd)
+        with contextlib.closing(Handle(pid, os.pidfd_open(pid))) as handle:
+            handle.signal(0)
+            handle.reap()
     except ChildProcessError:
         return True  # we are no child of our own
     except AttributeError:
