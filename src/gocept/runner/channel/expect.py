@@ -2,15 +2,13 @@
 
 import re
 import select
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
 
 from gocept.runner.channel.lines import Data
 from gocept.runner.errors import DeadlineExceeded, EndpointClosedException
 from gocept.runner.waits.deadline import Deadline, wait_for_any
-
-if TYPE_CHECKING:
-    from gocept.runner.channel.base import Channel
+from gocept.runner.waits.source import Source
 
 Pattern = bytes | str | re.Pattern[bytes] | re.Pattern[str]
 
@@ -20,7 +18,24 @@ Match = Any
 _TAIL = 2000  # of what was seen, in an error
 
 
-def read_until(channel: 'Channel', pattern: Pattern, deadline: Deadline,
+class Readable(Protocol):
+    """What is needed of a channel; see `Channel`."""
+
+    @property
+    def is_text(self) -> bool: ...
+
+    def get_fd(self) -> int: ...
+
+    def layers(self) -> Iterator[Source]: ...
+
+    def receive(self) -> Data: ...
+
+    def take_all(self) -> Data: ...
+
+    def put_back(self, data: Data) -> None: ...
+
+
+def read_until(channel: Readable, pattern: Pattern, deadline: Deadline,
                ) -> tuple[Data, Match]:
     """See `IChannel.read_until`."""
     search = _searching(pattern, str if channel.is_text else bytes)
@@ -41,7 +56,7 @@ def read_until(channel: 'Channel', pattern: Pattern, deadline: Deadline,
         channel.put_back(_plain(seen[end:]))
 
 
-def _receive(channel: 'Channel', pattern: Pattern, deadline: Deadline,
+def _receive(channel: Readable, pattern: Pattern, deadline: Deadline,
              seen: Data) -> Data:
     while True:
         try:
@@ -57,7 +72,7 @@ def _receive(channel: 'Channel', pattern: Pattern, deadline: Deadline,
             raise _too_late(channel, pattern, deadline, seen)
 
 
-def _wait(channel: 'Channel', deadline: Deadline) -> bool:
+def _wait(channel: Readable, deadline: Deadline) -> bool:
     """Wait for more; the other side may first need what is kept."""
     try:
         fd = channel.get_fd()
@@ -70,7 +85,7 @@ def _wait(channel: 'Channel', deadline: Deadline) -> bool:
     return wait_for_any(masks, deadline)
 
 
-def _too_late(channel: 'Channel', pattern: Pattern, deadline: Deadline,
+def _too_late(channel: Readable, pattern: Pattern, deadline: Deadline,
               seen: Data) -> DeadlineExceeded:
     tail = _plain(seen[-_TAIL:])
     return DeadlineExceeded(
