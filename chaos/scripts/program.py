@@ -19,6 +19,7 @@ import json
 import logging
 import os
 import pathlib
+import select
 import signal
 import sys
 import threading
@@ -38,6 +39,26 @@ from gocept.runner.waits import deadline
 
 LONGEST_RUN = 30
 """How long it may take, in seconds."""
+
+
+class Flag:
+    """An event that survives an exception of a signal handler.
+
+    Such an exception in a method of `threading.Event` may leave its lock held
+    for ever.
+    """
+
+    def __init__(self) -> None:
+        self._read, self._write = os.pipe()
+
+    def set(self) -> None:
+        os.write(self._write, b'.')
+
+    def is_set(self) -> bool:
+        return self.wait(0)
+
+    def wait(self, seconds: float | None = None) -> bool:
+        return bool(select.select([self._read], [], [], seconds)[0])
 
 
 def main() -> None:
@@ -92,7 +113,7 @@ class Program(Meddling):
         self.started = Started(self.fail)
         self.descriptors: list[str] = []
         self.interrupted = False
-        self.stopping = threading.Event()
+        self.stopping = Flag()
         self.touched: set[str] = set()  # aliases
         self.sent = collections.defaultdict(set)  # signals, by alias
         self.rude: set[str] = set()  # aliases that were not given their time
@@ -135,16 +156,15 @@ class Program(Meddling):
 
     def act(self) -> None:
         """Have all threads do their parts, this one too."""
+        actors = [(actor, Flag()) for actor in self.plan['actors']]
         self.descriptors = descriptors()
-        actors = self.plan['actors']
         try:
-            for actor in actors[1:]:
-                done = threading.Event()
+            for actor, done in actors[1:]:
                 thread = threading.Thread(
                     target=self.play, args=(actor, done))
                 thread.start()
                 self.threads.append((thread, done))
-            self.play(actors[0], threading.Event())
+            self.play(*actors[0])
             for _, done in self.threads:
                 # Not join(): what interrupts that makes Python believe that
                 # the thread has ended.
@@ -152,7 +172,7 @@ class Program(Meddling):
         finally:
             self.stopping.set()
 
-    def play(self, actor: dict, done: threading.Event) -> None:
+    def play(self, actor: dict, done: Flag) -> None:
         """One part."""
         try:
             getattr(self, actor['acts'])(actor)

@@ -14,6 +14,7 @@ that takes one is called with the lock of the poller held.
 
 import collections
 import contextlib
+import functools
 import itertools
 import logging
 import math
@@ -21,7 +22,7 @@ import socket
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, cast
 
 import zope.interface
 
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from gocept.runner.poller.server import Server
 
 log = logging.getLogger('gocept.runner.poller')
+
+P = ParamSpec('P')
 
 _READ_EVENTS = ~WRITABLE
 """An end, an error and a descriptor that is not open as well."""
@@ -83,6 +86,23 @@ class Watch:
             results += zip(left, itertools.repeat(self.label))
 
 
+def _or_later(method: Callable[Concatenate['Poller', P], None],
+              ) -> Callable[Concatenate['Poller', P], None]:
+    """Have the thread that polls do it, if this thread holds the lock.
+
+    Then the collector has run a finalizer of a user within a call of ours.
+    """
+    @functools.wraps(method)
+    def call(poller: 'Poller', /, *args: P.args, **keywords: P.kwargs) -> None:
+        if poller._lock.held:
+            poller._late.append(
+                functools.partial(method, poller, *args, **keywords))
+            poller._descriptors.pipe.nudge()
+        else:
+            method(poller, *args, **keywords)
+    return call
+
+
 @zope.interface.implementer(IPoller)
 class Poller(Owning):
     """See `IPoller`."""
@@ -106,6 +126,7 @@ class Poller(Owning):
         # To be collected though no descriptor says so: what sources hold, and
         # what was told.
         self._ready: dict[Watch, None] = {}
+        self._late: collections.deque[Callable[[], None]] = collections.deque()
         self._results: list[Pair] = []
         self._news = False  # to end the pause
         self._paused_until = -math.inf
@@ -123,6 +144,7 @@ class Poller(Owning):
         if not isinstance(source, Source):
             raise TypeError(f'a channel, a process or a timer is needed, not '
                             f'{source!r}; a listening socket: add_server()')
+        self._catch_up()  # it may have the number of one that was closed
         with self._lock:
             self._add(Watch(source, source, callback))
         self._send_what_is_kept(source)
@@ -194,6 +216,7 @@ class Poller(Owning):
         if isinstance(watch.source, Timer):
             self._schedule.drop(watch.source)
 
+    @_or_later
     def unregister(self, source: Label) -> None:
         """See `IPoller`."""
         with self._lock:
@@ -227,18 +250,21 @@ class Poller(Owning):
             del self._writers[fd]
             self._descriptors.drop(fd, WRITABLE)
 
+    @_or_later
     def source_ready(self, source: Source) -> None:
         with self._lock:
             watch = self._watches.get(id(source))
             if watch is not None:
                 self._settle(watch, True)
 
+    @_or_later
     def source_fetched(self, source: Source) -> None:
         with self._lock:
             watch = self._watches.get(id(source))
             if watch is not None and watch.told:
                 self._settle(watch, watch.source.buffered)
 
+    @_or_later
     def source_sending(self, source: Source) -> None:
         with self._lock:
             fd = source.sink_fd
@@ -249,11 +275,16 @@ class Poller(Owning):
                     self._descriptors.add(fd, WRITABLE)
                     self._writers[fd] = source
 
+    @_or_later
     def source_closing(self, source: Source, fd: int) -> None:
         with self._lock:
-            self._readers.pop(fd, None)
-            self._writers.pop(fd, None)
-            self._descriptors.forget(fd)
+            reader, writer = self._readers.get(fd), self._writers.get(fd)
+            # Another source may have a descriptor of this number by now.
+            if writer is source or (
+                    reader and reader is self._watches.get(id(source))):
+                self._readers.pop(fd, None)
+                self._writers.pop(fd, None)
+                self._descriptors.forget(fd)
 
     def _settle(self, watch: Watch, buffered: bool) -> None:
         """Wait for the source again: its rest is news. With the lock held."""
@@ -311,6 +342,7 @@ class Poller(Owning):
         What can be read is told, in a pause, or collected. Returns whether
         there was a wake-up.
         """
+        self._catch_up()
         descriptors = self._descriptors
         descriptors.waiting = True  # from now on nudges are sent
         try:
@@ -342,6 +374,12 @@ class Poller(Owning):
                 else:
                     self._collect(watch)
         return woken
+
+    def _catch_up(self) -> None:
+        """Make the calls that came while their thread held the lock."""
+        while self._late:
+            with contextlib.suppress(IndexError):  # another thread makes it
+                self._late.popleft()()
 
     def _left(self) -> float:
         """Seconds until there is something that no descriptor tells."""

@@ -37,9 +37,14 @@ def background() -> Poller:
     global _background
     with _lock:
         if _background is None or _background.closed:
-            _background = _BackgroundPoller()
-            threading.Thread(target=_serve, args=(_background,), daemon=True,
-                             name='gocept.runner.poller').start()
+            poller = _BackgroundPoller()
+            try:
+                threading.Thread(target=_serve, args=(poller,), daemon=True,
+                                 name='gocept.runner.poller').start()
+            except BaseException:
+                poller.close()  # as nobody would poll it
+                raise
+            _background = poller
         return _background
 
 

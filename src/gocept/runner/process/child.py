@@ -189,9 +189,11 @@ class Process(Source, Closing):
         finally:
             # A thread that sees this may change what is left behind.
             self.returncode = status
-            self.handle.close()  # which tells the pollers
 
     def _tell_end(self, is_lost: bool) -> None:
+        # Which tells the pollers. So it must not be under a lock: a thread
+        # that is in a poller may want to send a signal.
+        self.handle.close()
         if is_lost:
             log.warning('Somebody else has reaped %r; its status is lost',
                         self)
@@ -219,12 +221,14 @@ class Process(Source, Closing):
 
     def _forget(self, ended: bool, handle: Handle) -> None:
         with self._lock:
-            if self._left.get(handle.pid) is handle:
+            is_known = self._left.get(handle.pid) is handle
+            if is_known:
                 del self._left[handle.pid]
                 descendants.reap(handle)
-                handle.close()
             if not self._left and self.returncode is not None:
                 registry.processes.discard(self)
+        if is_known:
+            handle.close()
 
     def wait(self, timeout: float | None = None) -> int:
         """See `IProcess`."""

@@ -1363,6 +1363,58 @@ FORK_PROGRAM = '''
 '''
 
 
+class LateTests(StreamTestCase):
+    """A finalizer of a user, which is run while a call holds the lock."""
+
+    def setUp(self):
+        super().setUp()
+        self.poller = self.enterContext(Poller())
+
+    def test_unregisters(self):
+        channel, peer = self.open_pipes()
+        self.poller.register(channel)
+        with self.poller._lock:
+            self.poller.unregister(channel)
+        peer.send(b'not read')
+        self.assertEqual([], self.poller.poll(0))
+        self.assertEqual(b'not read', channel.read())
+
+    def test_closes_a_channel_whose_end_is_told(self):
+        channel, _ = self.open_pipes()
+        self.poller.register(channel)
+        with self.poller._lock:
+            channel.close()
+        self.assertEqual([(b'', channel)], self.poller.poll(DEADLINE))
+
+    def test_the_number_is_used_again_before_that(self):
+        channel, _ = self.open_pipes()
+        self.poller.register(channel)
+        number = channel.get_fd()
+        with self.poller._lock:
+            channel.close()
+        other, peer = self.open_pipes()
+        if other.get_fd() != number:
+            os.dup2(other.get_fd(), number, inheritable=False)
+            other = PipeChannel(number)
+            self.addCleanup(other.close)
+        self.poller.register(other)
+        peer.send(b'new')
+        pairs = self.poller.poll(DEADLINE)
+        while len(pairs) < 2:
+            pairs += self.poller.poll(DEADLINE)
+        self.assertCountEqual([(b'new', other), (b'', channel)], pairs)
+
+    def test_ends_a_wait_that_goes_on(self):
+        channel, _ = self.open_pipes()
+        self.poller.register(channel)
+        thread = threading.Thread(target=self.poller.poll)
+        thread.start()
+        with self.poller._lock:
+            channel.close()
+        thread.join(DEADLINE)
+        self.assertFalse(thread.is_alive())
+
+
 class ProgramTests(TestCase):
 
     def test_forked(self):

@@ -81,6 +81,15 @@ class BackgroundTests(BackgroundTestCase):
         second.register(timer, lambda *result: called.set())
         self.assertTrue(called.wait(DEADLINE))
 
+    def test_a_thread_that_cannot_be_started_is_started_later(self):
+        with mock.patch('threading.Thread.start', side_effect=RuntimeError(
+                "can't start new thread")):
+            with self.assertRaisesRegex(RuntimeError, 'new thread'):
+                background()
+        called = threading.Event()
+        background().register(Timer(0), lambda *result: called.set())
+        self.assertTrue(called.wait(DEADLINE))
+
     def test_its_end_is_quiet(self):
         failures = []
         with mock.patch.object(threading, 'excepthook', failures.append):

@@ -791,6 +791,21 @@ class EndTests(ProcessTestCase):
             self.assertIn('Somebody else has reaped', logs.output[0])
             self.assertEqual([(LOST_STATUS, child)], poller.poll(DEADLINE))
 
+    def test_pollers_are_told_of_its_end_without_its_lock(self):
+        class Watcher:
+            def source_closing(self, source, fd):
+                held.append(child._lock.held)
+
+            def source_ready(self, source):
+                held.append(child._lock.held)
+        held = []
+        child = self.start('cat', stdin='pipe')
+        child.handle.attach(Watcher())
+        child.channel.close()
+        child.wait(DEADLINE)
+        until(lambda: held)
+        self.assertNotIn(True, held)
+
     def test_somebody_else_reaps_it_before_it_is_known(self):
         def popen(*args):
             pid = start(*args)
