@@ -38,7 +38,7 @@ class TestChannel(Channel):
     def put(self, *data: Data) -> None:
         """See `ITestChannel`."""
         if self._ended or self.closed:
-            raise EndpointClosedException(f'{self!r} can receive no more')
+            raise EndpointClosedException(f'{self!r} cannot receive any more')
         if self.encoding is not None:
             data = tuple(self._peer_encoder.encode(each)
                          if isinstance(each, str) else each for each in data)
@@ -64,7 +64,8 @@ class TestChannel(Channel):
 
     def write(self, *data: Data) -> None:
         if self.closed or self._eof_written:
-            raise EndpointClosedException(f'{self!r} can be written no more')
+            raise EndpointClosedException(
+                f'{self!r} cannot be written to any more')
         self._written.append(self._encoded(data))
 
     def write_eof(self) -> None:

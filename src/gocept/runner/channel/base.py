@@ -109,9 +109,11 @@ class Channel(Source, Closing, ABC):
             self._fill()
             if len(ready) > 1:
                 self._tell_ready()
-        item = self._nothing
-        if ready:
-            item = self._last = ready.popleft()
+            if not ready:
+                if self.told:
+                    self.tell_fetched()
+                return self._nothing
+        item = self._last = ready.popleft()
         if self.told:
             self.tell_fetched()
         return item

@@ -93,7 +93,7 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str],
              '(default: the root folder)')
     parser.add_argument(
         '--ticks', metavar='SECONDS', type=_seconds,
-        help=f'how long to sleep between two ticks (default: {default})')
+        help=f'how long to pause between two ticks (default: {default})')
     parser.add_argument(
         '--once', action='store_true', help='run one tick, and end')
     parser.add_argument(

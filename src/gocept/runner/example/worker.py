@@ -195,7 +195,8 @@ class Converter:
             self._losses[path] += 1
             if self._losses[path] >= TRIES:
                 del self._losses[path]
-                log.error('The converter does not survive %r', path)
+                log.error(
+                    'The converter has ended at each try to convert %r', path)
                 self._texts[path] = (stamp, '')
         # The output may end a moment before the child does.
         getUtility(IRunner).terminate('converter')

@@ -458,7 +458,7 @@ class Poller(Owning):
         try:
             items, over = source.collect()
         except Exception:  # of a custom channel; the others go on
-            log.exception('%r failed, and is polled no more', source)
+            log.exception('%r failed, and is not polled any more', source)
             over = True
             items = ([] if source.accepts
                      else [getattr(source, '_nothing', b'')])

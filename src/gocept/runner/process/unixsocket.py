@@ -32,7 +32,7 @@ def make_way(path: str) -> None:
         pathlib.Path(path).unlink(missing_ok=True)
         return
     if not stat.S_ISSOCK(found.st_mode):
-        raise StartError(f'{path} is in the way: it is no socket')
+        raise StartError(f'{path} is in the way: the file is not a socket')
     try:
         connect(path).close()
     except ConnectionRefusedError:  # nobody listens any more

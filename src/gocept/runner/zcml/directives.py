@@ -58,8 +58,8 @@ def _supervisor() -> Supervisor:
     supervisor: Supervisor | None = zope.component.queryUtility(ISupervisor)
     if supervisor is None:
         raise ConfigurationError(
-            'nobody could start it: <include package="gocept.runner" /> '
-            'belongs before it')
+            'the utility that starts children is not registered: put '
+            '<include package="gocept.runner" /> before this directive')
     return supervisor
 
 
@@ -127,7 +127,7 @@ def worker(context: ConfigurationContext, name: str, handler: Any,
     """See `IWorkerDirective`."""
     if not callable(handler):
         raise ConfigurationError(
-            f'the handler is no function, but {handler!r}')
+            f'the handler is not callable: {handler!r}')
     base = getattr(handler, 'decorator', None)
     if isinstance(base, appmain):
         handler = handler.worker

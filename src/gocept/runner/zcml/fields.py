@@ -29,7 +29,7 @@ class Wrong(zope.schema.ValidationError):  # type: ignore[misc]
 def _value(reference: re.Match[str]) -> str:
     if not reference[1]:
         raise Wrong(f'a reference in {reference.string!r} has no section and '
-                    'key: it is written ${product-config:SECTION:KEY}')
+                    'key: write ${product-config:SECTION:KEY}')
     # ZConfig has made these names lower-case.
     section, key = reference[1].lower(), reference[2].lower()
     config = getProductConfiguration(section)
@@ -69,7 +69,7 @@ class Text(_Attribute, zope.schema.TextLine):  # type: ignore[misc]
 
     def convert(self, text: str) -> object:
         if not text:
-            raise ValueError('it is empty')
+            raise ValueError('the value is empty')
         return super().convert(text)
 
 

@@ -65,25 +65,25 @@ class MakeWayTests(ListeningTestCase):
 
     def test_a_file(self):
         self.path.write_text('x')
-        self.assertLeftAlone('no socket')
+        self.assertLeftAlone('not a socket')
 
     def test_a_directory(self):
         self.path.mkdir()
-        self.assertLeftAlone('no socket')
+        self.assertLeftAlone('not a socket')
 
     def test_a_link(self):
         (self.dir / 'file').touch()
         self.path.symlink_to(self.dir / 'file')
-        self.assertLeftAlone('no socket')
+        self.assertLeftAlone('not a socket')
         self.assertTrue((self.dir / 'file').exists())
 
     def test_a_link_to_nothing(self):
         self.path.symlink_to(self.dir / 'file')
-        self.assertLeftAlone('no socket')
+        self.assertLeftAlone('not a socket')
 
     def test_a_named_pipe(self):
         os.mkfifo(self.path)
-        self.assertLeftAlone('no socket')
+        self.assertLeftAlone('not a socket')
 
     def test_a_server(self):
         self.bound().listen()

@@ -125,7 +125,7 @@ class IncludeTests(DirectiveTestCase):
         self.assertWrong('''
             <runner:app name="a" command="cat" />
             <include package="gocept.runner" />
-            ''', 'belongs before it',
+            ''', 'before this directive',
             include='<include package="gocept.runner" file="meta.zcml" />')
 
     def test_it_may_be_included_more_than_once(self) -> None:
@@ -243,7 +243,7 @@ class AppTests(DirectiveTestCase):
                 ({'restart_limit': '-1'}, 'restart_limit must be'),
                 ({'popen_kwargs': f'{HERE}:no_such_name'}, 'no_such_name'),
                 ({'popen_kwargs': f'{HERE}:not_a_dictionary'}, 'TypeError'),
-                ({'command': ''}, 'it is empty'),
+                ({'command': ''}, 'the value is empty'),
                 ({'command': 'cat "'}, 'No closing quotation'),
                 ({'cwd': '${product-config:house:dir}'},
                  'zope.conf has no <product-config house>'),
@@ -258,7 +258,7 @@ class AppTests(DirectiveTestCase):
         self.assertWrong('<runner:app name="a" />', "'command'")
         self.assertWrong('<runner:app command="cat" />', "'name'")
         self.assertWrong('<runner:app name="" command="cat" />',
-                         "'name'", 'it is empty')
+                         "'name'", 'the value is empty')
 
 
 class ExecutorTests(DirectiveTestCase):
@@ -475,8 +475,8 @@ class ExecutorTests(DirectiveTestCase):
                  'is no condition'),
                 ({'type': 'probe', 'probe': '"'}, 'No closing quotation'),
                 ({'command': 'cat "'}, 'No closing quotation'),
-                ({'command': ''}, 'it is empty'),
-                ({'log_file': ''}, 'it is empty'),
+                ({'command': ''}, 'the value is empty'),
+                ({'log_file': ''}, 'the value is empty'),
                 ({'restart': 'always'}, "'restart'"),
         ):
             with self.subTest(written):
@@ -698,8 +698,8 @@ class WorkerTests(DirectiveTestCase):
                 ('no_such_module:run', 'no_such_module'),
                 (f'{HERE}:no_such_function', 'no_such_function'),
                 (f'{HERE}:not_a_dictionary',
-                 'the handler is no function, but 3'),
-                ('', ''), ('*', 'the handler is no function, but None')):
+                 'the handler is not callable: 3'),
+                ('', ''), ('*', 'the handler is not callable: None')):
             with self.subTest(handler):
                 self.assertWrong(
                     f'<runner:worker name="w" handler="{handler}" />',
@@ -735,7 +735,7 @@ class WorkerTests(DirectiveTestCase):
                 ({'max_backoff': 'nan'}, "'nan' is no number of seconds"),
                 ({'shutdown_timeout': 'soon'}, 'soon'),
                 ({'once': 'twice'}, "'twice' is neither true nor false"),
-                ({'principal': ''}, 'it is empty'),
+                ({'principal': ''}, 'the value is empty'),
                 ({'start': 'eager'}, "'start'")):
             with self.subTest(written):
                 self.assertWrong('<runner:worker name="w" ' + attributes(

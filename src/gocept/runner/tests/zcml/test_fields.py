@@ -43,7 +43,7 @@ class ValueTests(FieldTestCase):
         self.assertConverts(
             fields.Text(), ('as it is ', 'as it is '),
             ('decomposed: a\u0308', 'decomposed: a\u0308'))
-        self.assertRefuses(fields.Text(), ('', 'it is empty'))
+        self.assertRefuses(fields.Text(), ('', 'the value is empty'))
 
     def test_a_choice(self) -> None:
         field = fields.Choice(values=('lazy', 'eager'), default='lazy')
@@ -247,7 +247,7 @@ class FromZopeConfTests(TestCase, FieldTestCase):
                      '${product-config:house:}', '${product-config::text}',
                      '${product-config house:text}', '${product-config:a'):
             self.assertRefuses(fields.Text(), (
-                text, 'it is written ${product-config:SECTION:KEY}'))
+                text, 'write ${product-config:SECTION:KEY}'))
 
     def test_others_are_left_alone(self) -> None:
         self.assertConverts(fields.Text(), ('$HOME ${HOME} {port}',
@@ -256,7 +256,7 @@ class FromZopeConfTests(TestCase, FieldTestCase):
     def test_an_empty_value(self) -> None:
         self.configure('nothing')
         reference = '${product-config:house:nothing}'
-        self.assertRefuses(fields.Text(), (reference, 'it is empty'))
+        self.assertRefuses(fields.Text(), (reference, 'the value is empty'))
         self.assertConverts(fields.Words(), (reference, []))
 
 
