@@ -18,6 +18,7 @@ LOGGER = 'gocept.runner.poller'
 class BackgroundTestCase(StreamTestCase):
 
     def setUp(self):
+        self.end_background()  # that of tests before
         super().setUp()
         self.addCleanup(self.end_background)
 
