@@ -1,4 +1,4 @@
-"""The parts have what processes, executors and ZCML have, and nothing else."""
+"""The table has what processes, executors and ZCML have, and nothing else."""
 
 import inspect
 import subprocess
@@ -7,8 +7,8 @@ import unittest
 import zope.schema
 
 from gocept.runner.executor import SimpleExecutor
-from gocept.runner.process import Process
-from gocept.runner.process.keywords import CHANNEL, END, POPEN, WATCH
+from gocept.runner.process import Process, keywords
+from gocept.runner.process.keywords import POPEN, TABLE, Part
 from gocept.runner.process.launch import Launch, PopenOptions
 from gocept.runner.zcml import IAppDirective, IExecutorDirective
 
@@ -22,38 +22,39 @@ def named(function):
             if parameter.kind is not parameter.VAR_KEYWORD} - {'self'}
 
 
-class PartTests(unittest.TestCase):
+def of(*parts):
+    return {row.process for row in TABLE if row.part in parts}
 
-    def test_each_keyword_belongs_to_one_part(self):
-        parts = (CHANNEL, WATCH, END, named(Launch.__init__))
-        self.assertEqual(len({*CHANNEL, *WATCH, *END}
-                             | named(Launch.__init__)),
-                         sum(map(len, parts)))
+
+class TableTests(unittest.TestCase):
+
+    def test_each_keyword_stands_in_one_row(self):
+        names = [row.process for row in TABLE]
+        self.assertEqual(len({*names}), len(names))
 
     def test_of_a_process(self):
-        self.assertEqual(named(Process.__init__) - {'command'}, WATCH | END)
-        # Launch takes the rest, or hands it on to Popen.
-        self.assertLessEqual(POPEN, named(Launch.__init__)
-                             | {*PopenOptions.__annotations__})
+        self.assertEqual(
+            named(Process.__init__) - {'command'}, of(Part.WATCH, Part.END))
+        self.assertLessEqual(named(Launch.__init__), of(Part.START))
+        # The rest is handed on to Popen.
+        self.assertLessEqual(of(Part.START) - named(Launch.__init__),
+                             {*PopenOptions.__annotations__})
 
     def test_of_executors(self):
-        executor = named(SimpleExecutor.__init__)
-        self.assertEqual(
-            {'rlimits', 'setpgrp', 'setsid', 'detached', 'extra_env'},
-            named(Launch.__init__) - POPEN - executor)
-        self.assertIn('envvars', executor)
-        self.assertEqual({'adopt'}, END - executor)
+        self.assertLessEqual(
+            {row.executor for row in TABLE if row.executor},
+            named(SimpleExecutor.__init__))
         self.assertLessEqual(POPEN, OF_POPEN)
 
     def test_in_zcml(self):
-        everything = (CHANNEL | WATCH | END | POPEN | named(Launch.__init__))
-        app = {*zope.schema.getFields(IAppDirective)}
+        app = zope.schema.getFields(IAppDirective)
         self.assertLessEqual(
-            everything - {'process_group', 'start_new_session'} - app, WATCH)
-        executor = {*zope.schema.getFields(IExecutorDirective)}
-        self.assertLessEqual(
-            (everything | {'envvars'}) & named(SimpleExecutor.__init__),
-            executor)
+            of(*Part) - {'process_group', 'start_new_session'} - {*app},
+            keywords.WATCH)
+        executor = zope.schema.getFields(IExecutorDirective)
+        for row in TABLE:
+            if row.executor not in (None, 'popen_kwargs'):
+                self.assertIn(row.executor, executor)
 
     def test_what_a_process_refuses_of_popen(self):
         self.assertLessEqual({*PopenOptions.__annotations__}, OF_POPEN)
