@@ -14,6 +14,7 @@ from zope.interface.interfaces import IComponents
 
 from gocept.runner import interfaces
 from gocept.runner.waits.forks import Lock
+from gocept.runner.waits.threads import log_exception, survived
 
 log = logging.getLogger(__name__)
 
@@ -208,5 +209,5 @@ def _dispatch(event: object) -> None:
 def _call(subscriber: Callable[[object], object], event: object) -> None:
     try:
         subscriber(event)
-    except Exception:
-        log.exception('A subscriber of %r failed', event)
+    except survived():
+        log_exception(log, 'A subscriber of %r failed', event)

@@ -33,6 +33,7 @@ from gocept.runner.waits.closing import Owning
 from gocept.runner.waits.deadline import NEVER, Deadline
 from gocept.runner.waits.forks import Lock, tell_forks
 from gocept.runner.waits.source import Item, Source
+from gocept.runner.waits.threads import log_exception, survived
 
 if TYPE_CHECKING:
     from gocept.runner.channel import Channel
@@ -80,8 +81,9 @@ class Watch:
             while left and self.callback is not None:
                 try:
                     self.callback(left.popleft(), self.label)
-                except Exception:  # the other sources go on
-                    log.exception('The callback of %r failed', self.label)
+                except survived():  # the other sources go on
+                    log_exception(
+                        log, 'The callback of %r failed', self.label)
         finally:
             results += zip(left, itertools.repeat(self.label))
 
@@ -457,8 +459,9 @@ class Poller(Owning):
         source = watch.source
         try:
             items, over = source.collect()
-        except Exception:  # of a custom channel; the others go on
-            log.exception('%r failed, and is not polled any more', source)
+        except survived():  # of a custom channel; the others go on
+            log_exception(
+                log, '%r failed, and is not polled any more', source)
             over = True
             items = ([] if source.accepts
                      else [getattr(source, '_nothing', b'')])

@@ -14,13 +14,31 @@ import threading
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 
-from gocept.runner.poller.poller import Poller
+from gocept.runner.errors import RunnerError
+from gocept.runner.poller.poller import Pair, Poller
 from gocept.runner.waits.forks import Lock
+from gocept.runner.waits.threads import (
+    in_background,
+    log_exception,
+    serving,
+    survived,
+)
 
 log = logging.getLogger('gocept.runner.poller')
 
 
 class _BackgroundPoller(Poller):
+
+    def poll(self, timeout: float | None = None) -> list[Pair]:
+        if not in_background():
+            raise RunnerError('only the background thread polls this poller; '
+                              'make a Poller of your own')
+        return super().poll(timeout)
+
+    def pause(self, timeout: float | None = None,
+              over: Callable[[], object] = lambda: False) -> bool:
+        raise RunnerError('the background thread does not pause; make a '
+                          'Poller of your own')
 
     def after_fork(self) -> None:
         super().after_fork()
@@ -65,13 +83,14 @@ def hand_over(function: Callable[[], object]) -> None:
 
 
 def _serve(poller: Poller) -> None:
-    while not poller.closed:
-        try:
-            _call_handed_over()
-            poller.poll()
-        except BaseException:  # others rely on this thread
-            if not poller.closed:
-                log.exception('A callback tried to end the thread')
+    with serving(lambda: not poller.closed):
+        while not poller.closed:
+            try:
+                _call_handed_over()
+                poller.poll()
+            except BaseException:  # others rely on this thread
+                if not poller.closed:
+                    log_exception(log, 'The background thread goes on')
 
 
 def _call_handed_over() -> None:
@@ -83,6 +102,6 @@ def _call_handed_over() -> None:
         if pid == os.getpid():
             try:
                 function()
-            except Exception:
-                log.exception('%r, handed over by a finalizer, failed',
-                              function)
+            except survived():
+                log_exception(
+                    log, '%r, handed over by a finalizer, failed', function)

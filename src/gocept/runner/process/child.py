@@ -28,6 +28,7 @@ from gocept.runner.waits.closing import Closing
 from gocept.runner.waits.deadline import Deadline, wait_for
 from gocept.runner.waits.forks import Lock, tell_forks
 from gocept.runner.waits.source import Source
+from gocept.runner.waits.threads import log_exception, survived
 
 __all__ = ['LOST_STATUS', 'Process', 'terminate_all']
 
@@ -201,8 +202,8 @@ class Process(Source, Closing):
         if self._on_end is not None:
             try:
                 self._on_end(self)
-            except Exception:  # it is not that of the thread that reaps
-                log.exception('on_end of %r failed', self)
+            except survived():  # it is not that of the thread that reaps
+                log_exception(log, 'on_end of %r failed', self)
 
     def _watch_left(self) -> None:
         """Let go of processes that are left behind as soon as they end."""
@@ -311,8 +312,8 @@ class Process(Source, Closing):
         try:
             found = [*descendants.hold_all(
                 self._servers(), descendants.is_stranger)]
-        except Exception:  # the known descendants are to be ended anyway
-            log.exception('servers of %r failed', self)
+        except survived():  # the known descendants are to be ended anyway
+            log_exception(log, 'servers of %r failed', self)
             return []
         with self._lock:
             new = [*filter(self._left.add, found)]

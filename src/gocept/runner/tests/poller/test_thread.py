@@ -1,14 +1,17 @@
 import gc
+import logging
 import os
 import sys
 import threading
 from unittest import mock
 
+from gocept.runner.errors import RunnerError
 from gocept.runner.poller import Timer, background, thread
 from gocept.runner.tests.declaring import DeclaringTestCase
 from gocept.runner.tests.poller.test_poller import Fallback
 from gocept.runner.tests.streams import StreamTestCase, wait_readable
-from gocept.runner.tests.support import DEADLINE, TestCase
+from gocept.runner.tests.support import DEADLINE, TestCase, settle
+from gocept.runner.waits.threads import in_background, refuse_to_wait
 
 LARGE = bytes(2 ** 22)
 
@@ -108,8 +111,84 @@ class BackgroundTests(BackgroundTestCase):
             poller.register(Timer(0), leave)
             poller.register(Timer(0.001), lambda *result: called.set())
             self.assertTrue(called.wait(DEADLINE))
-        self.assertIn('tried to end the thread', logs.output[0])
+        self.assertIn('callback of Timer', logs.output[0])
         self.assertIs(poller, background())
+
+
+    def test_whatever_a_callback_raises_the_others_go_on(self):
+        # Several items for one callback: none of them is lost.
+        channel, peer = self.open_pipes(buffering='line')
+        got, done = [], threading.Event()
+
+        def callback(line, channel):
+            got.append(line)
+            if line == b'4\n':
+                done.set()
+            raise (SystemExit, KeyboardInterrupt, GeneratorExit,
+                   MemoryError, BaseException)[len(got) - 1]
+        with self.assertLogs(LOGGER, 'ERROR') as logs:
+            background().register(channel, callback)
+            peer.send(b''.join(b'%d\n' % number for number in range(5)))
+            self.assertTrue(done.wait(DEADLINE))
+            settle()
+        self.assertEqual([b'%d\n' % number for number in range(5)], got)
+        self.assertEqual(5, len(logs.output))
+        self.assertEqual(1, len(background_threads()))
+
+    def test_a_log_handler_that_raises_does_not_end_it(self):
+        class Broken(logging.Handler):
+            def emit(self, record):
+                raise SystemExit
+        handler = Broken()
+        logger = logging.getLogger(LOGGER)
+        logger.addHandler(handler)
+        self.addCleanup(logger.removeHandler, handler)
+        background()
+        daemon, = background_threads()
+        with mock.patch.object(logger, 'propagate', False):
+            for _ in range(3):
+                background().register(Timer(0), lambda *result: 1 / 0)
+                thread.hand_over(lambda: 1 / 0)
+                settle()
+        self.assertEqual([daemon], background_threads())
+
+    def test_nobody_else_polls_it(self):
+        with self.assertRaisesRegex(RunnerError, 'only the background'):
+            background().poll(0)
+        with self.assertRaisesRegex(RunnerError, 'does not pause'):
+            background().pause(0)
+
+    def test_what_would_wait_for_itself_is_an_error(self):
+        answers, done = [], threading.Event()
+
+        def callback(*result):
+            answers.append(in_background())
+            try:
+                refuse_to_wait('start()')
+            except RunnerError as error:
+                answers.append(str(error))
+            done.set()
+        refuse_to_wait('start()')
+        self.assertFalse(in_background())
+        background().register(Timer(0), callback)
+        self.assertTrue(done.wait(DEADLINE))
+        self.assertTrue(answers[0])
+        self.assertIn('start() would wait in the background thread',
+                      answers[1])
+
+    def test_a_child_that_it_forks_may_wait(self):
+        read, write = os.pipe()
+        self.addCleanup(os.close, read)
+        self.addCleanup(os.close, write)
+
+        def callback(*result):
+            pid = os.fork()
+            if not pid:
+                os.write(write, b'%d' % in_background())
+                os._exit(0)
+            os.waitpid(pid, 0)
+        background().register(Timer(0), callback)
+        self.assertEqual(b'0', os.read(read, 1))
 
 
 class FallbackBackgroundTests(Fallback, BackgroundTests):
