@@ -24,6 +24,7 @@ from gocept.runner.boot import environment
 from gocept.runner.boot.environment import ConfigFile, Options
 from gocept.runner.events import Loop
 from gocept.runner.signals.handlers import handling
+from gocept.runner.waits.standard import fill_standard
 
 log = logging.getLogger('gocept.runner.runner')
 
@@ -98,6 +99,7 @@ def configuration(configfile: ConfigFile, guard: Guard = unguarded, *,
                   verbose: bool = False, logs: bool = True,
                   ) -> Iterator[Options]:
     """Read zope.conf, and set up the process; see `environment.configured`."""
+    fill_standard()
     with ExitStack() as undo:
         with guard(errors.BAD_CONFIGURATION, OSError, ValueError,
                    ZConfig.ConfigurationError,

@@ -44,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     module, function, _ = SUBCOMMANDS[options.command]
     try:
         status: int = getattr(import_module(module), function)(argv[1:])
-        sys.stdout.flush()
+        if sys.stdout is not None:  # as where it was closed at the start
+            sys.stdout.flush()
     except BrokenPipeError:
         # The reader of the output has gone; the flush at exit must not fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -33,6 +33,7 @@ from gocept.runner.waits.closing import Owning
 from gocept.runner.waits.deadline import NEVER, Deadline
 from gocept.runner.waits.forks import Lock, tell_forks
 from gocept.runner.waits.source import Item, Source
+from gocept.runner.waits.standard import fill_standard
 from gocept.runner.waits.threads import log_exception, survived
 
 if TYPE_CHECKING:
@@ -120,6 +121,7 @@ class Poller(Owning):
         tell_forks(self)
 
     def _open(self) -> None:
+        fill_standard()
         self._watches: dict[int, Watch] = {}  # by id of what it stands for
         self._readers: dict[int, Watch] = {}  # by descriptor
         self._writers: dict[int, Source] = {}

@@ -24,6 +24,7 @@ from typing import NamedTuple, Protocol, TypedDict, Unpack, cast
 
 from gocept.runner.process import exechelper, forker, procfs
 from gocept.runner.process.keywords import STREAMS
+from gocept.runner.waits.standard import fill_standard
 
 MARKER = 'GOCEPT_RUNNER_CHILD'
 """The environment variable that descendants are recognised by.
@@ -132,6 +133,7 @@ class Launch:
 
     def start(self, mark: str) -> Started:
         """Start it, marked; raises what Popen does, mostly an OSError."""
+        fill_standard()
         ours = dict.fromkeys(self._streams, -1)
         with contextlib.ExitStack() as theirs, contextlib.ExitStack() as undo:
             streams: dict[str, Redirection] = {}

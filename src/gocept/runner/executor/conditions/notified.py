@@ -11,6 +11,7 @@ from gocept.runner.channel import PipeChannel
 from gocept.runner.errors import EndpointClosedException
 from gocept.runner.executor.conditions.base import Check, Condition
 from gocept.runner.waits.source import Source
+from gocept.runner.waits.standard import fill_standard
 
 
 class notified(Condition):
@@ -42,6 +43,7 @@ class _NotifiedCheck(Check):
     def __init__(self) -> None:
         self._told = self._silent = False
         self._users = {0, os.getuid()}
+        fill_standard()  # the child gets the pipe under the same number
         with contextlib.ExitStack() as undo:
             sock = undo.enter_context(
                 socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))

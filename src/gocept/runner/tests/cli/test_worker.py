@@ -1009,6 +1009,55 @@ class ZEOTests(ProgramTestCase):
         self.assertTerminated(program, signal.SIGTERM)
 
 
+class ClosedStandardStreamsTests(ProgramTestCase):
+    """Started with closed descriptors 0 to 2, as some daemons are."""
+
+    level = 2
+
+    WORKER = """
+        @gocept.runner.once()
+        def worker():
+            for _ in range(100):
+                count()
+                transaction.commit()
+                for fd in range(3):  # as libraries and the interpreter do it
+                    with contextlib.suppress(OSError):
+                        os.write(fd, b'a line for the log')
+            with open('streams', 'w') as file:
+                file.write(' '.join(os.readlink(f'/proc/self/fd/{fd}')
+                                    for fd in range(3)))
+        import contextlib
+        """
+
+    WAYS = {
+        'a command': 'sys.exit(worker())',
+        'a call in Python': "worker(None, 'zope.conf')",
+        'another command': """
+            from gocept.runner import cli
+            cli.main(['list'])
+            from gocept.runner.runner import init
+            with init(None, 'zope.conf') as site:
+                from zope.component.hooks import setSite
+                setSite(site)
+                worker.worker()
+            """,
+    }
+
+    def test_the_database_gets_no_such_number(self):
+        self.zope_conf(LOG_TO_STDOUT)
+        for way, call in self.WAYS.items():
+            with self.subTest(way):
+                script = self.write('program.py', PREAMBLE + textwrap.dedent(
+                    self.WORKER) + textwrap.dedent(call))
+                subprocess.run(
+                    ['/bin/sh', '-c', 'exec 0<&- 1>&- 2>&-; exec "$@"', 'sh',
+                     sys.executable, script], check=True, cwd=self.dir,
+                    env=support.child_environment(), timeout=DEADLINE)
+                self.assertEqual('/dev/null /dev/null /dev/null',
+                                 (self.dir / 'streams').read_text())
+        self.assertEqual(300, self.assertConsistent())
+
+
 class RelStorageTests(ProgramTestCase):
 
     level = 2

@@ -1,0 +1,92 @@
+"""What is opened never gets the number of a standard stream."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import textwrap
+import unittest
+
+from gocept.runner.tests import support
+
+CLOSE = 'exec 0<&- 1>&- 2>&-; exec "$@"'
+
+REPORT = '''
+    import os, sys
+
+    def report(fds):
+        with open(sys.argv[1], 'a') as file:
+            for fd in fds:
+                file.write(os.readlink(f'/proc/self/fd/{fd}') + '\\n'
+                           if isinstance(fd, int) and fd <= 2
+                           else f'{fd}\\n')
+    '''
+
+
+class StandardTests(unittest.TestCase):
+
+    def run_closed(self, body: str) -> list[str]:
+        """What a program reports that was started without 0 to 2."""
+        with tempfile.NamedTemporaryFile() as report:
+            subprocess.run(
+                ['/bin/sh', '-c', CLOSE, 'sh', sys.executable, '-c',
+                 textwrap.dedent(REPORT) + textwrap.dedent(body),
+                 report.name],
+                check=True, env=support.child_environment(),
+                timeout=support.DEADLINE)
+            return report.read().decode().splitlines()
+
+    def test_all_are_filled(self) -> None:
+        self.assertEqual(['/dev/null'] * 3 + ['True', 'same'], self.run_closed(
+            '''
+            from gocept.runner.waits.standard import fill_standard
+            fill_standard()
+            before = [os.fstat(fd) for fd in range(3)]
+            fill_standard()
+            report([0, 1, 2, str(all(map(os.get_inheritable, range(3))))])
+            if before == [os.fstat(fd) for fd in range(3)]:
+                report(['same'])
+            '''))
+
+    def test_what_is_open_stays(self) -> None:
+        before = [os.fstat(fd) for fd in range(3)]
+        support_before = support.open_descriptors()
+        from gocept.runner.waits.standard import fill_standard
+        fill_standard()
+        self.assertEqual(before, [os.fstat(fd) for fd in range(3)])
+        self.assertEqual(support_before.keys(),
+                         support.open_descriptors().keys())
+
+    def test_a_poller(self) -> None:
+        self.assertEqual(['/dev/null'] * 3, self.run_closed('''
+            from gocept.runner.poller import Poller
+            poller = Poller()
+            report([0, 1, 2])
+            '''))
+
+    def test_the_streams_of_a_child(self) -> None:
+        self.assertEqual(['/dev/null'] * 3 + ['hello'], self.run_closed('''
+            from gocept.runner.process import Process
+            child = Process('cat', stdin='pipe', stdout='pipe')
+            report([0, 1, 2])
+            child.channel.write(b'hello')
+            child.channel.read_until(b'hello', 60)
+            report(['hello'])
+            child.terminate()
+            '''))
+
+    def test_a_child_that_inherits_them(self) -> None:
+        self.assertEqual(['/dev/null'] * 3, self.run_closed('''
+            from gocept.runner.process import Process
+            Process(['sh', '-c', 'a=$(readlink /proc/$$/fd/[012]); '
+                     'echo "$a" >> $0', sys.argv[1]]).wait(60)
+            '''))
+
+    def test_the_descriptor_of_a_notification(self) -> None:
+        fd, *others = self.run_closed('''
+            from gocept.runner.executor import notified
+            check = notified().check()
+            report([check.variables['NOTIFY_FD'], 0, 1, 2])
+            ''')
+        self.assertEqual(['/dev/null'] * 3, others)
+        self.assertGreater(int(fd), 2)
