@@ -47,9 +47,11 @@ from gocept.runner.interfaces import IMainLoop, IPoller
 from gocept.runner.poller import Poller
 from gocept.runner.signals import Shutdown
 from gocept.runner.signals.handlers import (
+    Keep,
     handlers,
     handling,
     restore_defaults,
+    tell_terminal,
 )
 from gocept.runner.signals.shutdown import raising
 
@@ -108,6 +110,7 @@ class MainLoop:
         self.failed = False
         self._failures = 0  # in a row
         self.ended_by: SystemExit | KeyboardInterrupt | None = None
+        self._ticking = False
         self._shutdown = Shutdown()
 
     def stop(self) -> None:
@@ -117,6 +120,8 @@ class MainLoop:
     def stopMainLoop(self, signum: int, frame: FrameType | None) -> None:
         """See `IMainLoop`."""
         restore_defaults()
+        if signum == signal.SIGINT and self._ticking:
+            tell_terminal()
         self._shutdown.request(signum)
 
     def _reopen_logs(self, signum: int, frame: FrameType | None) -> None:
@@ -129,7 +134,7 @@ class MainLoop:
                 signal.SIGTERM: self.stopMainLoop,
                 signal.SIGHUP: self.stopMainLoop,
                 signal.SIGINT: self.stopMainLoop,
-                signal.SIGUSR2: self._reopen_logs}),
+                signal.SIGUSR2: self._reopen_logs}) as keep_handlers,
               environment.without_interaction(),
               site_set(self.app),
               _poller_of_pauses() as poller):
@@ -137,7 +142,7 @@ class MainLoop:
             participate = self._participation()
             notify(events.LoopStarted(self))
             try:
-                self._loop(participate, poller)
+                self._loop(participate, poller, keep_handlers)
             finally:
                 notify(events.LoopStopped(self))
                 abort()  # what subscribers have changed since the last tick
@@ -169,7 +174,7 @@ class MainLoop:
         return participate
 
     def _loop(self, participate: Callable[[], object] | None,
-              poller: Poller) -> None:
+              poller: Poller, keep_handlers: Keep) -> None:
         app, worker, begin = self.app, self.worker, transaction.begin
 
         def step(number: int) -> _Exit | float:
@@ -191,7 +196,10 @@ class MainLoop:
             if is_heard():
                 observer = self._send_end
                 notify(events.TickStarted(self))
+            self._ticking = True
             pause = self._tick(step, observer)
+            self._ticking = False
+            keep_handlers(self._shutdown)
             if queryInteraction() is not None:  # cheaper than to end none
                 endInteraction()
             if isinstance(pause, _Exit) or self.once:

@@ -24,6 +24,7 @@ from gocept.runner.boot import environment
 from gocept.runner.boot.environment import ConfigFile, Options
 from gocept.runner.events import Loop
 from gocept.runner.signals.handlers import handling
+from gocept.runner.signals.shutdown import booting
 from gocept.runner.waits.standard import fill_standard
 
 log = logging.getLogger('gocept.runner.runner')
@@ -98,9 +99,12 @@ def check_arguments(worker: Worker, args: Sequence[object]) -> None:
 def configuration(configfile: ConfigFile, guard: Guard = unguarded, *,
                   verbose: bool = False, logs: bool = True,
                   ) -> Iterator[Options]:
-    """Read zope.conf, and set up the process; see `environment.configured`."""
+    """Read zope.conf, and set up the process; see `environment.configured`.
+
+    The block holds the rest of booting. A signal ends it; see `booting`.
+    """
     fill_standard()
-    with ExitStack() as undo:
+    with booting(), ExitStack() as undo:
         with guard(errors.BAD_CONFIGURATION, OSError, ValueError,
                    ZConfig.ConfigurationError,
                    zope.configuration.exceptions.ConfigurationError):
@@ -133,6 +137,7 @@ def run(find: Callable[[], Program], args: Sequence[object],
     `find` is called when ZCML has been read.
     """
     loop: Loop | None = None
+    booted = False
     try:
         # Outside the loop the log files are new, or not needed any more.
         with (handling({signal.SIGUSR2: lambda signum, frame: None}),
@@ -140,6 +145,7 @@ def run(find: Callable[[], Program], args: Sequence[object],
             with configuration(configfile, guard, verbose=verbose) as options:
                 program = find()
                 site = stack.enter_context(opened(options, appname, guard))
+            booted = True
             with guard(errors.CANNOT_START):
                 stack.enter_context(
                     environment.supervised(program.decorator.shutdown_timeout))
@@ -150,6 +156,8 @@ def run(find: Callable[[], Program], args: Sequence[object],
                         PrincipalLookupError, ComponentLookupError)):
                 loop()
     except errors.Terminated as error:
+        if not booted:
+            raise
         # While children were started or stopped: no loop handled the signal.
         log.info('Received signal %d, terminating.', error.signum)
     return End() if loop is None else End(loop.once and loop.failed,

@@ -1,5 +1,6 @@
 """The handlers of signals, and how they are put back."""
 
+import _signal  # type: ignore[import-not-found]
 import contextlib
 import ctypes
 import functools
@@ -7,9 +8,9 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 log = logging.getLogger('gocept.runner.signals')
 
@@ -22,8 +23,20 @@ Previous = Callable[[int, FrameType | None], Any] | int | None
 """What `signal.getsignal` returns; None for a handler of C code."""
 
 
+
+class Request(Protocol):
+    """What handlers may have been removed for; see `IShutdown`."""
+
+    requested: bool
+
+
+Keep = Callable[[Request], None]
+"""Called after a tick; puts back handlers that code of the tick has removed.
+"""
+
+
 @contextlib.contextmanager
-def handling(handlers: Mapping[signal.Signals, Handler]) -> Iterator[None]:
+def handling(handlers: Mapping[signal.Signals, Handler]) -> Iterator[Keep]:
     """Install signal handlers, and put those that were there back at the end.
 
     The action of a signal in `TERMINATING` is its default again as soon as it
@@ -32,28 +45,77 @@ def handling(handlers: Mapping[signal.Signals, Handler]) -> Iterator[None]:
     """
     if threading.current_thread() is not threading.main_thread():
         log.debug('Not in the main thread: running without signal handlers')
-        yield
+        yield _Installed({}).keep
         return
-    # Where C code had installed a handler, Python does not know it.
-    before = {signum: (signal.getsignal(signum) or signal.SIG_DFL,
-                       _action(signum)) for signum in handlers}
+    before = {signum: _before(signum) for signum in handlers}
+    ours = _Installed({signum: _in_this_process(handler)
+                       for signum, handler in handlers.items()})
     try:
-        for signum, handler in handlers.items():
-            signal.signal(signum, _in_this_process(handler))
-            if signum in TERMINATING:
-                _handle_once(signum)
+        for signum in handlers:
+            ours.install(signum)
         # One that arrived meanwhile could not restore those that came later.
         # To block them does not help, as another thread would get the signal.
-        if any(signal.getsignal(signum) is signal.SIG_DFL
-               for signum in handlers):
+        if any(is_default(signal.getsignal(signum)) for signum in handlers):
             restore_defaults()
-        yield
+        yield ours.keep
     finally:
         # Twice, as one that arrives meanwhile restores defaults.
         for _ in range(2):
             for signum, (previous, action) in before.items():
                 signal.signal(signum, previous)
                 _action(signum, action)
+
+
+def _before(signum: signal.Signals) -> tuple[
+        Handler | int, '_Action | None']:
+    """What to put back: the handler, and the action unless Python sets it."""
+    # Where C code had installed a handler, Python does not know it.
+    handler = signal.getsignal(signum) or signal.SIG_DFL
+    action = _action(signum)
+    if (os.getpid() == 1 and signum in TERMINATING
+            and handler is signal.SIG_DFL and not (action and action.handler)):
+        return _exit, None
+    return handler, action
+
+
+class _Installed:
+    """Handlers of ours, and what other code has put in their place."""
+
+    def __init__(self, handlers: Mapping[signal.Signals, Handler]) -> None:
+        self._handlers = handlers
+        self._foreign: dict[signal.Signals, Previous] = {}
+
+    def install(self, signum: signal.Signals) -> None:
+        """Install the handler of a signal."""
+        signal.signal(signum, self._handlers[signum])
+        if signum in TERMINATING:
+            _handle_once(signum)
+
+    def keep(self, request: Request) -> None:
+        """See `Keep`.
+
+        The default, and Python's own handler, are replaced by ours. A handler
+        of others stays, and is reported once.
+        """
+        for signum, handler in self._handlers.items():
+            found = _getsignal(signum)
+            if found is handler or request.requested:
+                continue  # once the end is requested, the default is right
+            if is_default(found) or found is signal.default_int_handler:
+                self.install(signum)
+                log.info('The handler of %s was removed in a tick: '
+                         'it is in place again', signum.name)
+            elif self._foreign.get(signum) is not found:
+                self._foreign[signum] = found
+                log.warning('%s does not end the loop any more: a tick has '
+                            'installed the handler %r', signum.name, found)
+        if request.requested:  # one may have arrived meanwhile
+            restore_defaults()
+
+
+# signal.getsignal() takes a hundred times as long, as it looks for a member of
+# an enumeration.
+_getsignal = _signal.getsignal
 
 
 def handlers() -> dict[signal.Signals, Previous]:
@@ -73,11 +135,42 @@ def _in_this_process(handler: Handler) -> Handler:
     return handle
 
 
-def restore_defaults() -> None:
+def restore_defaults(signals: Iterable[signal.Signals] = TERMINATING) -> None:
     """Let the next signal that ends a loop end the process at once."""
     if threading.current_thread() is threading.main_thread():
-        for signum in TERMINATING:
-            signal.signal(signum, signal.SIG_DFL)
+        default = _default()
+        for signum in signals:
+            signal.signal(signum, default)
+
+
+def is_default(handler: Previous) -> bool:
+    """Whether a signal in `TERMINATING` ends the process at once."""
+    return handler is _exit or handler == signal.SIG_DFL
+
+
+def _default() -> Handler | signal.Handlers:
+    # In a container we may be the first process. For this one, the system
+    # ignores each signal that has its default action.
+    return _exit if os.getpid() == 1 else signal.SIG_DFL
+
+
+def _exit(signum: int, frame: FrameType | None) -> None:
+    os._exit(128 + signum)
+
+
+_COMPLETING = (b'\nInterrupted: the tick is completed first. '
+               b'Another Ctrl-C ends the program at once.\n')
+
+
+def tell_terminal() -> None:
+    """Tell who has pressed Ctrl-C in a tick what happens now.
+
+    The only thing that a signal handler of ours writes: one system call, and
+    only where standard error is a terminal.
+    """
+    with contextlib.suppress(OSError):
+        if os.isatty(2):
+            os.write(2, _COMPLETING)
 
 
 _SA_RESETHAND = 0x80000000
@@ -118,8 +211,11 @@ def _handle_once(signum: int) -> None:
 
     Python runs a handler only between two bytecodes, so one that restores the
     default is too late while C code runs. Where the structure is not as we
-    know it, that is all there is. See sigaction(2), SA_RESETHAND.
+    know it, that is all there is; also for the first process of a container,
+    which would ignore the signal then. See sigaction(2), SA_RESETHAND.
     """
+    if os.getpid() == 1:
+        return
     action = _action(signum)
     if action is not None and not action.flags & ~(
             _SA_ONSTACK | _SA_RESTORER):  # as Python sets it

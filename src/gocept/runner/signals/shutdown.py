@@ -22,6 +22,7 @@ from gocept.runner.signals.handlers import (
     TERMINATING,
     Previous,
     handling,
+    is_default,
     restore_defaults,
 )
 from gocept.runner.waits.deadline import Deadline
@@ -167,7 +168,7 @@ def raising(before: Mapping[signal.Signals, Previous]) -> Iterator[None]:
         with (handling(dict.fromkeys(before, end)),
               contextlib.ExitStack() as undo):
             for signum, handler in before.items():
-                if handler is not None and handler is not signal.SIG_DFL:
+                if handler is not None and not is_default(handler):
                     undo.callback(signal.signal, signum,
                                   signal.signal(signum, handler))
             with current_shutdown() as shutdown:
@@ -177,6 +178,28 @@ def raising(before: Mapping[signal.Signals, Previous]) -> Iterator[None]:
     except (Terminated, KeyboardInterrupt):
         restore_defaults()  # as other handlers are in place again
         raise
+
+
+@contextlib.contextmanager
+def booting() -> Iterator[None]:
+    """Let a signal that would end the process raise `Terminated`.
+
+    If code of the block swallows the exception, it is raised again at the end.
+    A second signal ends the process at once.
+    """
+    came: list[int] = []
+
+    def end(signum: int, frame: FrameType | None) -> None:
+        restore_defaults(before)
+        came.append(signum)
+        raise Terminated(signum)
+    # Not for those that are ignored, or have a handler of the caller.
+    before = {signum: end for signum in TERMINATING
+              if is_default(signal.getsignal(signum))}
+    with handling(before):
+        yield
+        if came:
+            raise Terminated(came[0])
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ import tempfile
 import textwrap
 import threading
 import unittest
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import transaction
@@ -37,6 +37,10 @@ def child_environment(**more: str) -> dict[str, str]:
 class Program:
     """A script that runs in a process group of its own."""
 
+    interpreter: Sequence[str] = (sys.executable,)
+
+    stderr = subprocess.STDOUT
+
     def __init__(self, script: pathlib.Path, *args: str,
                  cwd: pathlib.Path,
                  environment: Mapping[str, str] | None = None) -> None:
@@ -45,10 +49,10 @@ class Program:
             if signal.getsignal(signum) is signal.SIG_IGN:
                 signal.signal(signum, signal.SIG_DFL)
         self.process = subprocess.Popen(
-            [sys.executable, str(script), *args], cwd=cwd,
+            [*self.interpreter, str(script), *args], cwd=cwd,
             env=child_environment(**environment or {}),
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, text=True, process_group=0)
+            stderr=self.stderr, text=True, process_group=0)
         self.output = ''
 
     def wait_for(self, expected: str) -> None:
@@ -61,6 +65,11 @@ class Program:
         raise AssertionError(
             f'{expected!r} not in the output of a program that ended:\n'
             + self.output)
+
+    @property
+    def pid(self) -> int:
+        """The number of its process."""
+        return self.process.pid
 
     def send(self, signum: int) -> None:
         """Send it a signal."""
@@ -82,6 +91,8 @@ class Program:
 
 class TestCase(unittest.TestCase):
     """A directory of its own, and a process as if it were new."""
+
+    make_program = Program
 
     def setUp(self) -> None:
         self.dir = pathlib.Path(tempfile.mkdtemp())
@@ -110,7 +121,8 @@ class TestCase(unittest.TestCase):
                 environment: Mapping[str, str] | None = None) -> Program:
         """Start a script in the directory, with zope.conf in it."""
         script = self.write('program.py', text)
-        program = Program(script, *args, cwd=self.dir, environment=environment)
+        program = self.make_program(
+            script, *args, cwd=self.dir, environment=environment)
         self.addCleanup(program.close)
         return program
 

@@ -10,6 +10,7 @@ import os
 import pathlib
 import random
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -55,6 +56,7 @@ PREAMBLE = '''\
 import os, signal, sys
 import transaction
 import gocept.runner
+from gocept.runner.signals import current_shutdown
 from gocept.runner.tests.cli.test_worker import (
     Joined,
     acknowledge,
@@ -314,19 +316,104 @@ class EachSignal:
             def worker():
                 count()
                 say('in the tick')
+                with current_shutdown() as shutdown:
+                    while not shutdown.requested:
+                        pass
+                say('requested')
                 while True:  # no system call, which could begin just after
                     pass     # the signal and go on for ever
             worker(None, 'zope.conf')
             ''')
         program.wait_for('in the tick')
         program.send(self.signum)
-        until(lambda: not caught_by(program.process.pid) & {*SIGNALS})
+        program.wait_for('requested')
         # Another one than the first, as Python code runs.
         second = {signal.SIGTERM: signal.SIGINT, signal.SIGHUP: signal.SIGTERM,
                   signal.SIGINT: signal.SIGHUP}[self.signum]
         program.send(second)
-        self.assertEnded(-second, program)
+        self.assertEnded(self.at_once(second), program)
         self.assertEqual(0, self.assertConsistent())
+
+    BOOTING = {
+        'a command': 'sys.exit(worker())',
+        'a call in Python': "worker(None, 'zope.conf')",
+        'a body': """
+            from gocept.runner.runner import init
+            with init(None, 'zope.conf'):
+                say('inside')
+            """,
+        'a list': """
+            from gocept.runner import cli
+            sys.exit(cli.main(['list']))
+            """,
+    }
+
+    def start_slowly(self, way, module):
+        """Start a program whose ZCML imports a module."""
+        self.write('slow.py', 'from gocept.runner.tests.cli.test_worker '
+                   'import say, wait\n' + textwrap.dedent(module))
+        self.write('slow.zcml', """
+            <configure xmlns="http://namespaces.zope.org/zope">
+              <include package="zope.component" />
+              <utility name="slow" component="slow.say"
+                       provides="zope.interface.Interface" />
+            </configure>
+            """)
+        worker = """
+            @gocept.runner.appmain()
+            def worker():
+                say('inside')
+            """
+        return self.start(
+            textwrap.dedent(worker) + textwrap.dedent(self.BOOTING[way]),
+            conf=LOG_TO_STDOUT + f"""
+            path {self.dir}
+            site-definition {self.dir}/slow.zcml
+            """)
+
+    def test_while_booting(self):
+        for way in self.BOOTING:
+            with self.subTest(way):
+                program = self.start_slowly(way, """
+                    say('importing')
+                    wait()
+                    say('behind')
+                    """)
+                program.wait_for('importing')
+                program.send(self.signum)
+                status = program.end()
+                self.assertIn(status, [128 + self.signum, -self.signum])
+                self.assertNotIn('behind', program.output)
+                self.assertNotIn('inside', program.output)
+                if self.signum != signal.SIGINT:  # as everywhere in Python
+                    self.assertEqual(128 + self.signum, status)
+                    self.assertNotIn('Traceback', program.output)
+                elif way in ('a command', 'a list'):
+                    self.assertEqual(130, status)
+                    self.assertNotIn('Traceback', program.output)
+                    self.assertIn('interrupted\n', program.output)
+
+    def test_the_second_one_while_booting(self):
+        program = self.start_slowly('a call in Python', """
+            try:
+                say('importing')
+                wait()
+            finally:
+                say('cleaning')
+                while True:
+                    pass
+            """)
+        program.wait_for('importing')
+        program.send(self.signum)
+        program.wait_for('cleaning')
+        program.send(self.signum)
+        status = program.end()
+        if self.signum != signal.SIGINT:  # which raises KeyboardInterrupt
+            self.assertEqual(self.at_once(self.signum), status)
+
+    def at_once(self, signum):
+        """The status of a program that a signal ends at once."""
+        return -signum
 
     @unittest.skipUnless(sys.platform == 'linux', 'needs sigaction(2)')
     def test_the_second_one_ends_c_code(self):
@@ -347,13 +434,31 @@ class EachSignal:
         self.assertEqual(0, self.assertConsistent())
 
 
-class SIGTERMTests(EachSignal, ProgramTestCase):
+class WithoutHandler:
+    """For signals that Python itself does not handle."""
+
+    def test_while_booting_where_others_swallow_it(self):
+        program = self.start_slowly('a call in Python', """
+            say('importing')
+            try:
+                wait()
+            except BaseException:
+                say('swallowed')
+            """)
+        program.wait_for('importing')
+        program.send(self.signum)
+        self.assertEnded(128 + self.signum, program)
+        self.assertIn('swallowed', program.output)
+        self.assertNotIn('inside', program.output)
+
+
+class SIGTERMTests(EachSignal, WithoutHandler, ProgramTestCase):
 
     level = 2
     signum = signal.SIGTERM
 
 
-class SIGHUPTests(EachSignal, ProgramTestCase):
+class SIGHUPTests(EachSignal, WithoutHandler, ProgramTestCase):
 
     level = 2
     signum = signal.SIGHUP
@@ -363,6 +468,163 @@ class SIGINTTests(EachSignal, ProgramTestCase):
 
     level = 2
     signum = signal.SIGINT
+
+
+class FirstProcess(support.Program):
+    """The first process of a namespace, as in a container."""
+
+    interpreter = ('unshare', '--pid', '--fork', '--kill-child',
+                   '--mount-proc', sys.executable)
+
+    @property
+    def pid(self):
+        """Of the child of `unshare`."""
+        pid = self.process.pid
+        return int(pathlib.Path(
+            f'/proc/{pid}/task/{pid}/children').read_text())
+
+    def send(self, signum):
+        os.kill(self.pid, signum)
+
+
+class OfFirstProcess:
+    """A signal with the default action has no effect on this one."""
+
+    level = 2
+    make_program = FirstProcess
+
+    def setUp(self):
+        super().setUp()
+        command = ['unshare', '--pid', '--fork', '--mount-proc', 'true']
+        if shutil.which('unshare') is None or subprocess.run(
+                command, stderr=subprocess.DEVNULL).returncode:
+            self.skipTest('needs a namespace of its own')
+
+    def at_once(self, signum):
+        return 128 + signum
+
+    test_the_second_one_ends_c_code = None  # nothing does, as the first one
+
+
+class FirstProcessSIGTERMTests(OfFirstProcess, EachSignal, WithoutHandler,
+                               ProgramTestCase):
+
+    signum = signal.SIGTERM
+
+
+class FirstProcessSIGHUPTests(OfFirstProcess, EachSignal, WithoutHandler,
+                              ProgramTestCase):
+
+    signum = signal.SIGHUP
+
+
+class FirstProcessSIGINTTests(OfFirstProcess, EachSignal, ProgramTestCase):
+
+    signum = signal.SIGINT
+
+
+class TerminalTests(ProgramTestCase):
+    """What a program says on a terminal when Ctrl-C is pressed."""
+
+    level = 2
+
+    WORKER = """
+        @gocept.runner.appmain(ticks=3600)
+        def worker():
+            say('in the tick')
+            wait()
+            count()
+        worker(None, 'zope.conf')
+        """
+
+    def setUp(self):
+        super().setUp()
+        terminal, stderr = os.openpty()
+        self.addCleanup(os.close, stderr)
+        self.terminal = self.enterContext(open(terminal, 'rb', buffering=0))
+        self.make_program = type('', (support.Program,), {'stderr': stderr})
+
+    def said(self):
+        """All that is on the terminal, without a wait."""
+        os.set_blocking(self.terminal.fileno(), False)
+        return self.terminal.read() or b''
+
+    def test_in_a_tick(self):
+        program = self.start(self.WORKER)
+        program.wait_for('in the tick')
+        program.send(signal.SIGINT)
+        # The tick still waits.
+        self.assertEqual(b'\r\n', self.terminal.readline())
+        self.assertEqual(
+            b'Interrupted: the tick is completed first. '
+            b'Another Ctrl-C ends the program at once.\r\n',
+            self.terminal.readline())
+        self.let_go()
+        self.assertTerminated(program, signal.SIGINT)
+        self.assertEqual(1, self.assertConsistent())
+
+    def test_a_second_one(self):
+        program = self.start(self.WORKER)
+        program.wait_for('in the tick')
+        program.send(signal.SIGINT)
+        self.terminal.readline()
+        program.send(signal.SIGINT)
+        self.assertEnded(-signal.SIGINT, program)
+
+    def test_in_a_pause(self):
+        self.let_go()
+        program = self.start(self.WORKER)
+        program.wait_for('Sleeping')
+        program.send(signal.SIGINT)
+        self.assertTerminated(program, signal.SIGINT)
+        self.assertEqual(b'', self.said())
+
+    def test_another_signal(self):
+        program = self.start(self.WORKER)
+        program.wait_for('in the tick')
+        program.send(signal.SIGTERM)
+        self.let_go()
+        self.assertTerminated(program, signal.SIGTERM)
+        self.assertEqual(b'', self.said())
+
+    def test_not_in_a_log(self):
+        self.make_program = support.Program
+        program = self.start(self.WORKER)
+        program.wait_for('in the tick')
+        program.send(signal.SIGINT)
+        self.let_go()
+        self.assertTerminated(program, signal.SIGINT)
+        self.assertNotIn('Interrupted', program.output)
+
+
+class RemovedHandlerTests(ProgramTestCase):
+    """Code of a tick that removes the handlers of the loop."""
+
+    level = 2
+
+    def test_of_asyncio(self):
+        program = self.start("""
+            import asyncio
+            async def main():
+                loop = asyncio.get_running_loop()
+                for name in 'SIGTERM', 'SIGINT', 'SIGHUP', 'SIGUSR2':
+                    loop.add_signal_handler(getattr(signal, name), print)
+                    loop.remove_signal_handler(getattr(signal, name))
+            @gocept.runner.appmain(ticks=3600)
+            def worker():
+                count()
+                asyncio.run(main())
+            worker(None, 'zope.conf')
+            """)
+        program.wait_for('Sleeping')
+        for name in 'SIGTERM', 'SIGINT', 'SIGHUP', 'SIGUSR2':
+            self.assertIn(
+                f'INFO gocept.runner.signals The handler of {name} was '
+                'removed in a tick: it is in place again', program.output)
+        program.send(signal.SIGUSR2)
+        program.wait_for('Reopened the log files')
+        program.send(signal.SIGTERM)
+        self.assertTerminated(program, signal.SIGTERM)
 
 
 class SIGUSR2Tests(ProgramTestCase):

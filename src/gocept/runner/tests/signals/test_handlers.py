@@ -99,6 +99,108 @@ class HandlingTests(unittest.TestCase):
         self.assertIn('Not in the main thread', logs.output[0])
 
 
+class Request:
+
+    def __init__(self, requested=False):
+        self.requested = requested
+
+
+class KeepTests(unittest.TestCase):
+    """Handlers that code of a tick has replaced."""
+
+    def setUp(self):
+        before = process_state()
+        self.addCleanup(
+            lambda: self.assertEqual(before, process_state()))
+        self.received = []
+
+    def handler(self, signum, frame):
+        self.received.append(signum)
+
+    @property
+    def all(self):
+        return dict.fromkeys((*SIGNALS, signal.SIGUSR2), self.handler)
+
+    def test_nothing_is_said_where_all_are_in_place(self):
+        with handling(self.all) as keep:
+            with self.assertNoLogs('gocept.runner.signals'):
+                keep(Request())
+
+    def test_removed_ones_are_put_back(self):
+        for found in signal.SIG_DFL, signal.default_int_handler:
+            for signum in self.all:
+                with self.subTest(found=found, signum=signum):
+                    with handling(self.all) as keep:
+                        signal.signal(signum, found)
+                        with self.assertLogs(
+                                'gocept.runner.signals', 'INFO') as logs:
+                            keep(Request())
+                        self.assertEqual(
+                            [f'INFO:gocept.runner.signals:The handler of '
+                             f'{signum.name} was removed in a tick: it is in '
+                             'place again'], logs.output)
+                        signal.raise_signal(signum)
+                        self.assertEqual([signum], self.received)
+                        self.received.clear()
+                        # As the first one, it is the last.
+                        self.assertEqual(
+                            signum == signal.SIGUSR2,
+                            signum in caught_by_the_system())
+
+    def test_not_once_the_end_is_requested(self):
+        with handling(self.all) as keep:
+            handlers.restore_defaults()
+            with self.assertNoLogs('gocept.runner.signals'):
+                keep(Request(True))
+            self.assertEqual([signal.SIG_DFL] * 3,
+                             [signal.getsignal(signum) for signum in SIGNALS])
+
+    def test_an_end_that_is_requested_meanwhile(self):
+        class Late(Request):
+            asked = 0
+
+            @property
+            def requested(self):
+                self.asked += 1
+                return self.asked > 1
+
+            @requested.setter
+            def requested(self, value):
+                pass
+
+        with handling(self.all) as keep:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            keep(Late())
+            self.assertIs(signal.SIG_DFL, signal.getsignal(signal.SIGTERM))
+
+    def test_one_of_others_stays_and_is_reported_once(self):
+        def foreign(signum, frame):
+            seen.append(signum)
+        seen = []
+        with handling(self.all) as keep:
+            signal.signal(signal.SIGTERM, foreign)
+            with self.assertLogs('gocept.runner.signals', 'INFO') as logs:
+                keep(Request())
+                keep(Request())
+            [line] = logs.output
+            self.assertIn('WARNING:gocept.runner.signals:SIGTERM does not end '
+                          'the loop any more', line)
+            self.assertIn('foreign', line)
+            signal.raise_signal(signal.SIGTERM)
+        self.assertEqual([signal.SIGTERM], seen)
+
+    def test_outside_the_main_thread(self):
+        def run():
+            with handling(self.all) as keep:
+                keep(Request())
+                done.append(True)
+        done = []
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join()
+        self.assertEqual([True], done)
+
+
 def caught_by_the_system():
     """The signals with a handler, as the system sees it; see proc(5)."""
     with open('/proc/self/status') as file:
