@@ -439,8 +439,8 @@ class WithoutHandler:
 
     def test_while_booting_where_others_swallow_it(self):
         program = self.start_slowly('a call in Python', """
-            say('importing')
             try:
+                say('importing')
                 wait()
             except BaseException:
                 say('swallowed')
