@@ -60,6 +60,17 @@ class IAppMain(Interface):
         status; `gocept.runner.errors` lists them. If the worker raises
         SystemExit, it is raised again when the database is closed. A mistake
         of the user is reported as one line on standard error.
+
+        ``program.main(site=None, config=None)`` does the same. `site` and
+        `config`, the path of a zope.conf, are the defaults of the command
+        line. Generated scripts call this one.
+
+        Scripts of earlier versions call ``program(appname, configfile)`` from
+        the main module. If there is a command line that the program
+        understands as a whole, and that does not name a site or a zope.conf,
+        such a call reads the command line, too: `appname`, `configfile` and
+        `args` are its defaults, and a status other than 0 is raised as a
+        SystemExit.
         """
 
 

@@ -9,6 +9,7 @@ import functools
 import logging
 import numbers
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import cast
@@ -292,20 +293,32 @@ class appmain:
                     configfile: ConfigFile = nothing,
                     *args: object) -> int | None:
             if appname is nothing and configfile is nothing:
-                from gocept.runner.cli.worker import main
-                return main(made)
+                return main()
             if appname is nothing or configfile is nothing:
                 raise TypeError(
                     f'{worker.__name__}() takes an object name and the path '
                     'of a zope.conf, or neither to read the command line')
+            if _is_main_module(sys._getframe(1)) and sys.argv[1:]:
+                from gocept.runner.cli import worker as command
+                if command.understands(made, sys.argv[1:]):
+                    # The script may not look at what is returned.
+                    if status := command.main(
+                            made, appname, configfile, args):
+                        raise SystemExit(status)
+                    return None
             boot.check_arguments(worker, args)
             return boot.run(lambda: made, args, appname, configfile).result
+
+        def main(site: str | None = None, config: ConfigFile | None = None,
+                 ) -> int:
+            from gocept.runner.cli import worker as command
+            return command.main(made, site, config)
 
         # Callers need the signature of the program, not that of the worker.
         del program.__wrapped__  # type: ignore[attr-defined]
         made = cast(Program, program)
         # For ZCML too, which may name the program as a handler.
-        made.decorator, made.worker = self, worker
+        made.decorator, made.worker, made.main = self, worker, main
         return made
 
     def loop(self, app: ISite, worker: Worker,
@@ -316,6 +329,12 @@ class appmain:
             functools.partial(worker, *args) if args else worker,
             self.principal, self.once, attempts=self.attempts,
             max_backoff=self.max_backoff)
+
+
+def _is_main_module(frame: FrameType) -> bool:
+    """Whether it runs code of a script, such as one that buildout generates.
+    """
+    return frame.f_globals is vars(sys.modules['__main__'])
 
 
 class once(appmain):

@@ -54,6 +54,7 @@ class Program(Protocol):
 
     decorator: Decorator
     worker: Worker
+    main: Callable[..., int]
 
     def __call__(self, appname: str | None = ..., configfile: ConfigFile = ...,
                  *args: object) -> int | None: ...

@@ -8,6 +8,7 @@ import os
 import sys
 import urllib.parse
 from collections.abc import Callable, Iterator, Sequence
+from typing import NoReturn
 
 import ZConfig
 import zope.configuration.exceptions
@@ -19,6 +20,7 @@ from zope.interface.interfaces import ComponentLookupError
 from gocept.runner import errors
 from gocept.runner.boot import program as boot
 from gocept.runner.boot.dryrun import dry_run
+from gocept.runner.boot.environment import ConfigFile
 from gocept.runner.boot.program import Decorator, Program, Worker
 from gocept.runner.events import Loop
 
@@ -39,16 +41,18 @@ statuses:
 '''
 
 
-def main(program: Program) -> int:
+def main(program: Program, site: str | None = None,
+         config: ConfigFile | None = None, args: Sequence[object] = ()) -> int:
     """Run a worker as its command line says; returns the status.
 
-    If the worker raised SystemExit, it is raised again when the database is
-    closed.
+    `site`, `config` and `args` are the defaults of the command line. If the
+    worker raised SystemExit, it is raised again when the database is closed.
     """
     worker = program.worker
     parser = make_parser(f'[options]{_usage_of_arguments(worker)}',
-                         inspect.getdoc(worker), STATUSES)
-    options, args = parse(parser, sys.argv[1:], program.decorator)
+                         inspect.getdoc(worker), STATUSES, config=config)
+    options, given = parse(parser, sys.argv[1:], program.decorator, site)
+    args = given or args
     try:
         check_arguments(worker, args)
     except UserError as error:
@@ -56,7 +60,43 @@ def main(program: Program) -> int:
     return guarded(parser.prog, lambda: run(lambda: program, options, args))
 
 
-def check_arguments(worker: Worker, args: Sequence[str]) -> None:
+def understands(program: Program, argv: Sequence[str]) -> bool:
+    """Whether a script that names the site and zope.conf can leave `argv` to
+    `main`.
+
+    Not if a word of it is none of ours: then the script itself reads it.
+    """
+    probe = make_parser('', '', '', kind=_Probe)
+    probe.set_defaults(config=None)
+    probe.register('type', _seconds, str)  # a wrong number is for us to report
+    try:
+        options, args = parse(probe, argv)
+        if argv[0] == '--':  # no word of ours
+            check_arguments(program.worker, args)
+    except UserError:
+        return False
+    if options.config is None and options.site is None:
+        return True
+    log.warning('The command line is ignored: this script names the site and '
+                'zope.conf itself, so --config and --site have no effect here')
+    return False
+
+
+class _Probe(argparse.ArgumentParser):
+    """Looks at a command line without an effect."""
+
+    def print_help(self, file: object = None) -> None:
+        """Not yet."""
+
+    def exit(self, *args: object,  # type: ignore[misc,empty-body]
+             ) -> NoReturn:
+        """Go on behind the option that shows the help."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message, errors.BAD_USAGE)
+
+
+def check_arguments(worker: Worker, args: Sequence[object]) -> None:
     """Raise UserError unless `worker` can be called with `args`."""
     try:
         boot.check_arguments(worker, args)
@@ -66,21 +106,25 @@ def check_arguments(worker: Worker, args: Sequence[str]) -> None:
 
 
 def make_parser(usage: str, description: str | None, epilog: str,
-                prog: str | None = None) -> argparse.ArgumentParser:
+                prog: str | None = None, *, config: ConfigFile | None = None,
+                kind: type[argparse.ArgumentParser] = argparse.ArgumentParser,
+                ) -> argparse.ArgumentParser:
     """A parser with the option that names the zope.conf."""
-    parser = argparse.ArgumentParser(
+    default = os.environ.get('ZOPE_CONF') or './zope.conf'
+    parser = kind(
         prog, f'%(prog)s {usage}', description, epilog, allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         '--config', metavar='FILE',
-        default=os.environ.get('ZOPE_CONF') or './zope.conf',
-        help='the zope.conf (default: $ZOPE_CONF, then ./zope.conf; '
+        default=config or default,
+        help='the zope.conf (default: %(default)s)' if config else
+             'the zope.conf (default: $ZOPE_CONF, then ./zope.conf; '
              'now: %(default)s)')
     return parser
 
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str],
-          decorator: Decorator | None = None,
+          decorator: Decorator | None = None, site: str | None = None,
           ) -> tuple[argparse.Namespace, Sequence[str]]:
     """The options of a worker, and its arguments: what follows ``--``.
 
@@ -88,9 +132,10 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str],
     """
     default = 'as the worker says' if decorator is None else decorator.ticks
     parser.add_argument(
-        '--site', metavar='NAME',
+        '--site', metavar='NAME', default=site,
         help='the object in the root folder that becomes the site '
-             '(default: the root folder)')
+             '(default: '
+             f'{"the root folder" if site is None else "%(default)s"})')
     parser.add_argument(
         '--ticks', metavar='SECONDS', type=_seconds,
         help=f'how long to pause between two ticks (default: {default})')
@@ -141,7 +186,7 @@ def guarded(prog: str, call: Callable[[], int]) -> int:
 
 
 def run(find: Callable[[], Program], options: argparse.Namespace,
-        args: Sequence[str]) -> int:
+        args: Sequence[object]) -> int:
     """Run the worker that `find` returns when ZCML has been read."""
     debugger = _PostMortem(logging.ERROR)
 

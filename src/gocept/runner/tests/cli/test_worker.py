@@ -597,6 +597,127 @@ class TerminalTests(ProgramTestCase):
         self.assertNotIn('Interrupted', program.output)
 
 
+class ScriptTests(ProgramTestCase):
+    """Scripts that name the site and zope.conf, as buildout makes them."""
+
+    level = 2
+
+    WORKER = """
+        @gocept.runner.appmain(ticks=3600)
+        def worker(*args):
+            \"""Count to one.\"""
+            say(f'called with {args}')
+            count()
+            return gocept.runner.Exit
+        """
+
+    def run_script(self, call, *args, worker=WORKER, conf=LOG_TO_STDOUT):
+        program = self.start(textwrap.dedent(worker) + call, *args, conf=conf)
+        program.end()
+        return program
+
+    def assertRan(self, program, times, *args):
+        """It counted so often in all; as it was called with `args`."""
+        self.assertEqual(0, program.process.returncode, program.output)
+        self.assertIn(f'called with {args}\n', program.output)
+        self.assertEqual(times, self.assertConsistent())
+
+    MAIN = "sys.exit(worker.main(site=None, config='zope.conf'))"
+    CALL = "worker(None, 'zope.conf')"
+
+    def test_without_a_command_line(self):
+        for times, call in enumerate((self.MAIN, self.CALL), 1):
+            with self.subTest(call):
+                self.assertRan(self.run_script(call), times)
+
+    def test_a_dry_run(self):
+        self.assertRan(self.run_script(self.CALL), 1)
+        for call in self.MAIN, self.CALL:
+            with self.subTest(call):
+                program = self.run_script(call, '--dry-run')
+                self.assertRan(program, 1)
+                self.assertIn('Dry run: would commit', program.output)
+
+    def test_the_help(self):
+        for call in self.MAIN, "worker('shop', '/srv/shop/zope.conf')":
+            with self.subTest(call):
+                program = self.run_script(call, '--help')
+                self.assertEqual(0, program.process.returncode)
+                self.assertIn('Count to one.', program.output)
+                self.assertNotIn('called with', program.output)
+        self.assertIn('(default: shop)', program.output)
+        self.assertIn('(default: /srv/shop/zope.conf)', program.output)
+
+    def test_defaults_of_main(self):
+        program = self.run_script(
+            "sys.exit(worker.main('x', 'wrong.conf'))")
+        self.assertEqual(78, program.process.returncode)
+        self.assertIn('wrong.conf', program.output)
+        program = self.run_script(
+            "sys.exit(worker.main('x', 'zope.conf'))")
+        self.assertEqual(66, program.process.returncode)
+        program = self.run_script(
+            "sys.exit(worker.main(config='wrong.conf'))",
+            '--config', 'zope.conf')
+        self.assertRan(program, 1)
+
+    def test_arguments_of_the_worker(self):
+        for call in self.MAIN, self.CALL:
+            with self.subTest(call):
+                program = self.run_script(call, '--dry-run', '--', 'a', 'b')
+                self.assertRan(program, 0, 'a', 'b')
+        program = self.run_script("worker(None, 'zope.conf', 'a')",
+                                  '--dry-run')
+        self.assertRan(program, 0, 'a')
+
+    def test_a_wrong_value_is_not_for_the_script(self):
+        program = self.run_script(self.CALL, '--dry-run', '--ticks', 'often')
+        self.assertEqual(2, program.process.returncode, program.output)
+        self.assertIn("not a number >= 0: 'often'", program.output)
+
+    def test_arguments_that_the_worker_does_not_take(self):
+        worker = self.WORKER.replace('*args', 'args=()')
+        program = self.run_script(
+            self.CALL, '--dry-run', '--', 'a', 'b', worker=worker)
+        self.assertEqual(2, program.process.returncode, program.output)
+        # Without a word of ours they are the script's.
+        program = self.run_script(self.CALL, '--', 'a', 'b', worker=worker)
+        self.assertRan(program, 1)
+
+    def test_a_failure_ends_the_script_with_a_status(self):
+        worker = self.WORKER.replace('count()', 'raise ValueError')
+        program = self.run_script(self.CALL, '--once', worker=worker)
+        self.assertEqual(1, program.process.returncode, program.output)
+
+    def test_words_that_are_not_ours(self):
+        for times, args in enumerate((
+                ['--nonsense'], ['--dry-run', '--nonsense'], ['x'],
+                ['--dry-run', 'x'], ['--help', 'x'], ['--tick', '1']), 1):
+            with self.subTest(args=args):
+                program = self.run_script(self.CALL, *args)
+                self.assertRan(program, times)
+                self.assertNotIn('Dry run', program.output)
+
+    def test_config_and_site_are_not_ours(self):
+        for times, args in enumerate((
+                ['--config', 'x'], ['--site=x'], ['--site', 'x', '--once'],
+                ), 1):
+            with self.subTest(args=args):
+                program = self.run_script(self.CALL, *args)
+                self.assertRan(program, times)
+                self.assertIn('The command line is ignored', program.output)
+
+    def test_a_call_from_other_code(self):
+        self.write('shop.py', PREAMBLE + textwrap.dedent(self.WORKER)
+                   + textwrap.dedent("""
+            def call():
+                worker(None, 'zope.conf')
+            """))
+        program = self.run_script('import shop; shop.call()', '--dry-run')
+        self.assertRan(program, 1)
+        self.assertNotIn('Dry run', program.output)
+
+
 class RemovedHandlerTests(ProgramTestCase):
     """Code of a tick that removes the handlers of the loop."""
 
