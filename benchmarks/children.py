@@ -17,7 +17,8 @@ too. Raw is what the system calls cost in a bare loop:
   and a read.
 * spawn: start and reap 500 processes, one after the other, without and with
   the end of a ``with`` statement, which has ours look for descendants that
-  are left. Raw is ``subprocess.Popen``.
+  are left; the latter among other processes as well. Raw is
+  ``subprocess.Popen``.
 """
 
 from benchmarks.measures import Comparison, Measure
@@ -28,6 +29,8 @@ PEER = 'yet-another-io-channels-library'
 PEER_VERSION = '0.2.4.post1'
 
 IDLE = (10, 1_000, 10_000)
+
+OTHERS = (0, 500, 2_000)
 
 
 def measures(peer: str) -> dict[str, Measure]:
@@ -54,9 +57,10 @@ def measures(peer: str) -> dict[str, Measure]:
             Row('10 MB of lines by poll(), one file', 's', {},
                 [Target(1.0, 'ours, small')], {'peer': 92.0})]),
         'idle': Measure('idle', [peer, '3', *map(str, IDLE)], idle),
-        'spawn': Measure('spawning', ['500', '10'], [
-            Row('start and reap true', 'µs', {}, [Target(1.3, 'raw')]),
-            Row('start, reap and close true', 'µs', {})]),
+        'spawn': Measure('spawning', ['500', '10', *map(str, OTHERS)], [
+            Row('start and reap true', 'µs', {}, [Target(1.2, 'raw')]),
+            *(Row(f'start, reap and close true among {number:,} others', 'µs',
+                  {}, [Target(1.6, 'raw')]) for number in OTHERS)]),
     }
 
 

@@ -187,6 +187,8 @@ class Poller(Owning):
             self._schedule.add(source)
         elif watch.fd < 0 or watch.always or source.buffered:
             self._ready[watch] = None
+        else:
+            return  # the wait in progress has the descriptor already
         self._descriptors.nudge()
 
     def _add_reader(self, watch: Watch) -> None:

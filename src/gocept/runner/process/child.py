@@ -20,7 +20,13 @@ from gocept.runner.channel import PipeChannel
 from gocept.runner.errors import DeadlineExceeded
 from gocept.runner.interfaces import IProcess
 from gocept.runner.poller import Poller, background
-from gocept.runner.process import descendants, keywords, procfs, registry
+from gocept.runner.process import (
+    descendants,
+    keywords,
+    numbers,
+    procfs,
+    registry,
+)
 from gocept.runner.process.launch import Command, Launch, new_mark
 from gocept.runner.process.pidfd import Handle, Handles, hold
 from gocept.runner.process.registry import terminate_all
@@ -94,6 +100,7 @@ class Process(Source, Closing):
 
     def _start(self, launch: Launch, poller: Poller, channel: dict[str, Any],
                on_start: Callable[['Process'], object] | None) -> None:
+        self.before_start = numbers.now()
         self.started_at = descendants.clock()
         started = launch.start(self.mark)
         self.pid = started.pid
@@ -182,7 +189,7 @@ class Process(Source, Closing):
             descendants.started.discard(self.pid)
             self.ended_at = descendants.clock()
             if self.leads_group:
-                for handle in descendants.group(self.pid, self.ended_at):
+                for handle in descendants.group(self, self.ended_at):
                     self._left.add(handle)
             if self.adopts:
                 for _, handle in descendants.Adopted([self]).look():

@@ -17,6 +17,7 @@ from typing import Protocol, TypeVar
 
 from gocept.runner.process import procfs
 from gocept.runner.process.launch import MARKER
+from gocept.runner.process.numbers import Instant, Numbers
 from gocept.runner.process.pidfd import (
     Handle,
     Handles,
@@ -38,6 +39,7 @@ class Child(Protocol):
     leads_group: bool
     started_at: int
     """In ticks of `clock`."""
+    before_start: Instant
     ended_at: int
     """In ticks of `clock`; 0 while the child runs."""
     handle: Handle
@@ -112,23 +114,23 @@ def tree(pid: int, alive: Callable[[], bool]) -> Iterator[Handle]:
                     lambda it: procfs.look(it).parent == pid and alive())
 
 
-def group(pgid: int, until: int) -> Iterator[Handle]:
-    """The living members of a process group that were started until then.
+def group(child: Child, until: int) -> Iterator[Handle]:
+    """The living members of the group of a child, started until then.
 
     `until` is in ticks of `clock`: later, the number may be used again.
     """
     def belongs(pid: int) -> bool:
         now = procfs.look(pid)
-        return (now.group == pgid and now.start <= until
+        return (now.group == child.pid and now.start <= until
                 and now.state not in 'ZX')
 
     try:
-        os.killpg(pgid, 0)
+        os.killpg(child.pid, 0)
     except ProcessLookupError:  # the usual case
         return
     except PermissionError:
         pass
-    yield from hold_all(filter(belongs, procfs.pids()), belongs)
+    yield from hold_all(filter(belongs, Numbers([child]).pids()), belongs)
 
 
 started: set[int] = set()
@@ -148,6 +150,7 @@ class Adopted:
         self._by_mark = {each.mark: each for each in adopting if each.mark}
         self._by_group = {
             each.pid: each for each in adopting if each.leads_group}
+        self._numbers = Numbers(adopting)
         self._since = min(
             (each.started_at for each in adopting), default=math.inf)
         self._older: set[int] = set()
@@ -159,8 +162,10 @@ class Adopted:
     def look(self) -> Iterator[tuple[Child, Handle]]:
         """The orphans that no look has found before, each with its child."""
         self.unsure = False
-        pids = [] if self._since == math.inf else [
+        others = [] if self._since == math.inf else [
             pid for pid in strangers() if pid not in self._older]
+        pids = self._numbers.among(others)
+        self._older.update({*others} - {*pids})
         while pids:
             pid = pids.pop()
             if pid not in self._seen:
@@ -220,16 +225,19 @@ def marks(pid: int) -> list[str]:
     return (procfs.variable(pid, MARKER) or '').split()
 
 
-def marked(owner_of: Callable[[str], T | None]) -> Iterator[tuple[T, Handle]]:
+def marked(owner_of: Callable[[str], T | None],
+           children: Iterable[Child] | None = None,
+           ) -> Iterator[tuple[T, Handle]]:
     """The processes with a mark that has an owner, each with that owner.
 
-    All processes are looked at; then those that were started meanwhile, as
-    their parents may have ended meanwhile; and those that were becoming other
-    programs once more.
+    All processes are looked at, or those that may descend from `children`;
+    then those that were started meanwhile, as their parents may have ended
+    meanwhile; and those that were becoming other programs once more.
     """
+    pids = procfs.pids if children is None else Numbers(children).pids
     seen = {os.getpid()}
     for _ in range(_LOOKS):
-        new = [pid for pid in procfs.pids() if pid not in seen]
+        new = [pid for pid in pids() if pid not in seen]
         if not new:
             return
         seen.update(new)
@@ -290,7 +298,7 @@ def of(process: Child) -> Handles:
         parents += filter(found.add, tree(
             parent.pid, lambda: not parent.has_ended()))  # noqa: B023
     for _, handle in (Adopted([process]).look() if process.adopts
-                      else marked({process.mark: process}.get)):
+                      else marked({process.mark: process}.get, [process])):
         if handle.pid == process.pid:
             handle.close()
         else:

@@ -66,7 +66,7 @@ class Ending:
     @property
     def over(self) -> bool:
         """Whether all have ended, or cannot be ended."""
-        if self.failed or self._runs():
+        if self.failed or self.runs():
             return self.failed
         self._take_left()
         return not self._members
@@ -90,17 +90,18 @@ class Ending:
         """
         left = self._deadline.left()
         if (any(each.fileno() < 0 for each in self._members.values())
-                or not (self._becoming.passed or self._runs())):
+                or not (self._becoming.passed or self.runs())):
             return min(_LOOK_AGAIN, left)
         return left
 
-    def _runs(self) -> bool:
+    def runs(self) -> bool:
+        """Whether there is a child, and it has not ended."""
         return self.child is not None and self.child.poll() is None
 
     def add(self, handle: Handle) -> bool:
         """Take a descendant in; False if it is known."""
         if (self.child is not None and handle.pid == self.child.pid
-                and self._runs()):
+                and self.runs()):
             handle.close()
             return False
         return self._members.add(handle)
@@ -120,7 +121,7 @@ class Ending:
         """Send the signal to the child and its group."""
         self._gather()
         child = self.child
-        if child is None or not self._runs():
+        if child is None or not self.runs():
             return
         images = {pid: now.image for pid in self._members
                   if (now := procfs.look(pid)).group == child.pid}
@@ -134,7 +135,7 @@ class Ending:
     def step(self) -> None:
         """Do what is due now."""
         # If the child ends after this look, its end is still an event.
-        self._awaited = self._runs()
+        self._awaited = self.runs()
         self._gather()
         if self._deadline.passed and self.killing:
             self.failed = not self.over
@@ -143,7 +144,7 @@ class Ending:
             self._deadline = Deadline(KILL_TIMEOUT)
         if self.killing:
             self._kill()
-        elif not self._runs():
+        elif not self.runs():
             self._tell()
 
     def _take_left(self) -> None:
@@ -164,9 +165,9 @@ class Ending:
                 else:
                     handle.close()
         new = list(self._members.values())
-        if self.child is not None and self._runs():
+        if self.child is not None and self.runs():
             new += filter(self.add, descendants.tree(
-                self.child.pid, self._runs))
+                self.child.pid, self.runs))
         for parent in new:  # it grows
             new += filter(self.add, descendants.tree(
                 parent.pid, lambda: not parent.has_ended()))  # noqa: B023
@@ -180,7 +181,7 @@ class Ending:
                 _wake_stopped(pid, handle.signal)
 
     def _kill(self) -> None:
-        if self.child is not None and self._runs():
+        if self.child is not None and self.runs():
             _send(self.child.signal_group, self._kill_signal, self.child.pid)
         for pid, handle in self._members.items():
             _send(handle.signal, self._kill_signal, pid)
@@ -220,7 +221,10 @@ def end(endings: Iterable[Ending]) -> bool:
     with contextlib.ExitStack() as stack:
         for ending in endings:
             stack.callback(ending.close)
-        poller = stack.enter_context(_poller())
+        poller = _Wait()
+        stack.callback(poller.close)
+        if any(ending.runs() for ending in endings):
+            poller.open()
         for ending in endings:
             ending.begin()
         search = _Search(endings, poller)
@@ -282,25 +286,51 @@ class _Pauses:
             time.sleep(min(pause, deadline.left()))
             pause = min(2 * pause, self._LAST)
 
+    def close(self) -> None:
+        """Nothing is open."""
 
-@contextlib.contextmanager
-def _poller() -> Iterator[Poller | _Pauses]:
-    try:
-        poller = Poller()
-    except OSError as error:
-        if error.errno not in (errno.EMFILE, errno.ENFILE):
-            raise
-        yield _Pauses()
-    else:
-        with poller:
-            yield poller
+
+class _Wait:
+    """A poller, or `_Pauses`; it is not made if all have ended already."""
+
+    def __init__(self) -> None:
+        self._poller: Poller | _Pauses | None = None
+
+    @property
+    def has_descriptors(self) -> bool:
+        """Whether a descriptor is left to read /proc with."""
+        if self._poller is None:
+            return procfs.is_readable()
+        return not isinstance(self._poller, _Pauses)
+
+    def open(self) -> Poller | _Pauses:
+        """Make it now, unless it is there."""
+        if self._poller is None:
+            try:
+                self._poller = Poller()
+            except OSError as error:
+                if error.errno not in (errno.EMFILE, errno.ENFILE):
+                    raise
+                self._poller = _Pauses()
+        return self._poller
+
+    def register(self, handle: Handle) -> None:
+        """Wait for the end of this process as well."""
+        self.open().register(handle)
+
+    def poll(self, timeout: float) -> list[tuple[bool, Handle]]:
+        """The processes that have ended, each once."""
+        return self.open().poll(timeout)
+
+    def close(self) -> None:
+        if self._poller is not None:
+            self._poller.close()
 
 
 class _Search:
     """Finds descendants that have left their parents, for several endings."""
 
-    def __init__(self, endings: Iterable[Ending], poller: Poller | _Pauses,
-                 ) -> None:
+    def __init__(self, endings: Iterable[Ending], poller: _Wait) -> None:
         self.is_sure = False
         """Whether the last look has missed nobody."""
         self._poller = poller
@@ -332,7 +362,7 @@ class _Search:
 
     def _can_look(self) -> bool:
         """Whether a descriptor is left to read /proc with."""
-        if isinstance(self._poller, Poller):
+        if self._poller.has_descriptors:
             return True
         for child in self._by_child:
             if child.poll() is not None:
@@ -346,11 +376,13 @@ class _Search:
                 if self._by_child[child].take(handle)}
 
     def _find_marked(self) -> set[Ending]:
-        if self._strays is None and not any(
-                child.mark and not child.adopts for child in self._by_child):
+        children = [child for child in self._by_child
+                    if child.mark and not child.adopts]
+        if self._strays is None and not children:
             return set()
         return {ending for ending, handle in descendants.marked(
-            self._ending_of) if ending.take(handle)}
+            self._ending_of, None if self._strays else children)
+            if ending.take(handle)}
 
     def _ending_of(self, mark: str) -> Ending | None:
         return self._by_mark.get(mark) or (

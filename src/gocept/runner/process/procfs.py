@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
-_LONGEST = 4096  # bytes of a line about one process, and more
+_LONGEST = 4096  # bytes of such a file, or of the part that matters
 
 
 class Stat(NamedTuple):
@@ -28,7 +28,7 @@ class Stat(NamedTuple):
 
 def is_readable() -> bool:
     """Whether a process can be looked at, as a descriptor is left."""
-    return _fields(os.getpid()) is not None
+    return _read('/proc/loadavg') is not None
 
 
 def stat(pid: int) -> Stat | None:
@@ -45,15 +45,32 @@ def look(pid: int) -> Stat:
     return stat(pid) or Stat('X', 0, 0, 0, 0, 0)
 
 
+def words(name: str) -> list[str]:
+    """The words of a small file in /proc that is not about a process."""
+    return (_read(f'/proc/{name}') or b'').decode().split()
+
+
+def is_process(pid: int) -> bool:
+    """Whether there is a process with this number, which no thread has."""
+    return b'\nTgid:\t%d\n' % pid in (_read(f'/proc/{pid}/status') or b'')
+
+
 def _fields(pid: int) -> list[bytes] | None:
+    content = _read(f'/proc/{pid}/stat')
+    if content is None:
+        return None
+    # The name of the program, before it, may contain anything.
+    return content.rpartition(b')')[2].split()
+
+
+def _read(path: str) -> bytes | None:
     try:
         # Not as a file object, as thousands may be looked at.
-        fd = os.open(f'/proc/{pid}/stat', os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
     try:
-        # The name of the program, before it, may contain anything.
-        return os.read(fd, _LONGEST).rpartition(b')')[2].split()
+        return os.read(fd, _LONGEST)
     except OSError:
         return None
     finally:

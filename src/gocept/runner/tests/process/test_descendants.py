@@ -76,7 +76,7 @@ class DescendantsTests(ProcessTestCase):
             ''', setpgrp=True)
         member, _ = self.children_of(child, 2)
         self.assertEqual({child.pid, member.pid}, set(self.hold_all(
-            descendants.group(child.pid, descendants.clock()))))
+            descendants.group(child, descendants.clock()))))
 
     def test_a_group_without_the_dead_and_the_young(self):
         child = self.start_victim('''
@@ -88,22 +88,22 @@ class DescendantsTests(ProcessTestCase):
             ''', setpgrp=True)
         lines(child, 1)
         self.assertEqual([child.pid], self.hold_all(
-            descendants.group(child.pid, descendants.clock())))
+            descendants.group(child, descendants.clock())))
         self.assertEqual([], list(descendants.group(
-            child.pid, procfs.stat(child.pid).start - 1)))
+            child, procfs.stat(child.pid).start - 1)))
 
     def test_no_such_group(self):
         child = self.start()
         with mock.patch('gocept.runner.process.procfs.pids') as pids:
             self.assertEqual([], list(descendants.group(
-                child.pid, descendants.clock())))
+                child, descendants.clock())))
         self.assertFalse(pids.called)  # it takes long
 
     def test_a_group_that_may_not_be_signalled(self):
         child = self.start(setpgrp=True)
         with mock.patch('os.killpg', side_effect=PermissionError):
             self.assertEqual([child.pid], self.hold_all(
-                descendants.group(child.pid, descendants.clock())))
+                descendants.group(child, descendants.clock())))
 
     def test_marks(self):
         outer = os.environ.get(MARKER, '').split()

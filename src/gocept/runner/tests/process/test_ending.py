@@ -99,9 +99,9 @@ class EndingTests(ProcessTestCase):
         looks = []
         marked = descendants.marked
 
-        def look(owner_of):
-            looks.append(owner_of)
-            return marked(owner_of)
+        def look(*args):
+            looks.append(args)
+            return marked(*args)
         with mock.patch('gocept.runner.process.descendants.marked', look):
             end([self.ending(child) for child in children])
         self.assertEqual(1, len(looks))
@@ -259,7 +259,9 @@ class DescriptorTests(ProcessTestCase):
                 ending, '_BECOMING', 0.05), mock.patch(
                 'gocept.runner.process.procfs.is_readable',
                 return_value=False), mock.patch(
-                'gocept.runner.process.procfs.pids', return_value=iter(())):
+                'gocept.runner.process.procfs.words', return_value=[]), (
+                mock.patch('gocept.runner.process.procfs.pids',
+                           return_value=iter(()))):
             self.assertEqual(-signal.SIGTERM, child.terminate())
         self.assertFalse(child.finished)
         self.assertFalse(leaver.has_ended())
