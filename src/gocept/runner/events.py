@@ -163,6 +163,11 @@ class Queue:
         self._calls: deque[Callable[[], object]] = deque()
         self._telling = Lock()  # never waited for
 
+    @property
+    def is_telling(self) -> bool:
+        """Whether this thread was called by `tell`."""
+        return self._telling.held
+
     def put(self, call: Callable[..., object], *args: object) -> None:
         """Have it called by the next `tell`."""
         self._calls.append(functools.partial(call, *args))
@@ -173,11 +178,15 @@ class Queue:
         That one may be of another thread, or be around this one, if a call
         has come back here.
         """
-        while (self._calls and not self._telling.held
+        while (self._calls and not self.is_telling
                and self._telling.acquire(blocking=False)):
             try:
                 while self._calls:
-                    self._calls.popleft()()
+                    call = self._calls.popleft()
+                    try:
+                        call()
+                    except survived():  # of a handler of logs
+                        log_exception(log, '%r failed', call)
             finally:
                 self._telling.release()
 

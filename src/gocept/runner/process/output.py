@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from gocept.runner.channel import PipeChannel
 from gocept.runner.channel.lines import Lines
 from gocept.runner.errors import EndpointClosedException
+from gocept.runner.events import Queue
 from gocept.runner.poller import Poller
 from gocept.runner.waits.forks import Lock
 from gocept.runner.waits.source import Source
@@ -31,8 +32,14 @@ class Output(Source):
         self._name = name
         self._channel = channel
         self._log = log
-        self._lock = Lock()  # around reading and logging, to keep the order
+        self._lock = Lock()  # around reading
+        self._news = Queue()  # for the log, whose handlers are users' code
         self._lines = Lines(_LONGEST_LINE)
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether there is a channel to read."""
+        return self._channel is not None
 
     def reads(self, channel: PipeChannel) -> bool:
         """Whether `channel` is the one that this reads."""
@@ -50,6 +57,7 @@ class Output(Source):
                 if not self._read():
                     break
             self._log_lines([self._lines.take_rest()])
+        self._news.tell()
 
     def fileno(self) -> int:
         return -1 if self._channel is None else self._channel.fileno()
@@ -65,7 +73,9 @@ class Output(Source):
 
     def collect(self) -> tuple[Sequence[object], bool]:
         with self._lock:
-            return (), self._read() is None
+            is_end = self._read() is None
+        self._news.tell()
+        return (), is_end
 
     def _read(self) -> bytes | None:
         """One piece, b'' for nothing, None for the end; with the lock held."""
@@ -82,10 +92,11 @@ class Output(Source):
         return data
 
     def _log_lines(self, lines: list[bytes]) -> None:
+        """With the lock held; they are logged without it."""
         for line in lines:
             text = line.decode('utf-8', 'backslashreplace').rstrip('\n')
             if text:
-                self._log.info('%s: %s', self._name, text)
+                self._news.put(self._log.info, '%s: %s', self._name, text)
 
     def __str__(self) -> str:
         if self._channel is None:

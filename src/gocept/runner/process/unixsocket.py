@@ -6,13 +6,16 @@ import os
 import pathlib
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 from gocept.runner.errors import DeadlineExceeded, StartError
 from gocept.runner.poller import Poller
 from gocept.runner.process.child import Process
 from gocept.runner.process.output import Output
 from gocept.runner.waits.deadline import Deadline
+
+T = TypeVar('T')
 
 _LONGEST_PATH = 107  # bytes in a socket address; see unix(7)
 
@@ -65,8 +68,9 @@ def connect(path: str) -> socket.socket:
 
 
 def connect_when_listening(path: str, process: Process, output: Output,
-                           timeout: float, poller: Poller) -> socket.socket:
-    """Wait until `process` listens, and connect.
+                           timeout: float, poller: Poller,
+                           connect: Callable[[str], T] = connect) -> T:
+    """Wait until `process` listens; returns what `connect` returns then.
 
     StartError if it ends before, DeadlineExceeded after `timeout` seconds.
     """

@@ -15,11 +15,18 @@ from gocept.runner.errors import EndpointClosedException, StartError
 from gocept.runner.events import ChildEnded, ChildReady, ChildStarted, Queue
 from gocept.runner.poller import Poller, Timer, background
 from gocept.runner.process import Process, unixsocket
+from gocept.runner.process.child import LOST_STATUS
 from gocept.runner.process.output import Output
 from gocept.runner.spawn.application import Application
 from gocept.runner.waits.forks import Lock
 
 log = logging.getLogger('gocept.runner.spawn')
+
+RUNNING, RESTARTING, GIVEN_UP, ENDED = (
+    'running', 'restarting', 'given-up', 'ended')
+
+_SHORTAGE = 0.1
+"""The least pause, in seconds, when this process lacks something."""
 
 _STABLE = 10.0
 """A child that runs so many seconds begins a new row of failures."""
@@ -31,23 +38,23 @@ class Instance:
     Code of users (subscribers, handlers of logs) is called by `_news`, which
     is filled with `_lock` held, and emptied without it. A stack `after` is for
     what else has to wait until the lock is released.
+
+    No thread waits for another one, which may be in code of users. Of several
+    that wait for a socket, the first one that can connect does it for all.
     """
 
     def __init__(self, alias: str, poller: Poller | None,
                  extra_paths: Sequence[str],
-                 on_restart: Callable[[], object] = lambda: None) -> None:
+                 on_change: Callable[[], object] = lambda: None) -> None:
         self.alias = alias
         self.process: Process | None = None
         self.ready: Process | None = None
         """The last process that was told to be ready."""
-        self._on_restart = on_restart
+        self._on_change = on_change
         self._poller = poller
         self._extra_paths = extra_paths
-        # Held by the thread that starts or connects, as long as that takes;
-        # taken before the other lock.
-        self._starting = Lock()
-        # Guards the rest. Nobody waits for a child or a poller with it, as
-        # the thread that polls takes it when a process has ended.
+        # Nobody waits for a child or a poller with it, as the thread that
+        # polls takes it when a process has ended.
         self._lock = Lock()
         self._news = Queue()
         self._application: Application | None = None  # None: not to run
@@ -56,6 +63,7 @@ class Instance:
         # Whether the first start still waits for the socket. It then handles
         # the end of the process.
         self._is_awaited = False
+        self._is_given_up = False  # as it has failed
         self._socket: SocketChannel | None = None
         self._kept: list[Channel] = []  # of the process before
         self._timer: Timer | None = None
@@ -80,30 +88,46 @@ class Instance:
         """
         return self.process is not None and self.process.returncode is None
 
+    @property
+    def state(self) -> str:
+        """See `IRunner`."""
+        if self.running:
+            return RUNNING
+        with self._lock:
+            if self._timer is not None:
+                return RESTARTING
+            # Another thread may have started it just now.
+            return (RUNNING if self._runs else
+                    GIVEN_UP if self._is_given_up else ENDED)
+
     def ensure_running(self, application: Application) -> bool:
         """Start the process, if it does not run; whether that was so."""
-        if self._starting.held:
-            return False  # asked by a subscriber that is told of the start
-        with self._starting:
-            self._end_rest()
-            with contextlib.ExitStack() as after, self._lock:
-                if self._runs:
-                    return False
+        self._end_rest()
+        with contextlib.ExitStack() as after, self._lock:
+            is_up = self._runs
+            if not is_up:
                 process = self._start(application, after)
                 self._stop_restarting()
                 self._failures = 0
                 self._is_awaited = self._is_socket
-            if self._is_awaited:
-                self._news.tell()
-                self._await(process, application)
+            is_awaited = self._is_awaited
+        if is_up:
+            # A subscriber that is told of the start would wait for itself.
+            if is_awaited and not self._news.is_telling:
+                self._connect()
+            return False
         self._news.tell()
+        if is_awaited:
+            self._await(process)
+            self._news.tell()
         return True
 
     def _end_rest(self, signum: int | None = None,
                   timeout: float | None = None) -> None:
         """End what the process before has left behind, if it has ended."""
         process = self.process
-        if process is not None and process.poll() is not None:
+        if (process is not None and process.is_ours
+                and process.poll() is not None):
             process.terminate(signum, timeout)
 
     @property
@@ -137,6 +161,7 @@ class Instance:
         self._kept = [*self._channels()]
         self._socket = None
         self._started = time.monotonic()
+        self._is_given_up = False
         self.process = process
         self._application = application
         self._output = output
@@ -150,13 +175,17 @@ class Instance:
         self.ready = process
         self._news.put(ChildReady.tell, process)
 
-    def _await(self, process: Process, application: Application) -> None:
+    def _await(self, process: Process) -> None:
         """Connect to a process that was just started, or end it."""
         try:
-            self._connect(process, application)
+            self._connect(process)
         except BaseException:
             # Nobody could use the process.
-            self.give_up()
+            with self._lock:
+                if process is self.process:
+                    self._stop_restarting()
+                    self._application = None
+                    self._is_given_up = True
             try:
                 process.terminate()
             finally:
@@ -164,35 +193,56 @@ class Instance:
             raise
         finally:
             with self._lock:
-                self._is_awaited = False
-                if process.returncode is not None:
-                    self._ended(process)
+                if process is self.process:
+                    self._is_awaited = False
+                    if process.returncode is not None:
+                        self._ended(process)
 
-    def _connect(self, process: Process, application: Application) -> None:
-        output = self._output
-        with Poller() as poller:
-            # This may be the thread that otherwise polls the output.
-            output.drain(poller)
-            channel = SocketChannel(
+    def _connect(self, started: Process | None = None) -> None:
+        """Wait until the channel of a socket is connected.
+
+        `started` is the process that this thread has started, if it has.
+        """
+        with self._lock:
+            process, application, output = (
+                started or self.process, self._application, self._output)
+            is_wanted = process is self.process and application is not None
+        assert process is not None
+        if is_wanted:
+            assert application is not None
+            with Poller() as poller:
+                # This may be the thread that otherwise polls the output.
+                output.drain(poller)
                 unixsocket.connect_when_listening(
                     application.socket_path, process, output,
-                    application.start_timeout, poller),
-                **application.channel)
-        channel.name = repr(self.alias)
+                    application.start_timeout, poller,
+                    functools.partial(self._connect_now, process, application))
+            with self._lock:
+                if process is self.process and self._application is not None:
+                    return
+        raise StartError(
+            f'{self.alias!r} was ended by others when it began to listen',
+            process.poll(), output.tail)
+
+    def _connect_now(self, process: Process, application: Application,
+                     path: str) -> None:
+        """Connect without waiting, if that is still wanted.
+
+        The errors are those of `unixsocket.connect`.
+        """
         with self._lock:
-            is_wanted = (process is self.process
-                         and self._application is not None)
-            if is_wanted:
-                self._socket = channel
-                self._polled_by.send_for(channel)
-                # Once, and not after its end.
-                if self.ready is not process and self._runs:
-                    self._tell_ready(process)
-        if not is_wanted:
-            channel.close()
-            raise StartError(
-                f'{self.alias!r} was ended by others when it began to listen '
-                f'on {application.socket_path}', process.poll(), output.tail)
+            if process is not self.process or not self._is_unconnected:
+                return
+            poller = self._polled_by
+            channel = SocketChannel(
+                unixsocket.connect(path), **application.channel)
+            channel.name = repr(self.alias)
+            self._socket = channel
+            self._is_awaited = False
+            poller.send_for(channel)
+            # Once, and not after its end.
+            if self.ready is not process and self._runs:
+                self._tell_ready(process)
 
     def _tell_end(self, process: Process) -> None:
         with self._lock:
@@ -208,50 +258,100 @@ class Instance:
             return
         if (status is None or _exiting()
                 or not application.is_to_restart(status)):
-            self._news.put(log.info, '%r', process)
             self._application = None
+            if status in (None, 0, LOST_STATUS) or _exiting():
+                self._news.put(log.info, '%r', process)
+            else:
+                self._give_up(log.warning, f'{process!r}; it is not restarted')
             return
         if time.monotonic() - self._started >= _STABLE:
             self._failures = 0
         self._restart_later(application, repr(process))
 
-    def _restart_later(self, application: Application, reason: str) -> None:
+    def _restart_later(self, application: Application, reason: str,
+                       counts: bool = True) -> None:
         """Set the timer, if there are restarts left; with the lock held."""
         self._timer = None
-        if self._failures >= application.restart_limit:
-            self._news.put(
-                log.error, '%s; given up after %d restarts in a row', reason,
-                self._failures)
-            self._application = None
+        if counts and self._failures >= application.restart_limit:
+            self._give_up(log.error, f'{reason}; given up after '
+                                     f'{self._failures} restarts in a row')
             return
         delay = application.delay(self._failures)
-        self._failures += 1
+        if counts:
+            self._failures += 1
+        else:
+            delay = max(delay, _SHORTAGE)
         self._news.put(log.warning, '%s; restarting in %s s', reason, delay)
+        self._set_timer(delay, functools.partial(self._restart, application))
+
+    def _give_up(self, say: Callable[[str], object], reason: str) -> None:
+        """Let it be, as it has failed; with the lock held."""
+        self._application = None
+        self._is_given_up = True
+        output = self._output
+
+        def tell() -> None:
+            output.read_rest()
+            say(f'{reason}; its output {output}' if output.is_kept else reason)
+        self._news.put(tell)
+        self._news.put(self._on_change)
+
+    def _set_timer(self, delay: float,
+                   restart: Callable[[int, Timer], object]) -> None:
         self._timer = Timer(delay)
-        self._polled_by.register(
-            self._timer, functools.partial(self._restart, application))
+        self._polled_by.register(self._timer, restart)
 
     def _restart(self, application: Application, expirations: int,
                  timer: Timer) -> None:
-        """Called by the thread that polls, for which others wait: what takes
-        long is left out."""
-        if timer is not self._timer:
+        """Called by the thread that polls, for which others wait.
+
+        So another thread ends what the process before has left behind.
+        """
+        process = self.process
+        if timer is not self._timer or process is None or _exiting():
+            return
+        if process.finished:
+            self._start_again(application, 1, timer)
             return
         try:
+            threading.Thread(target=self._clear, args=(application, timer),
+                             daemon=True, name='gocept.runner.spawn').start()
+        except RuntimeError as error:  # there are too many threads now
+            self._try_again(application, timer, error)
+
+    def _clear(self, application: Application, timer: Timer) -> None:
+        """End the rest, and let the thread that polls start it again."""
+        try:
             self._end_rest(signal.SIGKILL, 0)
+            with self._lock:
+                if timer is self._timer:
+                    self._set_timer(0, functools.partial(
+                        self._start_again, application))
+        except Exception as error:
+            self._try_again(application, timer, error)
+        self._news.tell()
+
+    def _start_again(self, application: Application, expirations: int,
+                     timer: Timer) -> None:
+        try:
             with contextlib.ExitStack() as after, self._lock:
                 # Another thread may have started or given it up meanwhile.
                 if timer is not self._timer or _exiting():
                     return
                 self._start(application, after)
                 self._timer = None
-                self._news.put(self._on_restart)
+                self._news.put(self._on_change)
         except Exception as error:  # of any kind, as it may be temporary
-            with self._lock:
-                if timer is self._timer:
-                    self._restart_later(
-                        application, f'{self.alias!r} cannot be restarted: '
-                        f'{type(error).__name__}: {error}')
+            self._try_again(application, timer, error)
+        self._news.tell()
+
+    def _try_again(self, application: Application, timer: Timer,
+                   error: Exception) -> None:
+        with self._lock:
+            if timer is self._timer:
+                self._restart_later(
+                    application, f'{self.alias!r} cannot be restarted: '
+                    f'{type(error).__name__}: {error}', not _is_ours(error))
         self._news.tell()
 
     def _stop_restarting(self) -> None:
@@ -268,15 +368,14 @@ class Instance:
 
     def get_channel(self, stream: str | None) -> Channel | None:
         """See `IRunner`."""
-        running = self.running  # notices an end
-        if (running and stream is None and self._is_unconnected
-                and not self._starting.held):  # as in `ensure_running`
-            with self._starting:
-                process, application = self.process, self._application
-                if (process is not None and process.returncode is None
-                        and application is not None and self._is_unconnected):
-                    self._connect(process, application)
-            self._news.tell()
+        if stream is None and self.running:  # notices an end
+            with self._lock:
+                # A subscriber that is told of the start would wait for itself.
+                waits = self._runs and self._is_unconnected and not (
+                    self._is_awaited and self._news.is_telling)
+            if waits:
+                self._connect()
+                self._news.tell()
         with self._lock:
             channel = self._channel(stream)
             if channel is None or self._runs or _has_more(channel):
@@ -320,6 +419,12 @@ class Instance:
             if process is self.process and (
                     process is None or process.is_ours):
                 after.callback(self._output.read_rest)  # before it is closed
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether it says that this process lacks something for now."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and 'new thread' in str(error))
 
 
 def _exiting() -> bool:

@@ -82,10 +82,12 @@ class Runner(Closing):
         # Without a lock: of two that two threads make, the first one stays.
         return self._instances.get(alias) or self._instances.setdefault(
             alias, Instance(alias, self._poller, self._extra_paths,
-                            self._restarted))
+                            self._changed))
 
-    def _restarted(self) -> None:
-        """Called when a process was restarted; for subclasses."""
+    def _changed(self) -> None:
+        """Called when a process was restarted or given up."""
+        if self._poller is not None:
+            self._poller.wakeup()
 
     def _known(self, alias: str) -> Instance:
         aliases = self.aliases()
@@ -115,6 +117,10 @@ class Runner(Closing):
     def status(self, alias: str) -> int | None:
         """See `IRunner`."""
         return self._known(alias).status
+
+    def state(self, alias: str) -> str:
+        """See `IRunner`."""
+        return self._known(alias).state
 
     def aliases(self) -> list[str]:
         """See `IRunner`."""

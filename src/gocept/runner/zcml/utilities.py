@@ -152,7 +152,7 @@ class WorkerRunner(Runner):
             self.ensure_running(alias)
         return super().get_channel(alias, stream)
 
-    def _restarted(self) -> None:
+    def _changed(self) -> None:
         # The worker may have been told that there is no channel.
         poller = zope.component.queryUtility(IPoller)
         if poller is not None:
