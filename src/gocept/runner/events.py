@@ -14,7 +14,7 @@ from zope.interface.interfaces import IComponents
 
 from gocept.runner import interfaces
 from gocept.runner.waits.forks import Lock
-from gocept.runner.waits.threads import log_exception, survived
+from gocept.runner.waits.threads import in_background, log_exception, survived
 
 log = logging.getLogger(__name__)
 
@@ -176,19 +176,22 @@ class Queue:
         """Make the calls, unless a `tell` that goes on will make them.
 
         That one may be of another thread, or be around this one, if a call
-        has come back here.
+        has come back here. What one of them raises is raised when all are
+        made; the background thread goes on.
         """
+        failure: BaseException | None = None
         while (self._calls and not self.is_telling
                and self._telling.acquire(blocking=False)):
             try:
                 while self._calls:
-                    call = self._calls.popleft()
                     try:
-                        call()
-                    except survived():  # of a handler of logs
-                        log_exception(log, '%r failed', call)
+                        self._calls.popleft()()
+                    except BaseException as error:  # the others are made
+                        failure = failure or error
             finally:
                 self._telling.release()
+        if failure is not None and not in_background():
+            raise failure
 
 
 def notify(event: object) -> None:

@@ -69,7 +69,7 @@ def connect(path: str) -> socket.socket:
 
 def connect_when_listening(path: str, process: Process, output: Output,
                            timeout: float, poller: Poller,
-                           connect: Callable[[str], T] = connect) -> T:
+                           connect: Callable[[str], T]) -> T:
     """Wait until `process` listens; returns what `connect` returns then.
 
     StartError if it ends before, DeadlineExceeded after `timeout` seconds.

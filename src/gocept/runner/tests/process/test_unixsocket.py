@@ -302,15 +302,16 @@ class StartTests(ListeningTestCase):
                       (-signal.SIGKILL, -signal.SIGTERM))
 
     def test_no_time_at_all(self):
-        self.add_server(start_timeout=0)
+        self.add_server(body='pause()', start_timeout=0)
         with self.assertRaises(DeadlineExceeded):
             self.runner.start('server')
         self.assertNothingThere()
 
     def test_again_after_a_failure(self):
-        self.add_server(start_timeout=0)
+        self.add_server(body='wait();' + ECHO, start_timeout=0)
         with self.assertRaises(DeadlineExceeded):
             self.runner.start('server')
+        self.let_go()
         self.runner.ensure_running('server', start_timeout=DEADLINE)
         self.read_line('server')
 
