@@ -419,7 +419,8 @@ class IPoller(Interface):
 
     Waits until one of many sources is ready, or the time is over.
 
-    A poller belongs to the thread that calls `poll` or `pause`. All other
+    A poller belongs to the thread that calls `poll` or `pause`: while one
+    thread does, these calls are a RunnerError in another thread. All other
     methods may be called from any thread, and take effect at once. A forked
     child has the poller without registrations, as these are the parent's. A
     poller is a context manager, which closes it.
@@ -791,6 +792,20 @@ class IRunner(Interface):
         None while it runs. KeyError for an unknown alias.
         """
 
+    def state(alias):
+        """Return what may be expected of the alias:
+
+        * 'running': its process runs.
+        * 'restarting': its process has ended, and is started again soon.
+        * 'given-up': its process has failed, and is not started again, as
+          `restart` or `restart_limit` say so. Nobody has asked for this end.
+          Who waits with the `poller` of the runner is woken then.
+        * 'ended': its process has ended in order, or was ended by `terminate`
+          or `close`.
+
+        KeyError for an unknown alias.
+        """
+
     def aliases():
         """Return a sorted list of all aliases that were ever started."""
 
@@ -1072,7 +1087,10 @@ class ISupervisor(Interface):
     * the `IRunner` utility. Its `get_channel` starts an application that is
       declared and was not started yet, after what the application requires. An
       application that has run and ended is started again by `ensure_running`,
-      not by `get_channel`. A restart wakes the worker.
+      not by `get_channel`. KeyError for a name that is neither known nor was
+      started; a plain `IRunner` returns None. A restart wakes the worker, and
+      so does an application that is given up. The `state` of an application
+      that was not started yet is 'ended'.
     * the `IPoller` utility, whose `pause` is the pause between two ticks. It
       belongs to the worker, and is opened at its first use.
 
@@ -1174,11 +1192,17 @@ class IChildEvent(Interface):
     the child or has noticed its end. That is often the background thread. If
     the worker is to react, a subscriber calls `wakeup` of the worker's poller.
 
-    A subscriber may use the runner. The events of one alias come one after
-    another: while a subscriber runs, no other thread sends events of the same
-    alias. If a subscriber causes an event, such as the end of the child, this
-    event is sent when the subscriber has returned. While a child with a socket
-    starts, `get_channel` returns None to a subscriber.
+    A subscriber may use the runner; no lock is held while it runs. The events
+    of one alias come one after another: while a subscriber runs, no other
+    thread sends events of the same alias. If a subscriber causes an event,
+    such as the end of the child, this event is sent when the subscriber has
+    returned. While a child with a socket starts, `get_channel` returns None to
+    a subscriber that is told of this start.
+
+    What a subscriber in the background thread waits for, all children wait
+    for. So a subscriber that has to wait does that in a thread of its own.
+    Nothing that a subscriber raises ends the background thread, not even
+    SystemExit.
     """
 
     process = Attribute('The `IProcess`.')

@@ -45,12 +45,14 @@ class Instance:
 
     def __init__(self, alias: str, poller: Poller | None,
                  extra_paths: Sequence[str],
-                 on_change: Callable[[], object] = lambda: None) -> None:
+                 on_restart: Callable[[], object] = lambda: None,
+                 on_give_up: Callable[[], object] = lambda: None) -> None:
         self.alias = alias
         self.process: Process | None = None
         self.ready: Process | None = None
         """The last process that was told to be ready."""
-        self._on_change = on_change
+        self._on_restart = on_restart
+        self._on_give_up = on_give_up
         self._poller = poller
         self._extra_paths = extra_paths
         # Nobody waits for a child or a poller with it, as the thread that
@@ -294,7 +296,7 @@ class Instance:
             output.read_rest()
             say(f'{reason}; its output {output}' if output.is_kept else reason)
         self._news.put(tell)
-        self._news.put(self._on_change)
+        self._news.put(self._on_give_up)
 
     def _set_timer(self, delay: float,
                    restart: Callable[[int, Timer], object]) -> None:
@@ -340,7 +342,7 @@ class Instance:
                     return
                 self._start(application, after)
                 self._timer = None
-                self._news.put(self._on_change)
+                self._news.put(self._on_restart)
         except Exception as error:  # of any kind, as it may be temporary
             self._try_again(application, timer, error)
         self._news.tell()

@@ -82,10 +82,13 @@ class Runner(Closing):
         # Without a lock: of two that two threads make, the first one stays.
         return self._instances.get(alias) or self._instances.setdefault(
             alias, Instance(alias, self._poller, self._extra_paths,
-                            self._changed))
+                            self._restarted, self._given_up))
 
-    def _changed(self) -> None:
-        """Called when a process was restarted or given up."""
+    def _restarted(self) -> None:
+        """Called when a process was restarted; for subclasses."""
+
+    def _given_up(self) -> None:
+        """Called when there will be no restart, so no channel either."""
         if self._poller is not None:
             self._poller.wakeup()
 
@@ -102,8 +105,12 @@ class Runner(Closing):
         if stream not in (None, 'stdout', 'stderr'):
             raise ValueError(
                 f"stream must be None, 'stdout' or 'stderr', not {stream!r}")
-        instance = self._instances.get(alias)
+        instance = self._used(alias)
         return None if instance is None else instance.get_channel(stream)
+
+    def _used(self, alias: str) -> Instance | None:
+        """Who is asked for a channel; for subclasses."""
+        return self._instances.get(alias)
 
     def get_process(self, alias: str) -> Process | None:
         """See `IRunner`."""

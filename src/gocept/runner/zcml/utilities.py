@@ -8,12 +8,12 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import zope.component
 import zope.interface
 
-from gocept.runner.channel import Channel
 from gocept.runner.executor.base import SimpleExecutor
 from gocept.runner.interfaces import IPoller, IRunner
 from gocept.runner.poller import Poller
 from gocept.runner.process import Process
 from gocept.runner.spawn import Runner
+from gocept.runner.spawn.instance import Instance
 from gocept.runner.waits.closing import Closing
 from gocept.runner.waits.forks import Lock
 
@@ -145,18 +145,31 @@ class WorkerRunner(Runner):
                 for each in app.requires:
                     each.ensure_running()
 
-    def get_channel(self, alias: str, stream: str | None = None,
-                    ) -> Channel | None:
-        """See `IRunner`."""
-        if alias in self._declared and self._instance(alias).ready is None:
-            self.ensure_running(alias)
-        return super().get_channel(alias, stream)
+    def _used(self, alias: str) -> Instance | None:
+        instance = self._instances.get(alias)
+        if alias in self._declared:
+            if instance is None or instance.ready is None:
+                self.ensure_running(alias)
+        elif instance is None and alias not in self._configs:
+            names = sorted({*self._configs, *self.aliases()})
+            raise KeyError(
+                f'nothing is declared or was started as {alias!r}; there are: '
+                f'{", ".join(names) or "none"}')
+        return super()._used(alias)
 
-    def _changed(self) -> None:
+    def state(self, alias: str) -> str:
+        """See `IRunner`. What was not started yet is 'ended'."""
+        if alias in self._declared:
+            return self._instance(alias).state
+        return super().state(alias)
+
+    def _restarted(self) -> None:
         # The worker may have been told that there is no channel.
         poller = zope.component.queryUtility(IPoller)
         if poller is not None:
             poller.wakeup()
+
+    _given_up = _restarted
 
     def close(self) -> None:
         """See `IRunner`. An application may be started again afterwards."""

@@ -1,14 +1,18 @@
 """Restarts, and the channels before and after them."""
 
 import contextlib
+import logging
 import os
 import signal
 import threading
 from unittest import mock
 
+import zope.event
+
+from gocept.runner import events
 from gocept.runner.errors import DeadlineExceeded, StartError
-from gocept.runner.poller import background
-from gocept.runner.process import unixsocket
+from gocept.runner.poller import Poller, background
+from gocept.runner.process import Process, unixsocket
 from gocept.runner.spawn import instance
 from gocept.runner.tests.spawn.test_runner import ECHO, SpawnTestCase, settle
 from gocept.runner.tests.streams import read_to_end, wait_readable
@@ -414,3 +418,277 @@ class ChannelsTests(RestartTestCase):
             with contextlib.suppress(StartError):
                 self.runner.get_channel('server')
         self.assertLess(len(open_descriptors()) - before, 15)
+
+
+class SubscriberTests(RestartTestCase):
+    """Code of users runs without locks."""
+
+    def subscribe(self, function, kind=events.ChildStarted):
+        def call(event):
+            if isinstance(event, kind):
+                function(event)
+        zope.event.subscribers.append(call)
+        self.addCleanup(zope.event.subscribers.remove, call)
+
+    def add_servers(self, *names, **options):
+        for name in names:
+            self.add_server(name, f'echo(bind({name!r}))', socket=name,
+                            **options)
+
+    def test_two_that_start_each_other(self):
+        self.add_servers('a', 'b')
+        both = threading.Barrier(2, timeout=DEADLINE)
+
+        def start_the_other(event):
+            both.wait()
+            other = {'a': 'b', 'b': 'a'}[event.name]
+            self.runner.ensure_running(other)
+            answers.append(self.runner.get_channel(other))
+        answers = []
+        self.subscribe(start_the_other)
+        starts = [self.thread(self.runner.start, name) for name in 'ab']
+        for start in starts:
+            start.result()
+        self.assertCountEqual(map(self.runner.get_channel, 'ab'), answers)
+
+    def test_a_channel_in_one_thread_and_an_event_in_another(self):
+        # While the subscriber does not return, others connect.
+        self.add_servers('a')
+        told, may_go = threading.Event(), threading.Event()
+        self.addCleanup(may_go.set)
+        self.subscribe(lambda event: (told.set(), may_go.wait(DEADLINE)))
+        kinds = []
+        self.subscribe(lambda event: kinds.append(type(event)),
+                       events.ChildEvent)
+        start = self.thread(self.runner.start, 'a')
+        self.assertTrue(told.wait(DEADLINE))
+        channel = self.thread(self.runner.get_channel, 'a').result()
+        self.thread(self.runner.ensure_running, 'a').result()
+        self.assertTrue(start.is_alive())
+        may_go.set()
+        start.result()
+        self.assertIs(channel, self.runner.get_channel('a'))
+        self.assertEqual([events.ChildStarted, events.ChildReady], kinds)
+
+    def test_it_ends_while_a_subscriber_is_told_of_its_start(self):
+        self.add_servers('a')
+        told, may_go = threading.Event(), threading.Event()
+        self.addCleanup(may_go.set)
+        self.subscribe(lambda event: (told.set(), may_go.wait(DEADLINE)))
+        kinds = []
+        self.subscribe(lambda event: kinds.append(type(event)),
+                       events.ChildEvent)
+        start = self.thread(self.runner.start, 'a')
+        self.assertTrue(told.wait(DEADLINE))
+        self.process('a').send_signal(signal.SIGKILL)
+        self.wait('a')
+        may_go.set()
+        self.assertRaises(StartError, start.result)
+        self.assertEqual([events.ChildStarted, events.ChildEnded], kinds)
+
+    def test_sys_exit_in_the_background_thread(self):
+        kinds = []
+
+        def leave(event):
+            kinds.append(type(event))
+            raise SystemExit
+        self.subscribe(leave, events.ChildEvent)
+        self.subscribe(lambda event: kinds.append('other'), events.ChildEnded)
+        self.runner.add('cat', 'cat', **FOREVER)
+        with contextlib.suppress(SystemExit):  # it is our own thread
+            self.runner.start('cat')
+        thread, = (thread for thread in threading.enumerate()
+                   if thread.name == 'gocept.runner.poller')
+        for count in 2, 3:
+            with self.assertLogs('gocept.runner.events', 'ERROR'):
+                self.process('cat').send_signal(signal.SIGKILL)
+                self.wait_started('cat', count)
+        self.assertEqual(
+            [events.ChildStarted, events.ChildReady,
+             *[events.ChildEnded, 'other', events.ChildStarted,
+               events.ChildReady] * 2], kinds)
+        self.assertTrue(thread.is_alive())
+
+    def test_an_order_for_each_child_of_many_threads(self):
+        kinds = {}
+        self.subscribe(
+            lambda event: kinds.setdefault(event.process.pid, []).append(
+                type(event)), events.ChildEvent)
+        self.runner.add('true', 'true', **FOREVER)
+        self.runner.add('cat', 'cat')
+
+        def work(alias):
+            for _ in range(10):
+                self.runner.ensure_running('cat', alias)
+                self.runner.running('true')
+                self.runner.terminate(alias)
+        self.runner.start('true')
+        for call in [self.thread(work, f'cat {number % 2}')
+                     for number in range(4)]:
+            call.result()
+        self.runner.close()
+        settle()
+        self.assertEqual(
+            {(events.ChildStarted, events.ChildReady, events.ChildEnded)},
+            set(map(tuple, kinds.values())))
+
+
+class WaitingTests(RestartTestCase):
+    """The background thread waits for nobody."""
+
+    def test_what_the_process_before_has_left(self):
+        self.runner.add('cat', 'cat', **FOREVER)
+        self.runner.start('cat')
+        ending, may_go = threading.Event(), threading.Event()
+        self.addCleanup(may_go.set)
+        terminate = Process.terminate
+
+        def slow(*args):
+            ending.set()
+            may_go.wait(DEADLINE)
+            return terminate(*args)
+        with mock.patch.object(Process, 'terminate', slow):
+            self.process('cat').send_signal(signal.SIGKILL)
+            self.assertTrue(ending.wait(DEADLINE))
+            settle()  # it answers
+            self.assertEqual('restarting', self.runner.state('cat'))
+            may_go.set()
+            self.wait_started('cat', 2)
+        self.assertEqual('running', self.runner.state('cat'))
+
+    def test_given_up_while_it_is_ended(self):
+        self.runner.add('cat', 'cat', **FOREVER)
+        self.runner.start('cat')
+        ending, may_go = threading.Event(), threading.Event()
+        terminate = Process.terminate
+
+        def slow(*args):
+            ending.set()
+            may_go.wait(DEADLINE)
+            return terminate(*args)
+        with mock.patch.object(Process, 'terminate', slow):
+            self.process('cat').send_signal(signal.SIGKILL)
+            self.assertTrue(ending.wait(DEADLINE))
+            self.runner.give_up('cat')
+            may_go.set()
+            settle()
+        self.assertEqual('ended', self.runner.state('cat'))
+        self.assertEqual(1, self.started('cat'))
+
+    def test_no_thread_is_left_for_a_while(self):
+        self.runner.add('cat', 'cat', restart='always', restart_delay=0,
+                        restart_limit=1)
+        self.runner.start('cat')
+        errors = [RuntimeError("can't start new thread")] * 3
+        start = threading.Thread.start
+
+        def failing(thread):
+            if errors:
+                raise errors.pop()
+            start(thread)
+        with mock.patch.object(threading.Thread, 'start', failing):
+            self.process('cat').send_signal(signal.SIGKILL)
+            self.wait_started('cat', 2)
+        # It did not count.
+        self.assertEqual(3, len(self.log.having('restarting in 0.1')))
+        self.assertEqual([], self.log.having('given up'))
+
+
+class StateTests(RestartTestCase):
+
+    def assertState(self, expected, alias='it'):
+        settle()
+        self.assertEqual(expected, self.runner.state(alias))
+
+    def test_an_end_that_is_none_of_a_failure(self):
+        self.runner.add('it', 'cat')
+        self.runner.start('it')
+        self.assertState('running')
+        self.runner.get_channel('it').write_eof()
+        self.wait('it')
+        self.assertState('ended')
+        self.assertEqual([logging.INFO], self.levels('ended with 0'))
+
+    def test_an_end_that_is_wanted(self):
+        self.runner.add('it', 'cat', restart='always')
+        self.runner.start('it')
+        self.runner.terminate('it')
+        self.assertState('ended')
+        self.assertEqual([], self.log.having('ended with'))
+
+    def test_a_failure(self):
+        self.runner.add('it', 'exit 3', shell=True)
+        self.runner.start('it')
+        self.log.wait_for('it is not restarted')
+        self.assertState('given-up')
+        self.assertEqual([logging.WARNING], self.levels('ended with 3'))
+
+    def test_a_failure_and_its_last_words(self):
+        self.add_server(body=f'''
+            if os.fork():
+                say('This is bad.')
+                wait()
+                os._exit(4)
+            {ECHO}''')
+        self.runner.start('server')
+        self.log.wait_for('server: This')
+        self.let_go()
+        message = self.log.wait_for('not restarted')
+        self.assertRegex(message, "^<Process 'server' .*: ended with 4>; it "
+                                  'is not restarted; its output ends with:\n'
+                                  'This is bad.$')
+        self.assertEqual([logging.WARNING], self.levels('not restarted'))
+
+    def test_after_the_last_restart(self):
+        self.runner.add('it', 'false', restart='always', restart_limit=1,
+                        restart_delay=0)
+        self.runner.start('it')
+        self.log.wait_for('given up after 1')
+        self.assertState('given-up')
+        self.runner.start('it', command='cat')
+        self.assertState('running')
+        self.runner.terminate('it')
+        self.assertState('ended')
+
+    def test_one_that_does_not_listen(self):
+        self.add_server('it', 'sys.exit(3)')
+        self.assertRaises(StartError, self.runner.start, 'it')
+        self.assertState('given-up')
+
+    def test_a_name_that_is_not_known(self):
+        with self.assertRaisesRegex(KeyError, "nothing was started as 'it'"):
+            self.runner.state('it')
+
+    def test_who_waits_with_the_poller_is_woken(self):
+        with Poller() as poller, type(self.runner)(poller=poller) as runner:
+            runner.add('it', 'exit 3', shell=True)
+            runner.start('it')
+            process = runner.get_process('it')
+            while not poller.poll(DEADLINE):
+                if process.returncode is not None:
+                    break
+            self.assertEqual('given-up', runner.state('it'))
+
+    def levels(self, text):
+        return [record.levelno for record in self.log.records
+                if text in record.getMessage()]
+
+
+class ForkTests(RestartTestCase):
+
+    def test_one_that_the_parent_has_run(self):
+        self.runner.add('cat', 'cat')
+        self.runner.start('cat')
+        self.runner.get_channel('cat').write_eof()
+        self.wait('cat')
+        pid = os.fork()
+        if not pid:
+            status = 1
+            try:
+                self.runner.start('cat')
+                self.runner.get_channel('cat').write_eof()
+                status = self.wait('cat')
+                self.runner.close()
+            finally:
+                os._exit(status)
+        self.assertEqual((pid, 0), os.waitpid(pid, 0))

@@ -99,11 +99,13 @@ class Log(logging.Handler):
     def __init__(self):
         super().__init__()
         self.messages = []
+        self.records = []
         self._more = threading.Condition()
 
     def emit(self, record):
         with self._more:
             self.messages.append(record.getMessage())
+            self.records.append(record)
             self._more.notify_all()
 
     def having(self, text):
@@ -156,6 +158,9 @@ class SpawnTestCase(unittest.TestCase):
 
     def assertNothingLeft(self):
         settle()
+        for thread in threading.enumerate():
+            if thread.name == 'gocept.runner.spawn':  # one that ends others
+                thread.join(DEADLINE)
         self.assertEqual(self.before, self.state())
 
     def let_go(self):

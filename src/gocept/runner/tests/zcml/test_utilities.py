@@ -20,7 +20,7 @@ from gocept.runner.interfaces import IChildEvent, IExecutor, IPoller, IRunner
 from gocept.runner.poller import Poller, Timer
 from gocept.runner.tests.declaring import DeclaringTestCase
 from gocept.runner.tests.executors import ExecutorTestCase, is_gone
-from gocept.runner.tests.support import DEADLINE, open_descriptors
+from gocept.runner.tests.support import DEADLINE, open_descriptors, settle
 from gocept.runner.tests.victims import until
 from gocept.runner.zcml import utilities
 from gocept.runner.zcml.supervisor import Supervisor
@@ -235,9 +235,41 @@ class WorkerRunnerTests(DeclaringTestCase):
 
     def test_an_unknown_one(self) -> None:
         with self.load('').running(DEADLINE):
-            self.assertIsNone(self.runner.get_channel('nobody'))
+            self.assertRaises(KeyError, self.runner.get_channel, 'nobody')
             self.assertRaises(KeyError, self.runner.start, 'nobody')
+            self.assertRaises(KeyError, self.runner.state, 'nobody')
             self.assertRaises(ValueError, self.runner.get_channel, 'x', 'y')
+
+    def test_a_mistyped_one(self) -> None:
+        with self.load(self.an_app('shout')).running(DEADLINE):
+            self.runner.start('shout', 'loudly')
+            with self.assertRaisesRegex(
+                    KeyError, "declared or was started as 'shuot'; there are: "
+                              'loudly, shout'):
+                self.runner.get_channel('shuot')
+
+    def test_the_state(self) -> None:
+        with self.load('<runner:app name="a" command="false" />'
+                       ).running(DEADLINE):
+            poller = zope.component.getUtility(IPoller)
+            self.assertEqual('ended', self.runner.state('a'))
+            with self.assertLogs('gocept.runner.spawn', 'WARNING') as logs:
+                self.runner.start('a')
+                # Who waits for its channel is woken.
+                self.assertTrue(poller.pause(DEADLINE))
+            self.assertEqual('given-up', self.runner.state('a'))
+            self.assertIn('ended with 1', logs.output[0])
+
+    def test_a_worker_is_woken_when_the_last_restart_has_failed(self) -> None:
+        with self.load('<runner:app name="a" command="false" '
+                       'restart="always" restart_delay="0" restart_limit="1"/>'
+                       ).running(DEADLINE):
+            poller = zope.component.getUtility(IPoller)
+            with self.assertLogs('gocept.runner.spawn', 'ERROR'):
+                self.runner.start('a')
+                while self.runner.state('a') != 'given-up':
+                    self.assertTrue(poller.pause(DEADLINE))
+                settle()
 
     def test_one_that_is_not_declared(self) -> None:
         with self.load('').running(DEADLINE):
