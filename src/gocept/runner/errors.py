@@ -7,14 +7,16 @@ by name.
 from typing import Any, Self
 
 SUCCESS = 0  # also of a loop that a signal or its worker ended
-WORKER_FAILED = 1  # in a program that runs one tick
+WORKER_FAILED = 1  # or items of it, in a program that runs one tick
 BAD_USAGE = 2  # the command line cannot be understood
 UNKNOWN_SITE = 66  # no such object in the root folder, or no site: EX_NOINPUT
 UNKNOWN_PRINCIPAL = 67  # no authentication knows the principal: EX_NOUSER
 DATABASE_UNAVAILABLE = 69  # it is locked or cannot be reached: EX_UNAVAILABLE
 CANNOT_START = 71  # an app or executor that is eager: EX_OSERR
+PARTLY_COMMITTED = 74  # or it is not known, in such a program: EX_IOERR
 BAD_CONFIGURATION = 78  # zope.conf or the ZCML it names is wrong: EX_CONFIG
 INTERRUPTED = 130  # by a KeyboardInterrupt, as in a shell: 128 + SIGINT
+SIGNALLED = 128  # and the number of a signal that left one tick undone
 
 
 class RunnerError(Exception):
@@ -35,6 +37,12 @@ class ConfigurationError(RunnerError):
     status = BAD_CONFIGURATION
 
 
+class NoSuchSetting(ConfigurationError, KeyError):
+    """Raised when zope.conf lacks what `from_config` is to read."""
+
+    __str__ = Exception.__str__  # KeyError would show quotes
+
+
 class Terminated(SystemExit):
     """Raised by a signal that ends a program which has no loop that could.
 
@@ -42,7 +50,7 @@ class Terminated(SystemExit):
     """
 
     def __init__(self, signum: int) -> None:
-        super().__init__(128 + signum)
+        super().__init__(SIGNALLED + signum)
         self.signum = signum
 
 

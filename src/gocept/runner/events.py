@@ -1,7 +1,6 @@
 """What happens to loops and children, told through zope.event."""
 
 import functools
-import logging
 import sys
 from collections import deque
 from collections.abc import Callable
@@ -13,10 +12,11 @@ import zope.interface.declarations
 from zope.interface.interfaces import IComponents
 
 from gocept.runner import interfaces
-from gocept.runner.waits.forks import Lock
-from gocept.runner.waits.threads import in_background, log_exception, survived
+from gocept.runner.logs import Log
+from gocept.runner.waits.forks import Lock, OneProcess
+from gocept.runner.waits.threads import in_background, survived
 
-log = logging.getLogger(__name__)
+log = Log(__name__)
 
 
 class Loop(Protocol):
@@ -25,6 +25,7 @@ class Loop(Protocol):
     ticks: float
     once: bool
     failed: bool
+    status: int
     ended_by: SystemExit | KeyboardInterrupt | None
 
     def __call__(self) -> None: ...
@@ -71,28 +72,36 @@ class TickCommitted(LoopEvent):
     """See `ITickCommitted`."""
 
 
-@zope.interface.implementer(interfaces.ITickAborted)
-class TickAborted(LoopEvent):
-    """See `ITickAborted`."""
+class _TickError(LoopEvent):
 
     def __init__(self, loop: Loop, error: BaseException) -> None:
         super().__init__(loop)
         self.error = error
 
 
+@zope.interface.implementer(interfaces.ITickAborted)
+class TickAborted(_TickError):
+    """See `ITickAborted`."""
+
+
+@zope.interface.implementer(interfaces.ITickUncertain)
+class TickUncertain(_TickError):
+    """See `ITickUncertain`."""
+
+
 @zope.interface.implementer(interfaces.IConflictRetried)
-class ConflictRetried(LoopEvent):
+class ConflictRetried(_TickError):
     """See `IConflictRetried`."""
 
     def __init__(self, loop: Loop, error: BaseException, attempt: int) -> None:
-        super().__init__(loop)
-        self.error = error
+        super().__init__(loop, error)
         self.attempt = attempt
 
 
 _ANY_OF_A_TICK = (zope.interface.declarations.Declaration(
     *map(zope.interface.implementedBy, (
-        TickStarted, TickCommitted, TickAborted, ConflictRetried))),)
+        TickStarted, TickCommitted, TickAborted, TickUncertain,
+        ConflictRetried))),)
 """What a subscriber of any of these events subscribes to."""
 
 
@@ -220,6 +229,7 @@ def _dispatch(event: object) -> None:
 
 def _call(subscriber: Callable[[object], object], event: object) -> None:
     try:
-        subscriber(event)
+        with OneProcess():
+            subscriber(event)
     except survived():
-        log_exception(log, 'A subscriber of %r failed', event)
+        log.exception('A subscriber of %r failed', event)

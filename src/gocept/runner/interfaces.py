@@ -49,11 +49,13 @@ class IAppMain(Interface):
         ``program(appname, configfile, *args)`` runs the worker. `appname` is
         the name of the site, an object in the root folder; or None, and the
         root folder is the site. `configfile` is the path of a zope.conf.
-        `args` are the arguments of the worker. The call returns None, or 1 if
-        the worker runs just once and failed. Exceptions are raised as they
-        are: KeyError for an unknown `appname`, PrincipalLookupError for an
-        unknown principal, and those of ZConfig, zope.configuration and the
-        storages for files and databases that cannot be used. An exception of
+        `args` are the arguments of the worker. The call returns None, or
+        `IMainLoop.status` if the worker runs just once and this is not 0; and
+        128 and the number of a signal that came before the first tick.
+        Exceptions are raised as they are: KeyError for an unknown `appname`,
+        PrincipalLookupError for an unknown principal, and those of ZConfig,
+        zope.configuration and the storages for files and databases that
+        cannot be used. An exception of
         the worker is never raised here.
 
         ``program()`` reads the command line, and returns or exits with a
@@ -128,6 +130,23 @@ class IMainLoop(Interface):
 
     failed = Attribute('Whether the last tick failed.')
 
+    counts = Attribute(
+        'The numbers of items that `ITransactionPerItem` has run since the '
+        'loop began, as attributes: `done`; `failed`, with an error; '
+        '`skipped`, after a conflict; and `uncertain`, where the second phase '
+        'of the commit failed. Items that a tick repeats count once.')
+
+    status = Attribute("""What a program ends with that runs one tick.
+
+    `gocept.runner.errors.PARTLY_COMMITTED` if the second phase of a commit has
+    failed; else 128 and the number of the signal that came before the tick or
+    has cut the tick short (between two items or two attempts), or
+    `WORKER_FAILED` if `stop` has; else `WORKER_FAILED` if the tick has failed,
+    or an item of `ITransactionPerItem` whose failures matter; else `SUCCESS`,
+    also if a signal came during the tick. When many ticks are run, this is
+    about the last one.
+    """)
+
     ended_by = Attribute(
         'The SystemExit or KeyboardInterrupt that ended the loop, or None.')
 
@@ -139,6 +158,14 @@ class IMainLoop(Interface):
         interaction. Its first participation is a request that carries the
         principal, which is looked up anew in each tick. The principal is also
         looked up before the first tick: PrincipalLookupError if it is unknown.
+
+        RuntimeError if the connection of `app` belongs to another thread: its
+        changes would not be committed by this one.
+
+        If `app` has a place in its database, given by its `__parent__` and
+        `__name__` and those of its parents, each tick looks there. If another
+        object has replaced `app`, this is logged, and the new object is the
+        site from now on. If there is no object, the tick fails.
 
         * When the worker returns what `IAppMain` allows, the transaction is
           committed (or aborted, if it was doomed).
@@ -153,6 +180,9 @@ class IMainLoop(Interface):
           warning.
         * Any other error, and any other return value, is logged as an error
           and aborts the transaction; the tick has failed.
+        * An error in the second phase of a commit, when some data managers may
+          have finished already, is logged and never tried again; the tick has
+          failed. See `ITickUncertain`.
 
         So a worker cannot end the loop by failing. After the first failed
         tick, the pause is `ticks` seconds. After the nth one in a row it is
@@ -175,6 +205,15 @@ class IMainLoop(Interface):
         their default action from the start. SIGUSR2 reopens the log files that
         zope.conf names.
 
+        The loop belongs to the process that began it. If the worker or a
+        subscriber forks, and the child comes back to the loop, the child is
+        logged and ends at once. Its status is 0, the code of a SystemExit, or
+        1 for another exception. Nothing that it shares with the loop is
+        committed, aborted or closed. The same holds for `IInit`.
+
+        A log handler that fails does not end the loop. Standard error is told
+        once.
+
         When the loop has ended, site, interaction and signal handlers are as
         they were before.
         """
@@ -192,7 +231,7 @@ class IMainLoop(Interface):
 class ITransactionPerItem(Interface):
     """Run each of many steps in a transaction of its own."""
 
-    def __call__(func=None, *, attempts=1):
+    def __call__(func=None, *, attempts=1, on_failure='status'):
         """Decorate a generator function that yields callables.
 
         The decorator is used with and without parentheses, on functions and
@@ -208,14 +247,22 @@ class ITransactionPerItem(Interface):
           fails with an error that the transaction calls retryable is called
           again first, up to that many times in all. Only the first attempt
           sees the changes that the generator itself has made.
+        * An item that fails in the second phase of its commit counts as
+          uncertain, and is never called again; see `ITickUncertain`.
         * SystemExit and KeyboardInterrupt abort the transaction and propagate.
         * An exception in the generator itself aborts the transaction and
           propagates.
 
+        If items have failed or were skipped, a program that runs once ends
+        with the status `WORKER_FAILED`, unless `on_failure` is 'ignore'.
+
         A signal that ends the main loop ends this loop too, between two items.
+        If the program runs once, the generator is first asked for its next
+        item, to see whether there is one; that item is not called.
+
         At the end one line is logged with the number of items that were done,
-        failed and skipped. If standard error is a terminal, a progress bar is
-        shown there.
+        failed and skipped; `IMainLoop.counts` has the numbers, too. If
+        standard error is a terminal, a progress bar is shown there.
 
         Returns the return value of the generator, so that a worker can return
         `gocept.runner.Exit`; None if a signal ended the loop.
@@ -1173,6 +1220,17 @@ class ITickCommitted(ILoopEvent):
 
 class ITickAborted(ILoopEvent):
     """The transaction was aborted, and is not tried again in this tick."""
+
+    error = Attribute('The exception.')
+
+
+class ITickUncertain(ILoopEvent):
+    """It is not known what was committed, and nothing is tried again.
+
+    The second phase of a commit has failed, of the tick or of an item. When it
+    fails, each data manager has voted for the commit, and some may have
+    finished it. The event is sent in place of the others that end a tick.
+    """
 
     error = Attribute('The exception.')
 

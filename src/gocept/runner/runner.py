@@ -6,13 +6,13 @@ from any thread, and `MainLoop.stopMainLoop` by a signal handler.
 
 import contextlib
 import functools
-import logging
 import numbers
 import signal
 import sys
+import types
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
-from typing import cast
+from typing import Any, Protocol, cast
 
 import transaction
 import zope.interface
@@ -29,7 +29,7 @@ from zope.security.management import (
     thread_local,
 )
 
-from gocept.runner import events
+from gocept.runner import errors, events
 from gocept.runner.boot import environment
 from gocept.runner.boot import program as boot
 from gocept.runner.boot.attempts import (
@@ -37,14 +37,18 @@ from gocept.runner.boot.attempts import (
     Observer,
     abort,
     checked_attempts,
+    name_of,
     nobody,
     run_attempts,
     text,
 )
+from gocept.runner.boot.counts import Counts, Items, counting
 from gocept.runner.boot.environment import ConfigFile
 from gocept.runner.boot.program import Principal, Program, Worker
+from gocept.runner.boot.site import finder, is_same
 from gocept.runner.events import hearing_of_ticks, notify
 from gocept.runner.interfaces import IMainLoop, IPoller
+from gocept.runner.logs import Log
 from gocept.runner.poller import Poller
 from gocept.runner.signals import Shutdown
 from gocept.runner.signals.handlers import (
@@ -55,8 +59,9 @@ from gocept.runner.signals.handlers import (
     tell_terminal,
 )
 from gocept.runner.signals.shutdown import raising
+from gocept.runner.waits.forks import OneProcess
 
-log = logging.getLogger(__name__)
+log = Log(__name__)
 
 
 MAX_BACKOFF = 60.0
@@ -68,6 +73,12 @@ SHUTDOWN_TIMEOUT = 30.0
 _LEAST_BACKOFF = 0.1  # seconds; doubled instead of ticks that are shorter
 
 _MOST_DOUBLINGS = 64  # of a pause, so that there is a float for it
+
+
+class _Components(Protocol):
+    """What is used of the site manager of a site."""
+
+    def getUtility(self, provided: type) -> Any: ...
 
 
 class _Exit:
@@ -109,10 +120,18 @@ class MainLoop:
         self.attempts = checked_attempts(attempts)
         self.max_backoff = _seconds(max_backoff)
         self.failed = False
-        self._failures = 0  # in a row
+        self.status = errors.SUCCESS
         self.ended_by: SystemExit | KeyboardInterrupt | None = None
-        self._ticking = False
+        self._failures = 0  # in a row
+        self._last: Failure | None = None  # of the last tick
+        self._ticking = self._ticked = False
+        self._items = Items()
         self._shutdown = Shutdown()
+
+    @property
+    def counts(self) -> Counts:
+        """See `IMainLoop`."""
+        return self._items.counts
 
     def stop(self) -> None:
         """See `IMainLoop`."""
@@ -130,7 +149,10 @@ class MainLoop:
 
     def __call__(self) -> None:
         """See `IMainLoop`."""
+        _check_connection(self.app)
         self.failed, self.ended_by, self._failures = False, None, 0
+        self._items, self._last = Items(self.once), None
+        self._ticked = False
         with (self._shutdown, handling({
                 signal.SIGTERM: self.stopMainLoop,
                 signal.SIGHUP: self.stopMainLoop,
@@ -138,20 +160,37 @@ class MainLoop:
                 signal.SIGUSR2: self._reopen_logs}) as keep_handlers,
               environment.without_interaction(),
               site_set(self.app),
-              _poller_of_pauses() as poller):
+              _poller_of_pauses() as poller,
+              counting(self._items),
+              OneProcess() as process):
             self._shutdown.join_outer()
             participate = self._participation()
+            process.check()
             notify(events.LoopStarted(self))
             try:
-                self._loop(participate, poller, keep_handlers)
+                with process:
+                    self._loop(participate, poller, keep_handlers)
             finally:
+                self.status = self._status()
                 notify(events.LoopStopped(self))
                 abort()  # what subscribers have changed since the last tick
             if self._shutdown.signum is not None:
                 log.info('Received signal %d, terminating.',
                          self._shutdown.signum)
 
-    def _participation(self) -> Callable[[], object] | None:
+    def _status(self) -> int:
+        failure, items = self._last, self._items
+        if items.uncertain or (failure and failure.uncertain):
+            return errors.PARTLY_COMMITTED
+        if (not self._ticked or items.cut_short
+                or (failure and failure.cut_short)):
+            signum = self._shutdown.signum
+            return (errors.WORKER_FAILED if signum is None
+                    else errors.SIGNALLED + signum)
+        return (errors.WORKER_FAILED if failure or items.incomplete
+                else errors.SUCCESS)
+
+    def _participation(self) -> Callable[[_Components], object] | None:
         """Return what begins the interaction of a tick, or None."""
         principal = (self.principal() if callable(self.principal)
                      else self.principal)
@@ -161,38 +200,53 @@ class MainLoop:
         from zope.publisher.base import BaseRequest, BaseResponse
         response = BaseResponse()  # never read, so all requests share it
 
-        get_utility = getSiteManager().getUtility
-
-        def participate() -> None:
+        def participate(components: _Components) -> None:
             request = BaseRequest(None, {}, response)
-            request.setPrincipal(
-                get_utility(IAuthentication).getPrincipal(principal))
+            request.setPrincipal(components.getUtility(
+                IAuthentication).getPrincipal(principal))
             # Like newInteraction(), without the check that there is none.
             thread_local.interaction = getSecurityPolicy()(request)
 
         # Report an unknown principal before the first tick.
-        get_utility(IAuthentication).getPrincipal(principal)
+        getSiteManager().getUtility(IAuthentication).getPrincipal(principal)
         return participate
 
-    def _loop(self, participate: Callable[[], object] | None,
+    def _loop(self, participate: Callable[[_Components], object] | None,
               poller: Poller, keep_handlers: Keep) -> None:
         app, worker, begin = self.app, self.worker, transaction.begin
+        components = getSiteManager()
+        is_heard = hearing_of_ticks(components)
+        find = finder(app)
 
         def step(number: int) -> _Exit | float:
+            nonlocal app, components, is_heard
             if number > 1:
                 endInteraction()
+                self._items.repeat_tick()
             begin()
-            if getSite() is not app:
+            if find is not None:
+                found = find()
+                if found is not app and not is_same(found, app):
+                    log.warning(
+                        'The site %s was replaced in the database, so the '
+                        'loop goes on with the new one',
+                        text(getattr(found, '__name__', None)))
+                    self.app = app = found
+            if (getSite() is not app
+                    or app.getSiteManager() is not components):
                 setSite(app)
+                components = getSiteManager()
+                is_heard = hearing_of_ticks(components)
             if participate is not None:
-                participate()
+                participate(components)
             result = worker()
             if result is None:
                 return self.ticks
             return result if isinstance(result, _Exit) else _seconds(result)
 
-        is_heard = hearing_of_ticks(getSiteManager())
         while not self._shutdown.attend():
+            self._ticked = True
+            self._items.begin_tick()
             observer: Observer = nobody
             if is_heard():
                 observer = self._send_end
@@ -219,16 +273,17 @@ class MainLoop:
               observer: Observer) -> _Exit | float:
         try:
             outcome = run_attempts(
-                step, self.attempts, self._shutdown, self._report, observer)
+                step, self.attempts, self._shutdown, self._name, self._report,
+                observer)
         except (SystemExit, KeyboardInterrupt) as error:
             self.ended_by = error
             return Exit
         if isinstance(outcome, Failure):
-            self.failed = True
+            self._last, self.failed = outcome, True
             self._failures += 1
             return self.ticks
         if self.failed:
-            self.failed, self._failures = False, 0
+            self._last, self.failed, self._failures = None, False, 0
         return outcome
 
     def _backoff(self) -> float:
@@ -238,16 +293,39 @@ class MainLoop:
             self.max_backoff,
             max(self.ticks, _LEAST_BACKOFF) * 2.0 ** doublings))
 
-    def _send_end(self, error: BaseException | None, retried: int) -> None:
+    def _send_end(self, error: BaseException | None, retried: int,
+                  uncertain: bool) -> None:
+        if not uncertain and not retried and self._items.uncertain:
+            error, uncertain = self._items.uncertain, True
         if error is None:
             notify(events.TickCommitted(self))
+        elif uncertain:
+            notify(events.TickUncertain(self, error))
         elif retried:
             notify(events.ConflictRetried(self, error, retried))
         else:
             notify(events.TickAborted(self, error))
 
-    def _report(self, error: BaseException) -> None:
-        log.error('Error in worker: %s', text(error, repr), exc_info=True)
+    def _name(self) -> str:
+        return f'worker {name_of(self.worker)!r}'
+
+    def _report(self, message: str, error: BaseException) -> None:
+        log.error('%s', message, exc_info=error)
+
+
+def _check_connection(app: ISite) -> None:
+    """RuntimeError unless this thread commits what is changed in `app`."""
+    connection = getattr(app, '_p_jar', None)
+    if connection is None:
+        return
+    manager = connection.transaction_manager
+    if manager is None:
+        raise RuntimeError('the connection of the site is closed')
+    if manager not in (transaction.manager, transaction.manager.manager):
+        raise RuntimeError(
+            'the connection of the site belongs to another thread, or to a '
+            'transaction manager of its own, so nothing would be committed: '
+            'open the database in the thread that runs the loop')
 
 
 def _seconds(value: object) -> float:
@@ -257,9 +335,12 @@ def _seconds(value: object) -> float:
             seconds = float(value)  # type: ignore[arg-type]
             if seconds >= 0:
                 return value if isinstance(value, int) else seconds
+    hint = ''
+    if isinstance(value, types.GeneratorType):
+        hint = ' (a generator function needs @transaction_per_item)'
     raise ValueError(
         'expected None, a number of seconds >= 0 or Exit, '
-        f'not {text(value, repr)}')
+        f'not {text(value, repr)}{hint}')
 
 
 class appmain:
@@ -353,12 +434,15 @@ def init(appname: str | None, configfile: ConfigFile, *,
          shutdown_timeout: float = SHUTDOWN_TIMEOUT) -> Iterator[ISite]:
     """See `IInit`."""
     timeout, before = _seconds(shutdown_timeout), handlers()
+    process = OneProcess()
     with contextlib.ExitStack() as stack:
         with boot.configuration(configfile) as options:
             app = stack.enter_context(boot.opened(options, appname))
         if stack.enter_context(environment.supervised(timeout)):
             stack.enter_context(raising(before))
-        yield app
+        process.check()
+        with process:
+            yield app
 
 
 def from_config(section: str, variable: str) -> Callable[[], str]:
@@ -366,8 +450,9 @@ def from_config(section: str, variable: str) -> Callable[[], str]:
     def get_config() -> str:
         config = getProductConfiguration(section)
         if config is None:
-            raise KeyError(f'No such section {section}')
+            raise errors.NoSuchSetting(f'No such section {section}')
         if variable not in config:
-            raise KeyError(f'No such variable {variable} in {section}')
+            raise errors.NoSuchSetting(
+                f'No such variable {variable} in {section}')
         return config[variable]  # type: ignore[no-any-return]
     return get_config

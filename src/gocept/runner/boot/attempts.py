@@ -4,9 +4,10 @@ An error that the data managers call retryable is followed by another attempt,
 after a random pause. Any other error is reported once.
 """
 
-import logging
+import functools
 import random
 from collections.abc import Callable
+from os import getpid
 from typing import NamedTuple, TypeVar
 
 import transaction
@@ -18,9 +19,11 @@ from transaction.interfaces import (
 )
 from ZODB.POSException import ConflictError
 
+from gocept.runner.logs import Log
 from gocept.runner.signals import Shutdown
+from gocept.runner.waits.forks import end_fork
 
-log = logging.getLogger('gocept.runner.transaction')
+log = Log('gocept.runner.transaction')
 
 # The pause before attempt n + 1 is random, at most FIRST_PAUSE * 2 ** n and
 # never above LONGEST_PAUSE, in seconds ("full jitter", Marc Brooker, AWS
@@ -43,81 +46,136 @@ class Failure(NamedTuple):
 
     error: BaseException
     conflict: bool
+    uncertain: bool = False
+    """Whether the error came in the second phase of the commit."""
+    cut_short: bool = False
+    """Whether a request to shut down has prevented another attempt."""
 
 
-Observer = Callable[[BaseException | None, int], object]
+Observer = Callable[[BaseException | None, int, bool], object]
 """Called after each attempt with the error, or None if it was committed.
 
 The second argument is the number of the attempt if another one follows, or 0.
+The third argument tells whether the outcome is uncertain.
 """
 
 
-def nobody(error: BaseException | None, retried: int) -> None:
+def nobody(error: BaseException | None, retried: int, uncertain: bool) -> None:
     """The `Observer` that does nothing."""
 
 
 def run_attempts(step: Callable[[int], T], attempts: int, shutdown: Shutdown,
-                 report: Callable[[BaseException], None],
+                 what: Callable[[], str],
+                 report: Callable[[str, BaseException], None],
                  observer: Observer = nobody) -> T | Failure:
     """Call ``step(number)`` and commit, up to `attempts` times.
 
-    An error that is not retried is passed to `report` before the abort; a
-    conflict is logged here. SystemExit and KeyboardInterrupt abort and
-    propagate. After a request to shut down there is no further attempt, and a
-    pause before one ends at once.
+    `what` names that which is done, for the log. An error that is not retried
+    is passed to `report` before the abort, with a message; a conflict is
+    logged here. SystemExit and KeyboardInterrupt abort and propagate. After a
+    request to shut down there is no further attempt, and a pause before one
+    ends at once. There is no further attempt either once the second phase of
+    the commit has begun: some of it may be committed.
+
+    A child that `step` has forked ends where it comes back to here.
     """
-    number = 0
+    number, pid = 0, getpid()
     while True:
         number += 1
+        txn = None
         try:
             result = step(number)
-            doomed = _commit()
-        except (SystemExit, KeyboardInterrupt) as error:
-            abort()
-            observer(error, 0)
-            raise
+            if getpid() != pid:
+                end_fork(pid)
+            txn = _current()
+            if txn is not None:
+                txn.commit()
+            if getpid() != pid:
+                end_fork(pid)
         except BaseException as error:
-            conflict = isinstance(error, ConflictError)
-            again = number < attempts and _is_retryable(error)
-            if again:
-                log.warning(
-                    '%s in attempt %d of %d, trying again: %s',
-                    'Conflict error' if conflict else 'Transient error',
-                    number, attempts, text(error))
-            elif conflict:
-                log.warning('Conflict error', exc_info=True)
-            else:
-                report(error)
+            if getpid() != pid:
+                end_fork(pid, error)
+            ending = isinstance(error, (SystemExit, KeyboardInterrupt))
+            if txn is not None and _is_over(txn, error):
+                abort()
+                observer(error if isinstance(error, DoomedTransaction)
+                         else None, 0, False)
+                if ending:
+                    raise
+                return result
+            uncertain = second_phase_has_begun()
+            again = (number < attempts and not ending and not uncertain
+                     and _is_retryable(error))
+            if uncertain or not ending:
+                _tell(error, uncertain,
+                      f'{number} of {attempts}' if again else '',
+                      what(), report)
             abort()
-            if not again or shutdown.wait(_pause_after(number)):
-                observer(error, 0)
-                return Failure(error, conflict)
-            observer(error, number)
+            cut_short = again and shutdown.wait(_pause_after(number))
+            again = again and not cut_short
+            observer(error, number if again else 0, uncertain)
+            if ending:
+                raise
+            if not again:
+                return Failure(error, isinstance(error, ConflictError),
+                               uncertain, cut_short)
         else:
-            observer(doomed, 0)
+            observer(None, 0, False)
             return result
 
 
-def _commit() -> DoomedTransaction | None:
-    """Commit, or abort a doomed transaction and return the error."""
+def _current() -> transaction.Transaction | None:
     try:
-        txn = transaction.get()
+        return transaction.get()
     except NoTransaction:
-        return None  # explicit mode: the step has ended it
-    try:
-        txn.commit()
-    except DoomedTransaction as error:
+        return None  # explicit mode: it has ended already
+
+
+def _is_over(txn: transaction.Transaction, error: BaseException) -> bool:
+    """Whether the commit has failed, but not the attempt."""
+    if isinstance(error, DoomedTransaction):
         log.debug('The transaction is doomed, so it is aborted')
-        txn.abort()
-        return error  # type: ignore[no-any-return]
-    except Exception:
-        # What fails after the storages have finished must not be done twice.
-        if txn.status != Status.COMMITTED:
-            raise
+        return True
+    if txn.status == Status.COMMITTED:
+        # What fails after all have finished must not be done twice.
         log.error('Committed, but the connection failed thereafter',
                   exc_info=True)
-        abort()
-    return None
+        return True
+    return False
+
+
+def second_phase_has_begun() -> bool:
+    """Whether data managers of the current transaction may have finished it.
+
+    The first phase ends with the vote of the last data manager. What fails
+    thereafter cannot be undone, as others may have finished before, and as
+    even the one that failed may have stored everything. Ask before the abort,
+    which forgets the data managers.
+    """
+    txn = _current()
+    if txn is None:
+        return False
+    return txn.status == Status.COMMITTED or (
+        txn.status == Status.COMMITFAILED and bool(txn._resources)
+        and all(id(each) in txn._voted for each in txn._resources))
+
+
+def _tell(error: BaseException, uncertain: bool, again: str, what: str,
+          report: Callable[[str, BaseException], None]) -> None:
+    conflict = isinstance(error, ConflictError)
+    if uncertain:
+        report(f'Partly committed: the second phase of the commit failed in '
+               f'{what}, so it is not known what was committed, and nothing '
+               f'is tried again: {described(error)}', error)
+    elif again:
+        log.warning('%s in attempt %s of %s, trying again: %s',
+                    'Conflict error' if conflict else 'Transient error',
+                    again, what, described(error))
+    elif conflict:
+        log.warning('Conflict error in %s: %s', what, described(error),
+                    exc_info=True)
+    else:
+        report(f'Error in {what}: {described(error)}', error)
 
 
 def abort() -> None:
@@ -152,3 +210,16 @@ def text(value: object, convert: Callable[[object], str] = str) -> str:
         return convert(value)
     except Exception as error:
         return f'<{type(value).__name__}, unprintable: {type(error).__name__}>'
+
+
+def described(error: BaseException) -> str:
+    """The type of an error and its message, for a log line."""
+    message = text(error)
+    return type(error).__name__ + (f': {message}' if message else '')
+
+
+def name_of(function: Callable[..., object]) -> str:
+    """The name of a function, for a log line."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return getattr(function, '__name__', None) or type(function).__name__

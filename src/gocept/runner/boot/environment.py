@@ -36,8 +36,10 @@ from zope.component.interfaces import ISite
 
 from gocept.runner.boot import registrations
 from gocept.runner.boot.attempts import abort
+from gocept.runner.boot.inherited import Inherited
 from gocept.runner.errors import ConfigurationError, NotASiteError
 from gocept.runner.interfaces import ISupervisor
+from gocept.runner.waits.forks import OneProcess, tell_forks
 
 log = logging.getLogger('gocept.runner.environment')
 
@@ -262,15 +264,26 @@ def open_databases(options: Options) -> Iterator[ZODB.DB]:
         for factory in options.databases:
             name = factory.name or ''
             database = databases[name] = factory.open()
-            close.callback(database.close)
+            close.callback(_close, database)
             database.databases, database.database_name = databases, name
             database.setActivityMonitor(ActivityMonitor())
             utility = database, ZODB.interfaces.IDatabase, name
             components.registerUtility(*utility)
             close.callback(components.unregisterUtility, *utility)
         main = databases[options.databases[0].name or '']
+        inherited = Inherited(databases.values())
+        tell_forks(inherited)
         _ensure_root_folder(main)
-        yield main
+        with OneProcess():
+            yield main
+
+
+def _close(database: ZODB.DB) -> None:
+    try:
+        database.close()
+    except Exception:  # a full disk, say: what is committed is committed
+        log.error('An error while the database %r was closed',
+                  database.database_name, exc_info=True)
 
 
 @contextlib.contextmanager
@@ -287,7 +300,8 @@ def root_of(database: ZODB.DB) -> Iterator[Mapping[str, ISite]]:
         close.callback(abort)
         # Callers set the site themselves; once closed, it cannot be used.
         close.callback(setSite, getSite())
-        yield connection.root()
+        with OneProcess():
+            yield connection.root()
 
 
 @contextlib.contextmanager
@@ -299,7 +313,7 @@ def supervised(shutdown_timeout: float) -> Iterator[ISupervisor | None]:
     """
     supervisor = zope.component.queryUtility(ISupervisor)
     with (contextlib.nullcontext() if supervisor is None
-          else supervisor.running(shutdown_timeout)):
+          else supervisor.running(shutdown_timeout), OneProcess()):
         yield supervisor
 
 

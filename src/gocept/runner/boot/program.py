@@ -7,7 +7,6 @@ differ in `guard`, which may replace an expected error, and in the view of the
 
 import contextlib
 import inspect
-import logging
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -23,11 +22,13 @@ from gocept.runner import errors
 from gocept.runner.boot import environment
 from gocept.runner.boot.environment import ConfigFile, Options
 from gocept.runner.events import Loop
+from gocept.runner.logs import Log
 from gocept.runner.signals.handlers import handling
 from gocept.runner.signals.shutdown import booting
+from gocept.runner.waits.forks import OneProcess
 from gocept.runner.waits.standard import fill_standard
 
-log = logging.getLogger('gocept.runner.runner')
+log = Log('gocept.runner.runner')
 
 Worker = Callable[..., object]
 Principal = str | Callable[[], str] | None
@@ -61,24 +62,27 @@ class Program(Protocol):
 
 
 class End(NamedTuple):
-    """How a run has ended; by default, a signal came before the loop."""
+    """How a run has ended."""
 
-    failed: bool = False
+    code: int = errors.SUCCESS
     by: SystemExit | KeyboardInterrupt | None = None
+
+    @classmethod
+    def of(cls, loop: Loop) -> 'End':
+        """The end of a run whose loop this was."""
+        return cls(loop.status if loop.once else errors.SUCCESS, loop.ended_by)
 
     @property
     def result(self) -> int | None:
         """What a call in Python returns."""
-        return errors.WORKER_FAILED if self.failed else None
+        return self.code or None
 
     @property
     def status(self) -> int:
         """What a command line returns; a SystemExit is raised again."""
         if isinstance(self.by, SystemExit):
             raise self.by
-        if self.by is not None:
-            return errors.INTERRUPTED
-        return errors.WORKER_FAILED if self.failed else errors.SUCCESS
+        return errors.INTERRUPTED if self.by is not None else self.code
 
 
 def unguarded(status: int, *kinds: type[Exception],
@@ -138,7 +142,7 @@ def run(find: Callable[[], Program], args: Sequence[object],
     `find` is called when ZCML has been read.
     """
     loop: Loop | None = None
-    booted = False
+    booted, process = False, OneProcess()
     try:
         # Outside the loop the log files are new, or not needed any more.
         with (handling({signal.SIGUSR2: lambda signum, frame: None}),
@@ -151,8 +155,8 @@ def run(find: Callable[[], Program], args: Sequence[object],
                 stack.enter_context(
                     environment.supervised(program.decorator.shutdown_timeout))
             loop = program.decorator.loop(site, program.worker, args)
-            with (within(loop),
-                  guard(errors.BAD_CONFIGURATION, KeyError),
+            process.check()
+            with (within(loop), process,
                   guard(errors.UNKNOWN_PRINCIPAL,
                         PrincipalLookupError, ComponentLookupError)):
                 loop()
@@ -161,5 +165,7 @@ def run(find: Callable[[], Program], args: Sequence[object],
             raise
         # While children were started or stopped: no loop handled the signal.
         log.info('Received signal %d, terminating.', error.signum)
-    return End() if loop is None else End(loop.once and loop.failed,
-                                          loop.ended_by)
+        if loop is None:
+            return End(errors.SIGNALLED + error.signum)
+    assert loop is not None
+    return End.of(loop)

@@ -29,15 +29,21 @@ log = logging.getLogger('gocept.runner.command')
 STATUSES = '''\
 statuses:
    0  success, also when a signal ended the worker
-   1  the worker failed (with --once, or when it is made to run once)
+   1  the worker, or items of it, failed (see below)
    2  bad usage
   66  unknown site
   67  unknown principal
   69  the database is locked or cannot be reached
   71  an eager app or executor cannot be started
+  74  it is not known what was committed (see below)
   78  bad configuration: zope.conf or ZCML
  130  interrupted
    n  the worker raised SystemExit(n)
+ 128  and the number of a signal: it came before the first tick, or it has cut
+      the tick short (see below)
+
+With --once, or if the worker is made to run once, 1, 74 and 128 tell that the
+tick is not done. Other workers go on after errors.
 '''
 
 
@@ -202,7 +208,9 @@ def run(find: Callable[[], Program], options: argparse.Namespace,
 
     end = boot.run(find, args, options.site, options.config, expecting,
                    verbose=options.verbose, within=as_told)
-    return end._replace(failed=end.failed or debugger.used).status
+    if debugger.used and not end.code:
+        end = end._replace(code=errors.WORKER_FAILED)
+    return end.status
 
 
 class UserError(Exception):

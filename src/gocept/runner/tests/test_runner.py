@@ -120,7 +120,7 @@ class TickTests(LoopCase):
                     self.app.done = True
                     return value
                 [message] = self.run_logged(self.loop(work))
-                self.assertIn('Error in worker: ValueError(', message)
+                self.assertIn("Error in worker 'worker': ValueError: ", message)
                 self.assertIn('expected None, a number of seconds', message)
                 self.assertIsNone(self.committed('done'))
                 self.assertEqual(2, self.calls)
@@ -139,7 +139,7 @@ class TickTests(LoopCase):
         loop = self.loop(work, None, Exit)
         with self.assertLogs(LOGGER, 'ERROR') as logs:
             loop()
-        self.assertIn("Error in worker: ValueError('no good')",
+        self.assertIn("Error in worker 'worker': ValueError: no good",
                       logs.records[0].getMessage())
         self.assertEqual(ValueError, logs.records[0].exc_info[0])
         self.assertEqual(3, self.calls)
@@ -160,7 +160,7 @@ class TickTests(LoopCase):
             transaction.get().addAfterAbortHook(order.append, ('abort', ))
             raise ValueError()
         self.loop(work)()
-        self.assertEqual(['Error in worker: ValueError()', 'abort'], order)
+        self.assertEqual(["Error in worker 'worker': ValueError", 'abort'], order)
 
     def test_after_an_error_it_sleeps_the_default(self):
         messages = self.run_logged(
@@ -191,7 +191,8 @@ class TickTests(LoopCase):
         with self.assertLogs('gocept.runner.transaction', 'WARNING') as logs:
             loop = self.loop(ConflictError, attempts=1, once=True)
             loop()
-        self.assertEqual('Conflict error', logs.records[0].getMessage())
+        self.assertRegex(logs.records[0].getMessage(),
+                         "^Conflict error in worker 'worker': ConflictErr")
         self.assertTrue(loop.failed)
         with self.assertRaisesRegex(ValueError, 'attempts must be at least'):
             self.loop(attempts=0)
@@ -389,7 +390,8 @@ class SiteAndPrincipalTests(LoopCase):
         loop = self.loop(lose, principal='zope.mgr', ticks=1)
         with mock.patch.object(loop._shutdown, 'pause', side_effect=pause):
             [message] = self.run_logged(loop)
-        self.assertIn('Error in worker: ComponentLookupError', message)
+        self.assertIn("Error in worker 'worker': ComponentLookupError",
+                      message)
         self.assertEqual([1, 1], pauses)
         self.assertEqual(2, self.calls)
 
@@ -766,8 +768,14 @@ class SignalTests(LoopCase):
 
     def test_outside_the_main_thread(self):
         loop = self.loop()
+
+        def open_and_run():
+            with contextlib.closing(self.db.open()) as connection:
+                loop.app = connection.root()['Application']
+                loop()
+                transaction.abort()
         with self.assertLogs('gocept.runner.signals', 'DEBUG') as logs:
-            thread = threading.Thread(target=loop)
+            thread = threading.Thread(target=open_and_run)
             thread.start()
             thread.join()
         self.assertEqual(1, self.calls)

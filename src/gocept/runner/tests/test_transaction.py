@@ -50,14 +50,18 @@ class TransactionPerItemTests(Case):
         record = self.logs.records[0]
         self.assertEqual('ERROR', record.levelname)
         self.assertRegex(record.getMessage(),
-                         '^Error in item <bound method .*failing.*>: no good$')
+                         "^Error in item <bound method .*failing.*> of "
+                         "'steps': ValueError: no good$")
         self.assertEqual(ValueError, record.exc_info[0])
 
     def test_so_is_a_conflict(self):
         self.assertEqual('steps: 1 done, 0 failed, 1 skipped',
                          self.run_items(self.conflict, self.add('a')))
         self.assertEqual({'a'}, set(self.committed()))
-        self.assertEqual('Conflict error', self.logs.records[0].getMessage())
+        self.assertRegex(
+            self.logs.records[0].getMessage(),
+            "^Conflict error in item <bound method .*conflict.*> of 'steps': "
+            'ConflictError: in the way$')
 
     def test_attempts(self):
         numbers = []

@@ -1,13 +1,19 @@
-"""What a forked child has to have anew.
+"""What a forked child has to have anew, and what it must not go on with.
 
 Other threads of the parent do not exist in the child, but what they held at
 the moment of the fork is still held there.
 """
 
+import logging
 import os
+import sys
 import threading
 import weakref
-from typing import Protocol
+from typing import NoReturn, Protocol, Self
+
+from gocept.runner.logs import Log
+
+log = Log('gocept.runner.process')
 
 
 class Forked(Protocol):
@@ -73,3 +79,50 @@ class Lock(type(threading.RLock())):  # type: ignore[misc]
             if self._is_owned():
                 self.release()
             raise
+
+
+class OneProcess:
+    """A block that only the process leaves which has entered it.
+
+    A child that code in the block has forked, and that comes to the end of the
+    block, is ended by `end_fork`. So put the block inside of everything that
+    the child must not undo, such as an open database.
+    """
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def check(self, error: BaseException | None = None) -> None:
+        """End this process if it is a forked child."""
+        if os.getpid() != self._pid:
+            end_fork(self._pid, error)
+
+    def __exit__(self, kind: object, error: BaseException | None,
+                 traceback: object) -> None:
+        self.check(error)
+
+
+def end_fork(parent: int, error: BaseException | None = None) -> NoReturn:
+    """End this process: a child of `parent` that came back to its code.
+
+    The child closes nothing and calls no exit handlers, since all of this
+    belongs to the parent. The status is 0, the code of a SystemExit, or 1 for
+    another `error`.
+    """
+    is_bug = error is not None and not isinstance(error, SystemExit)
+    code = error.code if isinstance(error, SystemExit) else is_bug
+    status = code & 0xff if isinstance(code, int) else int(code is not None)
+    try:
+        if isinstance(code, str):
+            print(code, file=sys.stderr, flush=True)  # as Python itself does
+        log.log(logging.ERROR if is_bug else logging.WARNING,
+                'Process %d, which was forked from process %d, came back to '
+                'code that only process %d may run, so it ends here, with '
+                'status %d; a forked child has to end by os._exit()',
+                os.getpid(), parent, parent, status,
+                exc_info=error if is_bug else None)
+    finally:
+        os._exit(status)

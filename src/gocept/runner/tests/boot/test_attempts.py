@@ -1,3 +1,9 @@
+import contextlib
+import functools
+import io
+import logging
+import os
+import sys
 import threading
 import unittest
 from unittest import mock
@@ -12,6 +18,8 @@ from gocept.runner import transaction_per_item
 from gocept.runner.boot.attempts import (
     Failure,
     abort,
+    described,
+    name_of,
     run_attempts,
     text,
 )
@@ -102,7 +110,8 @@ class RunAttemptsTests(Case):
 
     def run_attempts(self, step, attempts=3):
         return run_attempts(
-            step, attempts, self.shutdown, self.reported.append)
+            step, attempts, self.shutdown, lambda: 'this',
+            lambda message, error: self.reported.append(error))
 
     def test_commits_and_returns_the_result(self):
         def step(number):
@@ -117,8 +126,9 @@ class RunAttemptsTests(Case):
         def step(number):
             self.root['x'] = number
             raise ValueError(number)
-        result = run_attempts(step, 3, self.shutdown, lambda error: (
-            changed.append(self.root['x'])))
+        result = run_attempts(
+            step, 3, self.shutdown, str, lambda message, error: (
+                changed.append(self.root['x'])))
         self.assertEqual([1], changed)
         self.assertEqual({}, dict(self.root))
         self.assertEqual(repr(Failure(ValueError(1), False)), repr(result))
@@ -137,7 +147,9 @@ class RunAttemptsTests(Case):
         self.assertEqual({'x': 3}, self.committed())
         self.assertEqual(2, len(logs.records))
         for record in logs.records:
-            self.assertIn('Conflict error in attempt', record.getMessage())
+            self.assertRegex(record.getMessage(),
+                             'Conflict error in attempt [12] of 3 of this, '
+                             'trying again: ConflictError: database conflict')
             self.assertIsNone(record.exc_info)
 
     def test_a_conflict_in_the_last_attempt(self):
@@ -148,7 +160,9 @@ class RunAttemptsTests(Case):
         self.assertTrue(result.conflict)
         self.assertEqual([], self.reported)
         last = logs.records[-1]
-        self.assertEqual('Conflict error', last.getMessage())
+        self.assertEqual(
+            'Conflict error in this: ConflictError: database conflict error',
+            last.getMessage())
         self.assertEqual(ConflictError, last.exc_info[0])
         self.assertEqual(2, len(logs.records))
 
@@ -177,8 +191,8 @@ class RunAttemptsTests(Case):
             return number
         with self.assertLogs(LOGGER, 'WARNING') as logs:
             self.assertEqual(2, self.run_attempts(step))
-        self.assertIn('Transient error in attempt 1 of 3, trying again: '
-                      'passes', logs.output[0])
+        self.assertIn('Transient error in attempt 1 of 3 of this, trying '
+                      'again: OSError: passes', logs.output[0])
 
     def test_a_transient_error_that_stays_is_reported(self):
         def step(number):
@@ -322,14 +336,15 @@ class RunAttemptsTests(Case):
             self.assertEqual(2, self.run_attempts(step))
 
 
-class ObserverTests(Case):
+class ObserverCase(Case):
 
     def setUp(self):
         super().setUp()
-        self.told = []
+        self.told, self.reported = [], []
 
-    def observer(self, error, retried):
+    def observer(self, error, retried, uncertain):
         what = (['committed'] if error is None
+                else ['uncertain', error] if uncertain
                 else ['retried', error, retried] if retried
                 else ['aborted', error])
         # And what is in the database by then.
@@ -339,7 +354,8 @@ class ObserverTests(Case):
         """What the observer is told."""
         with Shutdown() as self.shutdown:
             self.result = run_attempts(
-                step, attempts, self.shutdown, lambda error: None,
+                step, attempts, self.shutdown, str,
+                lambda message, error: self.reported.append(message),
                 self.observer)
         return self.told
 
@@ -353,6 +369,9 @@ class ObserverTests(Case):
             if remaining:
                 raise remaining.pop(0)
         return step
+
+
+class ObserverTests(ObserverCase):
 
     def test_committed(self):
         self.assertEqual([('committed', {'x': 1}, {'x': 1})],
@@ -413,8 +432,8 @@ class ObserverTests(Case):
         for error in SystemExit(3), KeyboardInterrupt():
             self.told = []
             with Shutdown() as shutdown, self.assertRaises(type(error)):
-                run_attempts(self.failing(error), 3, shutdown,
-                             lambda error: None, self.observer)
+                run_attempts(self.failing(error), 3, shutdown, str,
+                             self.fail, self.observer)
             self.assertEqual([('aborted', error, {}, {})], self.told)
 
     def test_what_fails_after_the_commit_was_committed(self):
@@ -434,9 +453,9 @@ class ObserverTests(Case):
     def test_an_error_is_reported_before_it_is_told(self):
         order = []
         with Shutdown() as shutdown:
-            run_attempts(self.failing(KeyError()), 3, shutdown,
-                         lambda error: order.append('reported'),
-                         lambda error, retried: order.append('told'))
+            run_attempts(self.failing(KeyError()), 3, shutdown, str,
+                         lambda message, error: order.append('reported'),
+                         lambda *outcome: order.append('told'))
         self.assertEqual(['reported', 'told'], order)
 
     def test_items_tell_nobody(self):
@@ -452,7 +471,264 @@ class ObserverTests(Case):
                              self.run_attempts(step))
 
 
+class SecondPhaseTests(ObserverCase):
+    """What fails when data managers may have finished is not done again."""
+
+    def transient(self):
+        return transaction.interfaces.TransientError('gone')
+
+    def joining(self, change=True, **more):
+        """A step that changes the database, and joins a `DataManager`."""
+        def step(number):
+            transaction.begin()
+            self.calls = number
+            if change:
+                self.root['x'] = number
+            return DataManager(**more)
+        return step
+
+    def assertUncertain(self, step, committed, error):
+        with self.assertLogs(f'txn.{threading.get_ident()}', 'CRITICAL'):
+            told = self.run_attempts(step)
+        self.assertEqual(
+            [('uncertain', error)], [each[:2] for each in told])
+        self.assertEqual(1, self.calls)
+        self.assertEqual(committed, self.committed())
+        self.assertTrue(self.result.uncertain)
+        [message] = self.reported
+        self.assertRegex(message, '^Partly committed: .*not known.*: '
+                         f'{type(error).__name__}: gone$')
+
+    def test_the_storage_has_finished_before(self):
+        error = self.transient()
+        self.assertUncertain(
+            self.joining(tpc_finish=error), {'x': 1}, error)
+
+    def test_the_first_one_fails(self):
+        # What it has stored is known to nobody.
+        error = self.transient()
+
+        class First(DataManager):
+            def sortKey(self):
+                return ''
+
+        def step(number):
+            self.calls = number
+            self.root['x'] = number
+            First(tpc_finish=error)
+        self.assertUncertain(step, {}, error)
+
+    def test_the_only_one_fails(self):
+        error = ConflictError('gone')
+        self.assertUncertain(
+            self.joining(change=False, tpc_finish=error), {}, error)
+
+    def test_where_the_worker_commits_itself(self):
+        error = self.transient()
+        join = self.joining(tpc_finish=error)
+
+        def step(number):
+            join(number)
+            transaction.commit()
+        self.assertUncertain(step, {'x': 1}, error)
+
+    def test_of_what_ends_the_loop(self):
+        error = SystemExit('gone')
+        with self.assertRaises(SystemExit):
+            self.assertUncertain(
+                self.joining(tpc_finish=error), {'x': 1}, error)
+        self.assertEqual('uncertain', self.told[0][0])
+        self.assertIn('SystemExit: gone', self.reported[0])
+
+    def test_the_last_vote_is_still_the_first_phase(self):
+        error = self.transient()
+        with self.assertLogs(LOGGER, 'WARNING'):
+            self.run_attempts(self.joining(tpc_vote=error), 2)
+        self.assertEqual(['retried', 'aborted'],
+                         [each[0] for each in self.told])
+        self.assertEqual({}, self.committed())
+        self.assertFalse(self.result.uncertain)
+
+    def test_a_savepoint_that_fails(self):
+        error = self.transient()
+
+        def step(number):
+            transaction.begin()
+            self.root['x'] = 1
+
+            def fail():
+                raise error
+            DataManager().savepoint = fail
+            transaction.savepoint()
+        with self.assertLogs(LOGGER, 'WARNING'):
+            self.run_attempts(step, 2)
+        self.assertEqual(['retried', 'aborted'],
+                         [each[0] for each in self.told])
+
+    def test_what_ends_the_loop_after_the_commit(self):
+        class Synchronizer:
+            newTransaction = beforeCompletion = lambda self, txn: None
+
+            def afterCompletion(self, txn):
+                transaction.manager.unregisterSynch(self)
+                raise KeyboardInterrupt
+        synchronizer = Synchronizer()
+
+        def step(number):
+            self.root['x'] = 1
+            transaction.manager.registerSynch(synchronizer)
+        with (self.assertLogs(LOGGER, 'ERROR'),
+              self.assertRaises(KeyboardInterrupt)):
+            self.run_attempts(step)
+        self.assertEqual([('committed', {'x': 1}, {'x': 1})], self.told)
+
+    def test_a_commit_of_the_worker_whose_connection_fails_thereafter(self):
+        calls = []
+
+        class Synchronizer:
+            newTransaction = beforeCompletion = lambda self, txn: None
+
+            def afterCompletion(self, txn):
+                transaction.manager.unregisterSynch(self)
+                raise transaction.interfaces.TransientError('gone')
+        synchronizer = Synchronizer()
+
+        def step(number):
+            calls.append(number)
+            self.root['x'] = number
+            transaction.manager.registerSynch(synchronizer)
+            transaction.commit()
+        self.run_attempts(step)
+        self.assertEqual([1], calls)
+        self.assertTrue(self.result.uncertain)
+        self.assertEqual({'x': 1}, self.committed())
+
+
+class ForkTests(Case):
+    """A child that a step forks ends where it comes back."""
+
+    def fork(self, in_child):
+        """Fork, and return the status of the child; `in_child` runs there."""
+        pid = os.fork()
+        if not pid:
+            in_child()
+            return None
+        self.status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        return self.status
+
+    def assertEnds(self, status, in_child, when=None):
+        statuses, effects = [], []
+
+        def step(number):
+            def fork():
+                statuses.append(self.fork(in_child))
+            if when is None:
+                fork()
+            else:
+                when(fork)
+            self.root['x'] = os.getpid()
+        with Shutdown() as shutdown:
+            run_attempts(
+                step, 3, shutdown, str,
+                lambda message, error: effects.append(message),
+                lambda *outcome: effects.append(outcome))
+        self.assertEqual([status], statuses)
+        self.assertEqual([(None, 0, False)], effects)
+        self.assertEqual({'x': os.getpid()}, self.committed())
+
+    def test_by_coming_back(self):
+        self.assertEnds(0, lambda: None)
+
+    def test_by_an_exception(self):
+        def fail():
+            raise ImportError('no such module')
+        self.assertEnds(1, fail)
+
+    def test_by_a_conflict(self):
+        def fail():
+            raise ConflictError
+        self.assertEnds(1, fail)
+
+    def test_by_system_exit(self):
+        for code, status in (3, 3), (None, 0), (0, 0), ('text', 1), (256, 0):
+            with self.subTest(code):
+                with contextlib.redirect_stderr(io.StringIO()):
+                    self.assertEnds(status, lambda code=code: sys.exit(code))
+
+    def test_in_a_hook_after_the_commit(self):
+        self.assertEnds(0, lambda: None, lambda fork: (
+            transaction.get().addAfterCommitHook(lambda ok: fork())))
+
+    def test_in_an_item(self):
+        ran = []
+
+        @transaction_per_item
+        def items():
+            yield lambda: self.fork(lambda: None)
+            yield lambda: ran.append(self.root.update(x=os.getpid()))
+        items()
+        self.assertEqual(0, self.status)
+        self.assertEqual({'x': os.getpid()}, self.committed())
+
+    def test_in_the_generator(self):
+        closed, pid = [], os.getpid()
+
+        def fail():
+            raise ImportError('no such module')
+        for status, in_child in (1, fail), (0, lambda: None):
+            @transaction_per_item
+            def items(in_child=in_child):
+                try:
+                    self.fork(in_child)
+                    yield lambda: self.root.update(x=os.getpid())
+                finally:
+                    closed.append(os.getpid())
+                    if os.getpid() != pid:
+                        os._exit(99)
+            if status:  # an exception closes the generator by itself
+                @transaction_per_item
+                def items(in_child=in_child):
+                    self.fork(in_child)
+                    yield lambda: self.root.update(x=os.getpid())
+            items()
+            self.assertEqual(status, self.status)
+            self.assertEqual({'x': os.getpid()}, self.committed())
+
+    def test_the_line_in_the_log(self):
+        read, write = os.pipe()
+        self.addCleanup(os.close, read)
+
+        def say(*args):
+            os.dup2(write, 2)
+            logging.getLogger().addHandler(logging.StreamHandler())
+            raise ImportError('no such module')
+        self.assertEnds(1, say)
+        os.close(write)
+        with open(read, closefd=False) as log:
+            text = log.read()
+        self.assertRegex(
+            text, rf'^Process \d+, which was forked from process {os.getpid()}'
+            ', came back .* ends here, with status 1; a forked child has to '
+            r'end by os\._exit\(\)\nTraceback')
+        self.assertIn('ImportError: no such module', text)
+
+
 class TextTests(unittest.TestCase):
+
+    def test_an_error_has_its_type(self):
+        for expected, error in [('KeyError: 3', KeyError(3)),
+                                ('ConflictError: x', ConflictError('x')),
+                                ('ValueError', ValueError())]:
+            self.assertEqual(expected, described(error))
+
+    def test_the_name_of_a_function(self):
+        class Worker:
+            def __call__(self):
+                pass
+        for name, function in [
+                ('fork', os.fork), ('Worker', Worker()),
+                ('fork', functools.partial(functools.partial(os.fork), 1))]:
+            self.assertEqual(name, name_of(function))
 
     def test_what_cannot_be_printed(self):
         class Broken(Exception):

@@ -56,13 +56,12 @@ class EndTests(unittest.TestCase):
     """What a call in Python returns, and what a program exits with."""
 
     def test_a_success(self) -> None:
-        for end in End(), End(failed=False):
-            self.assertEqual((None, errors.SUCCESS), (end.result, end.status))
+        self.assertEqual((None, errors.SUCCESS), (End().result, End().status))
 
     def test_a_failure(self) -> None:
-        end = End(failed=True)
-        self.assertEqual((errors.WORKER_FAILED, errors.WORKER_FAILED),
-                         (end.result, end.status))
+        for status in errors.WORKER_FAILED, errors.PARTLY_COMMITTED, 128 + 15:
+            end = End(status)
+            self.assertEqual((status, status), (end.result, end.status))
 
     def test_an_interrupt(self) -> None:
         end = End(by=KeyboardInterrupt())

@@ -1,0 +1,73 @@
+"""How many items a loop has run, and what became of them."""
+
+import contextlib
+import dataclasses
+import threading
+from collections.abc import Iterator
+
+
+@dataclasses.dataclass
+class Counts:
+    """See `IMainLoop.counts`."""
+
+    done: int = 0
+    failed: int = 0
+    skipped: int = 0
+    uncertain: int = 0
+
+    def __str__(self) -> str:
+        return (f'{self.done} done, {self.failed} failed, '
+                f'{self.skipped} skipped'
+                + f', {self.uncertain} uncertain' * bool(self.uncertain))
+
+
+class Items:
+    """The items of a loop, and what is missing in the tick in progress."""
+
+    def __init__(self, once: bool = False) -> None:
+        self.once = once
+        """Whether somebody asks if the tick was completed whole."""
+        self.counts = Counts()
+        self.begin_tick()
+
+    def begin_tick(self) -> None:
+        """Forget what the tick before has left undone."""
+        self._before: Counts | None = None  # of the first item
+        self.incomplete = False
+        """Whether an item has failed or was skipped, and this matters."""
+        self.cut_short = False
+        """Whether a request to end has kept items from being run."""
+        self.uncertain: BaseException | None = None
+        """The error of the last item whose outcome is uncertain."""
+
+    def repeat_tick(self) -> None:
+        """Take back what was not done: it will be tried again."""
+        self.incomplete = self.cut_short = False
+        if self._before is not None:
+            self.counts.failed = self._before.failed
+            self.counts.skipped = self._before.skipped
+
+    def count(self, kind: str) -> None:
+        """Count an item under the name of an attribute of `Counts`."""
+        if self._before is None:
+            self._before = dataclasses.replace(self.counts)
+        setattr(self.counts, kind, getattr(self.counts, kind) + 1)
+
+
+_running = threading.local()
+
+
+@contextlib.contextmanager
+def counting(items: Items) -> Iterator[None]:
+    """Count the items of this thread there."""
+    outer, _running.items = current_items(), items
+    try:
+        yield
+    finally:
+        _running.items = outer
+
+
+def current_items() -> Items:
+    """The items of the loop that runs in this thread, or of nobody."""
+    found: Items | None = getattr(_running, 'items', None)
+    return Items() if found is None else found
