@@ -120,7 +120,8 @@ class TickTests(LoopCase):
                     self.app.done = True
                     return value
                 [message] = self.run_logged(self.loop(work))
-                self.assertIn("Error in worker 'worker': ValueError: ", message)
+                self.assertIn("Error in worker 'worker': ValueError: ",
+                              message)
                 self.assertIn('expected None, a number of seconds', message)
                 self.assertIsNone(self.committed('done'))
                 self.assertEqual(2, self.calls)
@@ -160,7 +161,8 @@ class TickTests(LoopCase):
             transaction.get().addAfterAbortHook(order.append, ('abort', ))
             raise ValueError()
         self.loop(work)()
-        self.assertEqual(["Error in worker 'worker': ValueError", 'abort'], order)
+        self.assertEqual(["Error in worker 'worker': ValueError", 'abort'],
+                         order)
 
     def test_after_an_error_it_sleeps_the_default(self):
         messages = self.run_logged(

@@ -163,7 +163,9 @@ class EachSignal:
                 program = self.run_worker(mode, self.slow)
                 until(lambda: {'b waits', 'c waits'} <= {*self.notes})
                 program.send(self.signum)
-                self.assertEnded(0, program)
+                # The function returns the status, and its program ends with 0.
+                self.assertEnded(
+                    128 + self.signum if mode == 'command' else 0, program)
                 self.assertNobodyLeft(3)
                 self.assertIn('a ended', self.notes)
                 self.assertNotIn('Sleeping', program.output)

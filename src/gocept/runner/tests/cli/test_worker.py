@@ -817,11 +817,11 @@ class RandomInstantTests(ProgramTestCase):
             delay = randomly.uniform(0, longest)
             with self.subTest(run=run, signum=signum, delay=delay):
                 status, output = self.run_program(signum, delay)
+                # 128 and the signal, if the signal came while it booted.
                 self.assertIn(status, {
-                    errors.SUCCESS, -signum,
-                    *{errors.INTERRUPTED} & {128 + signum}})
+                    errors.SUCCESS, -signum, errors.SIGNALLED + signum})
                 if 'Received signal' in output:
-                    self.assertEqual(errors.SUCCESS, status)
+                    self.assertGreaterEqual(status, errors.SUCCESS)
                 # Where no loop runs, SIGINT does what it does in Python.
                 if signum != signal.SIGINT or 'Received signal' in output:
                     self.assertNotIn('Traceback', output)
@@ -1068,7 +1068,8 @@ class FailingCommitTests(ProgramTestCase):
         with self.assertLogs('txn', 'DEBUG'):
             output = self.run_failing_ticks(work, fail, fail, work)
         self.assertEqual(stored, self.assertConsistent(), output)
-        told = 'Partly committed' if step == 'tpc_finish' else 'Error in worker'
+        told = ('Partly committed' if step == 'tpc_finish'
+                else 'Error in worker')
         self.assertEqual(2, sum(told in line for line in output), output)
 
     def raise_error(self):
