@@ -88,6 +88,11 @@ class WriteBufferFull(RunnerError):
     """
 
 
+class StillKept(RunnerError):
+    """Raised when an answer is waited for, but what it would answer is kept
+    until the transaction is committed."""
+
+
 class DeadlineExceeded(RunnerError, TimeoutError):
     """Raised when what was waited for did not happen in time.
 

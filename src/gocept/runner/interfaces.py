@@ -426,6 +426,62 @@ class ILineChannel(IChannel):
     """
 
 
+class ITransactionalChannel(IChannel):
+    """``TransactionalChannel(channel, *, redeliveries=5)``
+
+    Another channel, of any class, whose data follow the transaction. The
+    transaction is that of the thread which reads or writes, as
+    ``transaction.get()`` returns it; whoever begins and ends it.
+
+    **What is fetched** (by `read`, by `read_until`, or by the poller that the
+    channel is registered with) belongs to the transaction in which it was
+    fetched. If this transaction is aborted, or does not get through the first
+    phase of its commit, the data are given back. Then they are fetched again,
+    in the same order: by the next reads, or from the same poller, before all
+    that came later. The end of the stream is given back as well. Other sources
+    of the poller do not repeat anything. The rollback of a savepoint gives
+    back what was fetched after it. What was given back ends the next pause.
+
+    **What is written** is kept, and sent when the transaction is committed:
+    after the database has finished. An abort forgets it; so does the rollback
+    of a savepoint made before. It counts as `kept`, and `write` raises
+    WriteBufferFull if there is too much. `read_until` and `flush` raise
+    `StillKept` if they would have to wait while something is kept for the
+    commit, as nobody can answer it. The commit fails, and the transaction is
+    aborted, if it is known by then that the other side does not read any more.
+    If it is known only later, an error with the number of bytes is logged.
+
+    When the second phase of the commit has begun, what was fetched is consumed
+    and what was written is sent, whatever data manager fails.
+
+    **What makes transactions fail** is not given back for ever. A transaction
+    fails if it is aborted while an error is handled: an Exception, but none
+    that the transaction calls retryable (such as a conflict), and no OSError
+    of the commit itself (such as a full disk). Items that a failed transaction
+    has fetched are given back one by one, each in a transaction of its own, so
+    that the error shows which item is to blame. An item that has then come
+    again `redeliveries` times, alone, and has failed each time is logged as an
+    error with its whole text, counted in `skipped`, and not given back any
+    more. None stands for no limit. All that one transaction has read is one
+    item if it has called `read_until`.
+
+    In a dry run nothing is sent, and what was fetched is consumed. So use
+    dry runs only with a child that ends with the program.
+
+    Outside of a transaction (in explicit mode, and in hooks after a commit)
+    the channel is like the other channel. In a transaction that has failed and
+    was not aborted, fetching and writing raise TransactionFailedError.
+
+    ValueError if the other channel is transactional already. A `LineChannel`
+    of a transactional channel is a ValueError, too; make a transactional
+    channel of the line channel.
+    """
+
+    redeliveries = Attribute('The number, or None.')
+
+    skipped = Attribute('The number of items that were skipped.')
+
+
 class ITestChannel(IChannel):
     """``TestChannel(*, buffering=None, encoding=None, limit=1048576)``
 
@@ -771,6 +827,8 @@ class IRunner(Interface):
           the first restart. The delay doubles before each further one, up to a
           minute. ``restart_limit=5`` is the number of restarts in a row; a
           process that has run for 10 seconds ends the row.
+        * ``transactional=False``: whether the channels are transactional, see
+          `ITransactionalChannel`. ``redeliveries=5`` is that of the channels.
 
         The standard output and error of a 'socket' application are logged by
         ``gocept.runner.spawn`` (level INFO), unless you say where they go. The
@@ -816,7 +874,9 @@ class IRunner(Interface):
 
         None if the alias does not run; but a channel in which something is
         left to be read is returned. After a restart there is a new channel,
-        and the one of the process before is closed with the next restart. For
+        and the one of the process before is closed with the next restart. If
+        something was given back to a transactional channel which is not
+        registered with a poller, this channel is returned first. For
         a 'socket' application the call waits until the channel is connected,
         as `start` does, also if you have closed the one before. The errors are
         those of `start`, but the process is not ended. ValueError for an

@@ -10,6 +10,8 @@ import ZODB.Connection
 import ZODB.utils
 from transaction.interfaces import DoomedTransaction
 
+from gocept.runner.channel.journal import journal_of
+
 log = logging.getLogger('gocept.runner.transaction')
 
 
@@ -45,6 +47,9 @@ def _abort_instead(txn: transaction.Transaction) -> None:
             f'{count} {name}' for name, count in sorted(classes.items())))
     else:
         log.debug('Dry run: would commit nothing')
+    journal = journal_of(txn)
+    if journal is not None:
+        journal.consume()
     txn.abort()
 
 

@@ -2,7 +2,12 @@
 
 from gocept.runner.channel.base import Channel, LineChannel
 from gocept.runner.channel.descriptor import PipeChannel, SocketChannel
-from gocept.runner.errors import EndpointClosedException, WriteBufferFull
+from gocept.runner.channel.transactional import TransactionalChannel
+from gocept.runner.errors import (
+    EndpointClosedException,
+    StillKept,
+    WriteBufferFull,
+)
 
 __all__ = [
     'Channel',
@@ -10,5 +15,7 @@ __all__ = [
     'LineChannel',
     'PipeChannel',
     'SocketChannel',
+    'StillKept',
+    'TransactionalChannel',
     'WriteBufferFull',
 ]

@@ -5,7 +5,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import TypedDict
+from typing import TypedDict, Unpack
 
 import zope.interface
 
@@ -48,6 +48,9 @@ class Channel(Source, Closing, ABC):
 
     closed = False
 
+    high_water = MIB
+    """A write is refused while more bytes than this are kept."""
+
     def __init__(self, *, buffering: str | None = None,
                  encoding: str | None = None, limit: int = MIB) -> None:
         self.buffering = checked_buffering(buffering)
@@ -74,6 +77,15 @@ class Channel(Source, Closing, ABC):
     @abstractmethod
     def write(self, *data: Chunk) -> None:
         """See `IChannel`."""
+
+    def write_accepted(self, *data: Chunk) -> None:
+        """Like `write`, but however much is kept: it was asked for before."""
+        self.write(*data)
+
+    def check_sink(self) -> None:
+        """EndpointClosedException if it is known that nobody will read."""
+        if self.closed:
+            raise EndpointClosedException(f'{self!r} is closed')
 
     @abstractmethod
     def close(self) -> None:
@@ -254,20 +266,12 @@ class Channel(Source, Closing, ABC):
         return b''.join(pieces)
 
 
-@zope.interface.implementer(ILineChannel)
-class LineChannel(Channel):
-    """See `ILineChannel`."""
+class Wrapping(Channel):
+    """The base of channels that do all but one thing by another channel."""
 
-    def __init__(self, channel: Channel, *, encoding: str | None = None,
-                 limit: int = MIB) -> None:
-        super().__init__(buffering='line', encoding=encoding, limit=limit)
+    def __init__(self, channel: Channel, **options: Unpack[Options]) -> None:
+        super().__init__(**options)
         self._channel = channel
-        if encoding and channel.encoding:
-            raise ValueError(f'{channel!r} gives text already: leave out the '
-                             'encoding')
-        if channel.encoding:
-            self._lines = Lines(limit, text=True)
-            self._nothing = ''
 
     @property
     def closed(self) -> bool:  # type: ignore[override]
@@ -280,8 +284,8 @@ class LineChannel(Channel):
         return self._channel.kept
 
     @property
-    def buffered(self) -> bool:
-        return bool(self._ready) or self._channel.buffered
+    def high_water(self) -> int:  # type: ignore[override]
+        return self._channel.high_water
 
     def layers(self) -> Iterator[Source]:
         yield self
@@ -290,14 +294,11 @@ class LineChannel(Channel):
     def _read(self) -> Data:
         return self._channel.read()
 
-    def write(self, *data: Chunk) -> None:
-        """See `IChannel`."""
-        if self.encoding is not None:
-            data = (self._encoded(data),)
-        self._channel.write(*data)
-
     def send_kept(self) -> bool:
         return self._channel.send_kept()
+
+    def check_sink(self) -> None:
+        self._channel.check_sink()
 
     def write_eof(self) -> None:
         """See `IChannel`."""
@@ -314,6 +315,41 @@ class LineChannel(Channel):
     def get_fd(self) -> int:
         """See `IChannel`."""
         return self._channel.get_fd()
+
+
+@zope.interface.implementer(ILineChannel)
+class LineChannel(Wrapping):
+    """See `ILineChannel`."""
+
+    def __init__(self, channel: Channel, *, encoding: str | None = None,
+                 limit: int = MIB) -> None:
+        super().__init__(channel, buffering='line', encoding=encoding,
+                         limit=limit)
+        if channel.transactional:
+            raise ValueError(
+                f'{channel!r} cannot give back a part of a line: make a '
+                'TransactionalChannel of the LineChannel')
+        if encoding and channel.encoding:
+            raise ValueError(f'{channel!r} gives text already: leave out the '
+                             'encoding')
+        if channel.encoding:
+            self._lines = Lines(limit, text=True)
+            self._nothing = ''
+
+    @property
+    def buffered(self) -> bool:
+        return bool(self._ready) or self._channel.buffered
+
+    def write(self, *data: Chunk) -> None:
+        """See `IChannel`."""
+        if self.encoding is not None:
+            data = (self._encoded(data),)
+        self._channel.write(*data)
+
+    def write_accepted(self, *data: Chunk) -> None:
+        if self.encoding is not None:
+            data = (self._encoded(data),)
+        self._channel.write_accepted(*data)
 
     def __repr__(self) -> str:
         return f'<LineChannel {self._channel!r}>'

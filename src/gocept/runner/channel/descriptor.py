@@ -29,7 +29,7 @@ from gocept.runner.errors import (
 )
 from gocept.runner.interfaces import IPipeChannel, ISocketChannel
 from gocept.runner.waits.closing import Owning
-from gocept.runner.waits.deadline import Deadline, wait_for
+from gocept.runner.waits.deadline import Deadline, is_broken, wait_for
 from gocept.runner.waits.forks import Lock, tell_forks
 
 log = logging.getLogger('gocept.runner.channel')
@@ -57,6 +57,7 @@ class _DescriptorChannel(Channel, Owning):
         super().__init__(**options)
         self._lock = Lock()
         self._outgoing = Outgoing(send, high_water)
+        self.high_water = high_water
         self._ending = self._ended = False  # after write_eof()
         tell_forks(self)
 
@@ -125,6 +126,23 @@ class _DescriptorChannel(Channel, Owning):
                 raise self._gone(error) from error
         if outgoing.size:
             self._tell_sending()
+
+    def write_accepted(self, *data: Chunk) -> None:
+        with self._lock:
+            self._require_sink()
+            try:
+                self._outgoing.add(self._encoded(data))
+            except ConnectionError as error:
+                raise self._gone(error) from error
+        if self.kept:
+            self._tell_sending()
+
+    def check_sink(self) -> None:
+        with self._lock:
+            self._require_sink()
+            if is_broken(self.sink_fd):
+                raise EndpointClosedException(
+                    f'{self!r}: the other side does not read any more')
 
     def write_eof(self) -> None:
         """See `IChannel`."""

@@ -130,6 +130,8 @@ class Poller(Owning):
         # To be collected though no descriptor says so: what sources hold, and
         # what was told.
         self._ready: dict[Watch, None] = {}
+        # Of these, what transactions have given back, which comes first.
+        self._returned: dict[Watch, None] = {}
         self._late: collections.deque[Callable[[], None]] = collections.deque()
         self._results: list[Pair] = []
         self._news = False  # to end the pause
@@ -218,6 +220,7 @@ class Poller(Owning):
         for each in (watch.label, *watch.source.layers()):
             self._watches.pop(id(each), None)
         self._ready.pop(watch, None)
+        self._returned.pop(watch, None)
         self._remove_reader(watch)
         if isinstance(watch.source, Timer):
             self._schedule.drop(watch.source)
@@ -271,6 +274,33 @@ class Poller(Owning):
                 self._settle(watch, watch.source.buffered)
 
     @_or_later
+    def source_returned(self, source: Source) -> None:
+        with self._lock:
+            watch = self._watches.get(id(source))
+            if watch is not None:
+                fd = watch.fd
+                if (self._readers.get(fd) is not watch
+                        and 0 <= fd == watch.source.fileno()):
+                    with contextlib.suppress(OSError):  # closed meanwhile
+                        self._add_reader(watch)
+                self._settle(watch, True)
+                self._returned[watch] = None
+
+    @_or_later
+    def source_over(self, source: Source) -> None:
+        with self._lock:
+            watch = self._watches.get(id(source))
+            if watch is not None:
+                self._remove(watch)
+
+    def _suspend(self, watch: Watch) -> None:
+        with self._lock:
+            if watch.source.suspended and self._is_registered(watch):
+                watch.told = False
+                self._remove_reader(watch)
+                self._ready.pop(watch, None)
+
+    @_or_later
     def source_sending(self, source: Source) -> None:
         with self._lock:
             fd = source.sink_fd
@@ -310,11 +340,14 @@ class Poller(Owning):
         deadline = NEVER if timeout is None else Deadline(timeout)
         while True:
             try:
+                if self._returned:
+                    self._collect_returned()
                 woken = self._wait(deadline, False)
                 if self._ready or self._schedule:
                     self._collect_others()
             except BaseException:  # of a callback or a signal handler
                 self._news = True  # what there is by now
+                self._unfetch()
                 raise
             results = self._results
             if (results or woken or self._news or self.closed
@@ -456,6 +489,25 @@ class Poller(Owning):
                     if self._is_registered(watch):
                         self._schedule.add(timer)
 
+    def _collect_returned(self) -> None:
+        with self._lock:
+            returned, self._returned = self._returned, {}
+        for watch in returned:
+            if self._is_registered(watch):
+                self._collect(watch)
+
+    def _unfetch(self) -> None:
+        """Let transactional sources have again what nobody has got yet."""
+        results, self._results = self._results, []
+        items: dict[Label, list[Item]] = {}
+        for pair in results:
+            if getattr(pair[1], 'transactional', False):
+                items.setdefault(pair[1], []).append(pair[0])
+            else:
+                self._results.append(pair)
+        for channel, fetched in items.items():
+            channel.unfetch(fetched)
+
     def _is_registered(self, watch: Watch) -> bool:
         return self._watches.get(id(watch.label)) is watch
 
@@ -464,12 +516,16 @@ class Poller(Owning):
         try:
             items, over = source.collect()
         except survived():  # of a custom channel; the others go on
+            if source.transactional:
+                raise  # the transaction has failed before
             log_exception(
                 log, '%r failed, and is not polled any more', source)
             over = True
             items = ([] if source.accepts
                      else [getattr(source, '_nothing', b'')])
-        if over:
+        if source.suspended:
+            self._suspend(watch)
+        elif over:
             with self._lock:
                 self._remove(watch)
         elif watch.told:

@@ -69,6 +69,13 @@ def wait_for(fd: int, mask: int, deadline: Deadline) -> bool:
     return wait_for_any({fd: mask}, deadline)
 
 
+def is_broken(fd: int) -> bool:
+    """Whether the system knows that nobody has the other end any more."""
+    poll = select.poll()
+    poll.register(fd, 0)
+    return bool(poll.poll(0))
+
+
 def wait_for_any(masks: Mapping[int, int], deadline: Deadline) -> bool:
     """Wait until one of several descriptors is ready; each has its mask."""
     poll = select.poll()

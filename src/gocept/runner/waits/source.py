@@ -23,6 +23,12 @@ class Watcher(Protocol):
     def source_fetched(self, source: 'Source') -> None:
         """Somebody has read from `source`; `buffered` says if some is left."""
 
+    def source_returned(self, source: 'Source') -> None:
+        """`collect` has again what it had before, or is no more suspended."""
+
+    def source_over(self, source: 'Source') -> None:
+        """The end that a suspended source had is not given again."""
+
     def source_sending(self, source: 'Source') -> None:
         """`send_kept` is to be called when `sink_fd` can be written."""
 
@@ -44,6 +50,12 @@ class Source:
 
     sink_fd = -1
     """What is written to; -1 for nothing."""
+
+    transactional = False
+    """Whether the end of a transaction decides what was collected."""
+
+    suspended = False
+    """Whether there is nothing to collect before the transaction ends."""
 
     told = False
     """Whether a watcher wants to be told when somebody has read from it."""
@@ -106,6 +118,14 @@ class Source:
         self.told = False
         for watcher in self._watchers:
             watcher.source_fetched(self)
+
+    def _tell_returned(self) -> None:
+        for watcher in self._watchers:
+            watcher.source_returned(self)
+
+    def _tell_over(self) -> None:
+        for watcher in self._watchers:
+            watcher.source_over(self)
 
     def _tell_sending(self) -> None:
         for watcher in self._watchers:

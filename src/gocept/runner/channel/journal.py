@@ -1,0 +1,309 @@
+"""What one transaction has fetched from channels, and written to them.
+
+A journal joins the transaction twice. `_SecondPhase` is finished before all
+other data managers, so it knows whether the second phase of the commit has
+begun. The journal itself votes and finishes after all others: nobody reads
+what was written before the database has what was committed with it.
+"""
+
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import transaction
+import zope.interface
+from transaction._transaction import Status
+from transaction.interfaces import (
+    IDataManager,
+    ISavepointDataManager,
+    NoTransaction,
+    TransientError,
+)
+
+from gocept.runner.channel.lines import Data
+from gocept.runner.errors import EndpointClosedException
+
+log = logging.getLogger('gocept.runner.channel')
+
+
+class Delivery:
+    """An item that was fetched: a line, a piece, or the end of the stream."""
+
+    __slots__ = ('data', 'failures', 'is_end', 'is_text', 'partial')
+
+    def __init__(self, data: Data, *, partial: bool | None = None,
+                 is_end: bool = False, is_text: bool = False,
+                 failures: int = 0) -> None:
+        self.data = data
+        self.partial = partial
+        """Whether it is a piece of a line; None if its end says so."""
+        self.is_end = is_end
+        self.is_text = is_text
+        """Whether `read_until` has read it, so that it may be half a line."""
+        self.failures = failures
+        """How many transactions have fetched it and failed."""
+
+
+class Party(Protocol):
+    """A channel, as its journal knows it."""
+
+    def give_back(self, deliveries: Sequence[Delivery],
+                  is_alone: bool) -> None:
+        """Have them fetched again, before all others."""
+
+    def resume(self) -> None:
+        """What the transaction could not fetch can be fetched now."""
+
+    def consume_end(self) -> None:
+        """The end was fetched for good."""
+
+    def vote(self) -> None:
+        """EndpointClosedException if nobody will read what is sent."""
+
+    def send(self, chunks: Sequence[Any], is_end: bool) -> None:
+        """Send what a transaction has written."""
+
+
+class Written:
+    """What is kept for one channel until the commit."""
+
+    def __init__(self) -> None:
+        self.chunks: list[Any] = []
+        self.sizes: list[int] = []
+        self.is_end = False
+        """Whether `write_eof` was called."""
+
+    @property
+    def size(self) -> int:
+        """The number of bytes."""
+        return sum(self.sizes)
+
+
+@zope.interface.implementer(IDataManager)
+class _SecondPhase:
+    """Is finished first, and so knows that the second phase has begun."""
+
+    transaction_manager = transaction.manager
+
+    def __init__(self) -> None:
+        self.begun = False
+
+    def sortKey(self) -> str:
+        return ''
+
+    def _do_nothing(self, txn: transaction.Transaction) -> None:
+        pass
+
+    abort = tpc_begin = commit = tpc_vote = tpc_abort = _do_nothing
+
+    def tpc_finish(self, txn: transaction.Transaction) -> None:
+        self.begun = True
+
+    def savepoint(self) -> 'Savepoint':
+        return Savepoint(lambda: None)
+
+
+class Savepoint:
+    """What is done to go back to it."""
+
+    def __init__(self, rollback: Callable[[], object]) -> None:
+        self.rollback = rollback
+
+
+@zope.interface.implementer(ISavepointDataManager)
+class Journal:
+    """Gives back at an abort what was fetched; sends at a commit what was
+    written."""
+
+    transaction_manager = transaction.manager
+
+    def __init__(self, txn: transaction.Transaction) -> None:
+        self._txn = txn
+        self._fetched: list[tuple[Party, Delivery]] = []
+        self._written: dict[Party, Written] = {}
+        self._waiting: dict[Party, None] = {}
+        self._second_phase = _SecondPhase()
+        txn.join(self._second_phase)  # raises if the transaction has failed
+        txn.join(self)
+        txn.set_data(_KEY, self)
+
+    def sortKey(self) -> str:
+        return '\U0010ffff'
+
+    # What channels call.
+
+    def admits(self, failures: int = 0) -> bool:
+        """Whether the transaction may fetch what has failed so many times.
+
+        What has failed is fetched alone, or else it would not be known which
+        item is to blame.
+        """
+        fetched = self._fetched
+        return not fetched or not (failures or fetched[0][1].failures)
+
+    def note(self, channel: Party, *deliveries: Delivery) -> None:
+        """These were fetched."""
+        self._fetched += [(channel, each) for each in deliveries]
+
+    def wait(self, channel: Party) -> None:
+        """Resume `channel` when the transaction has ended."""
+        self._waiting[channel] = None
+
+    def take_last(self, channel: Party, count: int) -> list[Delivery]:
+        """Forget the last items that were fetched from a channel."""
+        taken: list[Delivery] = []
+        for index in range(len(self._fetched) - 1, -1, -1):
+            if len(taken) == count:
+                break
+            if self._fetched[index][0] is channel:
+                taken.append(self._fetched.pop(index)[1])
+        return taken[::-1]
+
+    def written_to(self, channel: Party) -> Written | None:
+        """What is kept for a channel."""
+        return self._written.get(channel)
+
+    def write(self, channel: Party) -> Written:
+        """Where to add what is to be kept for a channel."""
+        return self._written.setdefault(channel, Written())
+
+    # What the transaction calls.
+
+    def tpc_begin(self, txn: transaction.Transaction) -> None:
+        pass
+
+    def commit(self, txn: transaction.Transaction) -> None:
+        pass
+
+    def tpc_vote(self, txn: transaction.Transaction) -> None:
+        for channel in self._written:
+            channel.vote()
+
+    def tpc_finish(self, txn: transaction.Transaction) -> None:
+        # Called once more by `tpc_abort` if an interrupt has ended it here.
+        while self._written:
+            channel = next(iter(self._written))
+            written = self._written.pop(channel)
+            try:
+                channel.send(written.chunks, written.is_end)
+            except EndpointClosedException as error:
+                log.error('%s. A transaction was committed, but %d bytes (%d '
+                          'writes) of it were not sent', error, written.size,
+                          len(written.chunks))
+            except OSError as error:
+                log.error('%s; the bytes are kept and sent later', error)
+            except Exception:
+                log.exception('%r: %d bytes of a committed transaction were '
+                              'not sent', channel, written.size)
+        self.consume()
+
+    def tpc_abort(self, txn: transaction.Transaction) -> None:
+        if self._second_phase.begun:
+            self.tpc_finish(txn)
+        else:
+            self.abort(txn)
+
+    def abort(self, txn: transaction.Transaction) -> None:
+        txn.set_data(_KEY, None)
+        self._written.clear()
+        self._give_back(0)
+
+    def savepoint(self) -> Savepoint:
+        """See `transaction.interfaces.ISavepointDataManager`."""
+        fetched = len(self._fetched)
+        written = {channel: (len(each.chunks), each.is_end)
+                   for channel, each in self._written.items()}
+
+        def rollback() -> None:
+            for channel, each in [*self._written.items()]:
+                if channel not in written:
+                    del self._written[channel]
+                    continue
+                count, each.is_end = written[channel]
+                del each.chunks[count:], each.sizes[count:]
+            self._give_back(fetched)
+        return Savepoint(rollback)
+
+    def consume(self) -> None:
+        """What was fetched is not given back, and what is kept is not sent."""
+        self._txn.set_data(_KEY, None)
+        self._written.clear()
+        fetched, self._fetched = self._fetched, []
+        for channel, delivery in fetched:
+            if delivery.is_end:
+                channel.consume_end()
+        self._resume()
+
+    def _give_back(self, start: int) -> None:
+        fetched = self._fetched[start:]
+        del self._fetched[start:]
+        # What one transaction has read with `read_until` is one item.
+        is_alone = len(fetched) == 1 or any(
+            delivery.is_text for _, delivery in fetched)
+        if fetched and _has_failed(self._txn):
+            most = max(delivery.failures for _, delivery in fetched)
+            for _, delivery in fetched:
+                delivery.failures = most + 1 if is_alone else 1
+        returned: dict[Party, list[Delivery]] = {}
+        for channel, delivery in fetched:
+            returned.setdefault(channel, []).append(delivery)
+        for channel, deliveries in returned.items():
+            channel.give_back(deliveries, is_alone)
+        self._resume()
+
+    def _resume(self) -> None:
+        waiting, self._waiting = self._waiting, {}
+        for channel in waiting:
+            channel.resume()
+
+
+_KEY = Journal  # under which a transaction has its journal
+
+
+def current_journal() -> Journal | None:
+    """The journal of the transaction of this thread.
+
+    None where there is no transaction: in explicit mode outside of one, and
+    in what is called after a commit. TransactionFailedError if the transaction
+    has failed, and was not aborted yet.
+    """
+    try:
+        txn = transaction.get()
+    except NoTransaction:
+        return None
+    return journal_of(txn) or (
+        None if txn.status == Status.COMMITTED else Journal(txn))
+
+
+def known_journal() -> Journal | None:
+    """Like `current_journal`, but None if nothing was fetched or written."""
+    try:
+        return journal_of(transaction.get())
+    except NoTransaction:
+        return None
+
+
+def journal_of(txn: transaction.Transaction) -> Journal | None:
+    """The journal that a transaction has."""
+    try:
+        return txn.data(_KEY)  # type: ignore[no-any-return]
+    except KeyError:
+        return None
+
+
+def _has_failed(txn: transaction.Transaction) -> bool:
+    """Whether what was fetched may be to blame for the abort in progress.
+
+    An abort without an error is wanted; a conflict passes, and so does what
+    stands in the way of a commit, such as a full disk.
+    """
+    error = sys.exception()
+    if not isinstance(error, Exception) or (
+            isinstance(error, OSError) and txn.status in (
+                Status.COMMITTING, Status.COMMITFAILED)):
+        return False
+    try:
+        return not txn.isRetryableError(error)
+    except Exception:  # of another data manager
+        return not isinstance(error, TransientError)
