@@ -108,6 +108,14 @@ class ProcessExistsException(RunnerError):
     """Raised when an application is started under an alias that runs."""
 
 
+class ShortageError(RunnerError, OSError):
+    """Raised when no child can be started, as this process or the machine has
+    no descriptors, no processes or no memory left.
+
+    `errno` says which. The child itself is not at fault: try again later.
+    """
+
+
 class StartError(RunnerError):
     """Raised when an application that is to listen on a socket does not.
 

@@ -164,12 +164,9 @@ class SimpleExecutor:
     def _options(self, check: Check | None) -> dict[str, Any]:
         """The keywords of a process that do what those of Popen do."""
         popen = self._popen
-        options = {'env': self.envvars, 'pass_fds': ()} | {
+        options = {'pass_fds': ()} | {
             key: popen[key] for key in _KNOWN if key in popen}
-        environment = options['env']
-        # Some variables reach a child only if they are said once more.
-        extra = {name: environment[name] for name in self._envvars
-                 if name in environment}
+        extra = dict(self._envvars) if options.get('env') is None else {}
         command = self.command if popen['shell'] else self.command_parts
         if check is not None:
             extra |= check.variables

@@ -27,7 +27,12 @@ from gocept.runner.process import (
     procfs,
     registry,
 )
-from gocept.runner.process.launch import Command, Launch, new_mark
+from gocept.runner.process.launch import (
+    Command,
+    Launch,
+    Newborn,
+    new_mark,
+)
 from gocept.runner.process.pidfd import Handle, Handles, hold
 from gocept.runner.process.registry import terminate_all
 from gocept.runner.waits.closing import Closing
@@ -102,22 +107,22 @@ class Process(Source, Closing):
                on_start: Callable[['Process'], object] | None) -> None:
         self.before_start = numbers.now()
         self.started_at = descendants.clock()
-        started = launch.start(self.mark)
-        self.pid = started.pid
+        newborn = Newborn(self.mark, self.leads_group)
         with contextlib.ExitStack() as undo:
-            undo.callback(self._kill_newborn)
+            undo.callback(self._abandon, newborn)
+            launch.start(newborn)
+            self.pid = newborn.pid
             descendants.started.add(self.pid)
             undo.callback(descendants.started.discard, self.pid)
-            unowned = {fd for fd in started[1:] if fd >= 0}
-            undo.callback(lambda: list(map(os.close, unowned)))
             for name, faucet, sink in (
-                    ('channel', started.stdout, started.stdin),
-                    ('stderr', started.stderr, -1)):
-                if {faucet, sink} & unowned:
+                    ('channel', newborn.stdout, newborn.stdin),
+                    ('stderr', newborn.stderr, -1)):
+                if faucet >= 0 or sink >= 0:
                     it = PipeChannel(*(fd if fd >= 0 else None for fd in (
                         faucet, sink)), **channel)
-                    unowned -= {faucet, sink}
                     undo.callback(it.close)
+                    newborn.take(faucet)
+                    newborn.take(sink)
                     it.name = f'{self.name!r} ({self.pid})'
                     poller.send_for(it)
                     setattr(self, name, it)
@@ -135,14 +140,10 @@ class Process(Source, Closing):
             poller.register(self)  # from now on the child may be reaped
             undo.pop_all()
 
-    def _kill_newborn(self) -> None:
-        if self.returncode is not None:
-            return  # on_start has waited for it
-        # The child is not reaped, so the number is its own.
-        with contextlib.suppress(OSError):
-            (os.killpg if self.leads_group else os.kill)(
-                self.pid, signal.SIGKILL)
-            os.waitpid(self.pid, 0)
+    def _abandon(self, newborn: Newborn) -> None:
+        """End a child that could not be started as a whole."""
+        if self.returncode is None:  # else on_start has waited for it
+            newborn.abandon()
 
     def channels(self) -> Iterator[PipeChannel]:
         """See `IProcess`."""

@@ -3,8 +3,9 @@
 This runs as a script of its own, between the fork and the program. First it
 sets the resource limits, then groups and user, as limits may need privileges;
 then the signal for the death of the parent, as a change of user revokes that.
-If a step fails, the script writes the step and the error to a pipe, which the
-program does not get.
+The script writes `EXEC` to a pipe before the last step, which is to become the
+program. If a step fails, it writes the step and the error. The program does
+not get the pipe.
 """
 
 import ctypes
@@ -18,6 +19,9 @@ import warnings  # noqa: F401, which os.execvpe() could not import as the user
 _PR_SET_PDEATHSIG = 1
 
 FAILED = 127
+
+EXEC = b'\n'
+"""What is reported when only the program itself can fail."""
 
 
 def main() -> None:
@@ -48,6 +52,7 @@ def main() -> None:
         if options['locale'] is not None:
             os.environ['LC_CTYPE'] = options['locale']
         step = ''
+        os.write(options['report'], EXEC)
         os.execvpe(sys.argv[2], sys.argv[3:], os.environ)
     except Exception as error:  # the parent raises it
         report = step, getattr(error, 'errno', None), str(error)

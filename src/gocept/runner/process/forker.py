@@ -5,12 +5,14 @@ has started the child; see prctl(2). So the main thread starts children with
 that signal, or else this thread, which is begun when it is first needed.
 """
 
+import errno
 import queue
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import TypeVar
 
+from gocept.runner.errors import ShortageError
 from gocept.runner.waits.forks import Lock
 
 T = TypeVar('T')
@@ -20,13 +22,16 @@ _thread: threading.Thread | None = None
 _calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
 
 
-def call(function: Callable[[], T]) -> T:
+def call(function: Callable[[], T], also_main: bool = False) -> T:
     """Call a function in that thread, or at once in the main thread.
 
-    Returns its result, or raises its exception.
+    With `also_main`, in that thread always: no signal handler interrupts it
+    there. Returns its result, or raises its exception. ShortageError if the
+    thread cannot be begun.
     """
     global _thread, _calls
-    if threading.current_thread() is threading.main_thread():
+    if (not also_main
+            and threading.current_thread() is threading.main_thread()):
         return function()
     future: Future[T] = Future()
 
@@ -39,12 +44,20 @@ def call(function: Callable[[], T]) -> T:
     with _lock:
         if _thread is None or not _thread.is_alive():  # as in a fork
             _calls = queue.SimpleQueue()
-            _thread = threading.Thread(
+            thread = threading.Thread(
                 target=_serve, args=(_calls,), daemon=True,
                 name='gocept.runner.forker')
-            _thread.start()
+            try:
+                thread.start()
+            except RuntimeError as error:
+                raise ShortageError(errno.EAGAIN, str(error)) from error
+            _thread = thread
         _calls.put(answer)
-    return future.result()
+    try:
+        return future.result()
+    except BaseException:
+        wait([future])  # when a signal handler has raised it
+        raise
 
 
 def _serve(calls: queue.SimpleQueue[Callable[[], None]]) -> None:

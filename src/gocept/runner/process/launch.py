@@ -6,6 +6,7 @@ program (``preexec_fn``) may deadlock where there are threads.
 """
 
 import contextlib
+import errno
 import fcntl
 import functools
 import grp
@@ -15,15 +16,19 @@ import os
 import pathlib
 import pwd
 import resource
+import select
 import shlex
 import signal
+import stat
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, Protocol, TypedDict, Unpack, cast
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Protocol, TypedDict, Unpack, cast
 
+from gocept.runner.errors import ShortageError
 from gocept.runner.process import exechelper, forker, procfs
 from gocept.runner.process.keywords import STREAMS
+from gocept.runner.waits.deadline import Deadline, wait_for
 from gocept.runner.waits.standard import fill_standard
 
 MARKER = 'GOCEPT_RUNNER_CHILD'
@@ -32,8 +37,16 @@ MARKER = 'GOCEPT_RUNNER_CHILD'
 Its value are marks: one word for each child that the process descends from.
 """
 
-# What a service manager tells its service, and not the children of that.
-_NEVER_INHERITED = ('NOTIFY_SOCKET', 'WATCHDOG_', 'LISTEN_')
+_MARKER = MARKER.encode()
+
+# What systemd tells its service, and not the children of that.
+_NEVER_INHERITED = (
+    b'NOTIFY_SOCKET', b'WATCHDOG_PID', b'WATCHDOG_USEC', b'LISTEN_PID',
+    b'LISTEN_PIDFDID', b'LISTEN_FDS', b'LISTEN_FDNAMES')
+
+_SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM}
+
+_LONGEST_HELP = 60.0  # seconds that the helper may take, on a busy machine
 
 _UNCHANGED = 2 ** 32 - 1  # what the system takes for -1, instead of a user
 
@@ -70,13 +83,64 @@ class PopenOptions(TypedDict, total=False):
     pipesize: int
 
 
-class Started(NamedTuple):
-    """A child, and our ends of its pipes (-1 where there is none)."""
+class Newborn:
+    """A child, and our ends of its pipes, as long as they have no owner.
 
-    pid: int
-    stdin: int
-    stdout: int
-    stderr: int
+    A signal handler may raise an exception at any time. So each thing is noted
+    down here as it is made, and `abandon` ends what is noted.
+    """
+
+    def __init__(self, mark: str, leads_group: bool = False) -> None:
+        self.mark = mark
+        self.leads_group = leads_group
+        self.pid = 0
+        self.stdin = self.stdout = self.stderr = -1
+        """Our ends; -1 where there is none."""
+        self._open: list[int] = []
+
+    def pipe(self) -> tuple[int, int]:
+        """Make a pipe: the end to read from, and the one to write to."""
+        # In one call of C, so that no handler comes between.
+        self._open.extend(itertools.chain.from_iterable(
+            itertools.starmap(os.pipe, [()])))
+        read, write = self._open[-2:]
+        return read, write
+
+    def take(self, fd: int) -> int:
+        """Hand over a descriptor to an owner."""
+        if fd >= 0:
+            self._open.remove(fd)
+        return fd
+
+    def abandon(self) -> None:
+        """Kill the child, if it was started, and close the descriptors."""
+        while self._open:
+            os.close(self._open.pop())
+        # The child is not reaped, so the number is its own.
+        for pid in [self.pid] if self.pid else list(self._unknown()):
+            with contextlib.suppress(ProcessLookupError):
+                (os.killpg if self.leads_group else os.kill)(
+                    pid, signal.SIGKILL)
+            self.reap(pid)
+
+    def reap(self, pid: int) -> int | None:
+        """Wait for the end of the child, and forget it; returns its status.
+
+        None if that is not known.
+        """
+        self.pid, self.mark = 0, ''
+        try:
+            return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        except ChildProcessError:
+            return None
+
+    def _unknown(self) -> Iterator[int]:
+        """The child, if an exception has taken the place of its number."""
+        for pid in procfs.children(os.getpid()):
+            while (words := procfs.variable(pid, MARKER)) is None:
+                pass  # for a moment, as it becomes another program
+            if self.mark and self.mark in words.split():
+                yield pid
 
 
 class Launch:
@@ -107,8 +171,8 @@ class Launch:
             setpgrp or setsid or detached or popen.get('process_group') == 0
             or bool(popen.get('start_new_session')))
         self._cwd = cwd
-        self._env = env
-        self._extra_env = dict(extra_env or {})
+        self._env = None if env is None else checked_variables('env', env)
+        self._extra_env = checked_variables('extra_env', extra_env or {})
         self._identity = _identity(user, group, extra_groups)
         self._rlimits = {name: _limits(name, value)
                          for name, value in (rlimits or {}).items()}
@@ -131,40 +195,74 @@ class Launch:
         elif setpgrp:
             self._popen['process_group'] = 0
 
-    def start(self, mark: str) -> Started:
-        """Start it, marked; raises what Popen does, mostly an OSError."""
-        fill_standard()
-        ours = dict.fromkeys(self._streams, -1)
-        with contextlib.ExitStack() as theirs, contextlib.ExitStack() as undo:
-            streams: dict[str, Redirection] = {}
-            pipesize = self._popen.get('pipesize', -1)
-            for name, stream in self._streams.items():
-                streams[name], ours[name] = _open(name, stream, theirs, undo)
-                if ours[name] >= 0 and pipesize > 0:
-                    fcntl.fcntl(ours[name], fcntl.F_SETPIPE_SZ, pipesize)
-            environment = self._environment(mark)
+    def start(self, newborn: Newborn) -> None:
+        """Start it; raises what Popen does, mostly an OSError.
+
+        ShortageError if this process or the machine has too little left. After
+        an error there may be something to abandon.
+        """
+        streams: dict[str, Redirection] = {}
+        with contextlib.ExitStack() as theirs:
+            with _shortages(lambda error: True):
+                fill_standard()
+                for name, stream in self._streams.items():
+                    streams[name] = self._open(name, stream, newborn, theirs)
+            environment = self._environment(newborn.mark)
             keywords = {**streams, 'env': environment, 'cwd': self._cwd}
             if self._rlimits or self._death_signal:
-                pid = self._start_helped(
-                    keywords, environment.get('LC_CTYPE'))
+                self._start_helped(
+                    newborn, keywords, environment.get(b'LC_CTYPE'))
             else:
-                pid = _popen(self.args, {
+                self._fork(newborn, self.args, {
                     **keywords, **self._popen, **self._identity})
-            undo.pop_all()
-        return Started(pid, **ours)
 
-    def _start_helped(self, keywords: Mapping[str, object],
-                      locale: str | None) -> int:
+    def _open(self, name: str, stream: Stream, newborn: Newborn,
+              theirs: contextlib.ExitStack) -> Redirection:
+        """What Popen gets."""
+        if isinstance(stream, os.PathLike):
+            fd = _open_file(stream, reads=name == 'stdin')
+            theirs.callback(os.close, fd)
+            return fd
+        if stream != 'pipe':
+            return STREAMS[stream] if isinstance(stream, str) else stream
+        read, write = newborn.pipe()
+        child, ours = (read, write) if name == 'stdin' else (write, read)
+        theirs.callback(lambda: os.close(newborn.take(child)))
+        setattr(newborn, name, ours)
+        size = self._popen.get('pipesize', -1)
+        if size > 0:
+            fcntl.fcntl(ours, fcntl.F_SETPIPE_SZ, size)
+        return child
+
+    def _fork(self, newborn: Newborn, args: Sequence[str],
+              keywords: Mapping[str, object]) -> None:
+        """Call Popen, where no signal handler can take the child from us.
+
+        A handler that raises in the main thread leaves a child that can be
+        found by its mark, unless it has none, or was not forked by vfork(2)
+        and may not have become the program yet.
+        """
+        def popen() -> None:
+            newborn.pid = _popen(args, keywords)
+
+        # What the child reports has the name of a file, mostly.
+        with _shortages(lambda error: error.filename is None):
+            forker.call(popen, also_main=self.detached or any(
+                keywords.get(name) is not None for name in (
+                    'user', 'group', 'extra_groups', 'preexec_fn')))
+
+    def _start_helped(self, newborn: Newborn, keywords: Mapping[str, object],
+                      locale: bytes | None) -> None:
         popen = self._popen.copy()
         executable = os.fsdecode(popen.pop('executable', '') or self.args[0])
-        read, low = os.pipe()
-        with open(read, 'rb') as reader:
-            with open(low, 'wb'), open(
-                    # A number that no stream of the child gets.
-                    fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, 3), 'wb') as high:
-                write = high.fileno()
+        with _shortages(lambda error: True):
+            read, low = newborn.pipe()
+            # A number that no stream of the child gets.
+            high = fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, 3)
+        with open(newborn.take(read), 'rb') as reader:
+            with open(newborn.take(low), 'wb'), open(high, 'wb'):
                 options = {
-                    'report': write,
+                    'report': high,
                     'rlimits': self._rlimits,
                     **self._identity,
                     'death_signal': self._death_signal,
@@ -173,45 +271,51 @@ class Launch:
                         [signal.SIGPIPE, signal.SIGXFSZ]
                         if popen.get('restore_signals', True) else []),
                     # Python sets this one in itself for some locales.
-                    'locale': locale,
+                    'locale': None if locale is None else os.fsdecode(locale),
                 }
                 if popen.get('close_fds', True):
-                    popen['pass_fds'] = (*popen.get('pass_fds', ()), write)
+                    popen['pass_fds'] = (*popen.get('pass_fds', ()), high)
                 else:
-                    os.set_inheritable(write, True)
-                pid = forker.call(lambda: _popen(
-                    [sys.executable, '-I', '-S', '-X', 'utf8',
-                     exechelper.__file__, json.dumps(options), executable,
-                     *self.args], {**keywords, **popen}))
-            try:
-                report = reader.read()
-            except BaseException:  # nobody else would reap it
-                os.kill(pid, signal.SIGKILL)
-                os.waitpid(pid, 0)
-                raise
-        if report:
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(pid, 0)
-            step, errno, text = json.loads(report)
-            if errno is None:
-                raise ValueError(f'{step}: {text}')
-            raise OSError(errno, os.strerror(errno), step or executable)
-        return pid
+                    os.set_inheritable(high, True)
+                python = _python()
+                try:
+                    self._fork(newborn, [
+                        python, '-I', '-S', '-X', 'utf8', exechelper.__file__,
+                        json.dumps(options), executable, *self.args],
+                        {**keywords, **popen})
+                except OSError as error:
+                    if error.filename == python:
+                        raise _no_help(python, str(error)) from error
+                    raise
+            report = _read_report(reader.fileno())
+        if report == exechelper.EXEC:
+            return
+        if not report:  # whatever it is, it is not our helper
+            os.kill(newborn.pid, signal.SIGKILL)
+        status = newborn.reap(newborn.pid)
+        if not report:
+            raise _no_help(python, f'it ended with {status}')
+        step, number, text = json.loads(report)
+        if number is None:
+            raise ValueError(f'{step}: {text}')
+        raise OSError(number, os.strerror(number), step or executable)
 
-    def _environment(self, mark: str) -> dict[str, str]:
-        inherited = os.environ if self._env is None else self._env
-        environment: dict[str, str | None] = {
-            name: value for name, value in inherited.items()
-            if not name.startswith(_NEVER_INHERITED)}
+    def _environment(self, mark: str) -> dict[bytes, bytes]:
+        """In bytes, as decoding and encoding takes a tenth of a start."""
+        environment = dict(self._env or {})
+        if self._env is None:
+            environment |= os.environb
+            for name in _NEVER_INHERITED:
+                environment.pop(name, None)
         if self.detached:
-            environment.pop(MARKER, None)
+            environment.pop(_MARKER, None)
             program = os.path.basename(self.args[0])
             if program.startswith('python') or self.args[0] == sys.executable:
-                environment['PYTHONPATH'] = os.pathsep.join(
-                    os.path.abspath(path) for path in sys.path)
+                environment[b'PYTHONPATH'] = os.fsencode(
+                    os.pathsep.join(_absolute_path()))
         else:
-            environment[MARKER] = ' '.join(
-                [*os.environ.get(MARKER, '').split(), mark])
+            environment[_MARKER] = b' '.join(
+                [*os.environb.get(_MARKER, b'').split(), mark.encode()])
         environment |= self._extra_env
         return {name: value for name, value in environment.items()
                 if value is not None}
@@ -236,20 +340,65 @@ def _mark_of(pid: int) -> str:
     return f'{pid}.{us.start if us else 0}.'
 
 
+def _absolute_path() -> list[str]:
+    """Our ``sys.path``, from any directory."""
+    try:
+        here = os.getcwd()
+    except FileNotFoundError:  # and what was in it
+        return [path for path in sys.path if os.path.isabs(path)]
+    return [os.path.normpath(os.path.join(here, path)) for path in sys.path]
+
+
 def _arguments(command: Command, shell: bool) -> list[str]:
     if shell:
         if not isinstance(command, str) or not command.strip():
             raise ValueError(
                 f'a command for the shell is a string, not {command!r}')
-        return ['/bin/sh', '-c', command]
+        return checked_arguments(['/bin/sh', '-c', command])
     if not isinstance(command, str | Sequence):
         raise TypeError('a command is a string or a list of arguments, not '
                         f'{command!r}')
-    args = (shlex.split(command) if isinstance(command, str)
-            else [os.fsdecode(each) for each in command])
+    args = checked_arguments(
+        shlex.split(command) if isinstance(command, str) else command)
     if not args or not args[0]:
         raise ValueError(f'there is no program in the command {command!r}')
     return args
+
+
+def checked_arguments(
+        args: Sequence[str | bytes | os.PathLike[str]]) -> list[str]:
+    """The arguments of a program; an error for one that cannot be meant."""
+    try:
+        strings = [os.fsdecode(arg) for arg in args]
+    except TypeError as error:
+        raise TypeError(f'an argument is a string: {error}') from error
+    for each in strings:
+        if '\0' in each:
+            raise ValueError(f'an argument has no NUL: {each!r}')
+    return strings
+
+
+def checked_variables(keyword: str, variables: Mapping[str, str | None],
+                      ) -> dict[bytes, bytes | None]:
+    """What `keyword` says of the environment, in bytes.
+
+    TypeError and ValueError for variables that cannot be meant.
+    """
+    if not isinstance(variables, Mapping):
+        raise TypeError(f'{keyword} is a dictionary, not {variables!r}')
+    checked: dict[bytes, bytes | None] = {}
+    for name, value in variables.items():
+        if not isinstance(name, str) or not (
+                isinstance(value, str)
+                or (value is None and keyword == 'extra_env')):
+            raise TypeError(f'{keyword}: the variable {name!r} needs a string,'
+                            f' not {value!r}')
+        if not name or '=' in name or '\0' in name + (value or ''):
+            raise ValueError(f'{keyword}: no variable can be {name!r}: '
+                             f'{value!r}')
+        checked[os.fsencode(name)] = (
+            None if value is None else os.fsencode(value))
+    return checked
 
 
 def _identity(user: str | int | None, group: str | int | None,
@@ -318,21 +467,70 @@ def _checked_stream(name: str, stream: Stream) -> Stream:
     return stream
 
 
-def _open(name: str, stream: Stream, theirs: contextlib.ExitStack,
-          undo: contextlib.ExitStack) -> tuple[Redirection, int]:
-    """What Popen gets, and our end; -1 for none."""
-    if stream == 'pipe':
-        read, write = os.pipe()
-        child, ours = (read, write) if name == 'stdin' else (write, read)
-        theirs.callback(os.close, child)
-        undo.callback(os.close, ours)
-        return child, ours
-    if isinstance(stream, os.PathLike):
-        return theirs.enter_context(
-            open(stream, 'rb' if name == 'stdin' else 'ab')), -1
-    if isinstance(stream, str):
-        return STREAMS[stream], -1
-    return stream, -1
+def _open_file(path: os.PathLike[str], reads: bool) -> int:
+    """Open a file as a stream of a child, without waiting for anybody.
+
+    Nobody has to be at the other end of a FIFO that is read; so the child does
+    not find its end. One that is written needs a reader: OSError if there is
+    none.
+    """
+    flags = os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+    if not reads:
+        flags |= os.O_WRONLY | os.O_APPEND | os.O_CREAT
+    elif stat.S_ISFIFO(os.stat(path).st_mode):
+        flags |= os.O_RDWR
+    try:
+        fd = os.open(path, flags, 0o666)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            error.strerror = 'Nobody reads what is written there'
+        raise
+    os.set_blocking(fd, True)  # for the child
+    return fd
+
+
+@contextlib.contextmanager
+def _shortages(are_ours: Callable[[OSError], bool]) -> Iterator[None]:
+    """Raise a ShortageError for what is not the fault of the child."""
+    try:
+        yield
+    except OSError as error:
+        if (error.errno in _SHORTAGES and are_ours(error)
+                and not isinstance(error, ShortageError)):
+            raise ShortageError(error.errno, error.strerror, error.filename
+                                ) from error
+        raise
+
+
+def _python() -> str:
+    """A Python for the helper.
+
+    `sys.executable` may be a server that embeds Python, such as uWSGI, or a
+    program that was frozen.
+    """
+    if 'py' in os.path.basename(sys.executable or '') and not hasattr(
+            sys, 'frozen'):
+        return sys.executable
+    return os.path.join(sys.base_exec_prefix, 'bin', 'python{}.{}'.format(
+        *sys.version_info))
+
+
+def _read_report(fd: int) -> bytes:
+    """What the helper says before it becomes the program, or ends."""
+    report, deadline = b'', Deadline(_LONGEST_HELP)
+    # A forked copy of us may keep the pipe open.
+    while wait_for(fd, select.POLLIN, deadline):
+        data = os.read(fd, select.PIPE_BUF)
+        if not data:
+            break
+        report += data
+    return report
+
+
+def _no_help(python: str, reason: str) -> OSError:
+    return OSError(
+        errno.ENOEXEC, 'rlimits and die_with_parent need a Python that can '
+        f'run {exechelper.__file__}: {reason}', python)
 
 
 def _popen(args: Sequence[str], keywords: Mapping[str, object]) -> int:

@@ -21,6 +21,7 @@ import zope.security.management
 import zope.testing.cleanup
 
 from gocept.runner.poller import Timer, background
+from gocept.runner.process import forker
 
 DEADLINE = 60
 """How long a test waits for an event, in seconds, before it fails."""
@@ -148,11 +149,15 @@ def reset_process() -> None:
 
 
 def end_background() -> None:
-    """End the thread of `gocept.runner.poller.background`, if there is one."""
+    """End the threads of `gocept.runner.poller.background` and of the forker,
+    if there are any."""
     for thread in threading.enumerate():
         if thread.name == 'gocept.runner.poller':
             settle()  # there may be an end that it has not noticed yet
             background().close()
+            thread.join(DEADLINE)
+        elif thread.name == 'gocept.runner.forker':
+            forker._calls.put(sys.exit)
             thread.join(DEADLINE)
 
 

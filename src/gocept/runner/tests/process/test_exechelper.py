@@ -28,7 +28,7 @@ class HelperTests(unittest.TestCase):
         'death_signal': 0, 'restored_signals': [], 'locale': None}
 
     def run_helper(self, *command, **options):
-        """Returns the status, the output and the report."""
+        """Returns the status, the output and what has failed."""
         read, write = os.pipe()
         options = self.options | {
             'report': write, 'parent': os.getpid()} | options
@@ -40,24 +40,30 @@ class HelperTests(unittest.TestCase):
                 stderr=subprocess.STDOUT)
             os.close(write)
             output, _ = process.communicate(timeout=DEADLINE)
+            self.report = report.read()
             return (process.returncode, output.decode(),
-                    json.loads(report.read() or 'null'))
+                    json.loads(self.report.strip() or 'null'))
 
     def test_it_becomes_the_program(self):
         self.assertEqual((3, 'called so\n', None), self.run_helper(
             '/bin/sh', 'called so', '-c', 'echo "called so"; exit 3'))
+
+        self.assertEqual(exechelper.EXEC.decode(), self.report)
 
     def test_the_program_cannot_be_run(self):
         self.assertEqual(
             (exechelper.FAILED, '',
              ['', 2, mock.ANY]),
             self.run_helper('/does/not/exist', 'x'))
+        # Only the program has failed.
+        self.assertTrue(self.report.startswith(exechelper.EXEC.decode()))
 
     def test_a_limit_cannot_be_set(self):
         self.assertEqual(
             (exechelper.FAILED, '',
              ['rlimit nofile', None, mock.ANY]),
             self.run_helper('true', 'true', rlimits={'nofile': [2, 1]}))
+        self.assertFalse(self.report.startswith(exechelper.EXEC.decode()))
 
     def test_each_step_is_named(self):
         calls = {'groups': 'os.setgroups', 'group': 'os.setregid',

@@ -1,19 +1,29 @@
 import contextlib
+import errno
 import grp
 import json
 import os
 import pathlib
 import pwd
 import re
+import select
 import signal
 import subprocess
 import sys
 import tempfile
+import textwrap
 import unittest
 from unittest import mock
 
-from gocept.runner.process import exechelper, launch, procfs
-from gocept.runner.process.launch import MARKER, Launch
+from gocept.runner.errors import ShortageError
+from gocept.runner.process import (
+    Process,
+    exechelper,
+    launch,
+    procfs,
+    registry,
+)
+from gocept.runner.process.launch import MARKER, Launch, Newborn
 from gocept.runner.tests import services, support
 from gocept.runner.tests.victims import PYTHON
 
@@ -32,7 +42,14 @@ class LaunchTestCase(support.TestCase):
             support.open_descriptors(), procfs.children(os.getpid()))))
 
     def start(self, command, **options):
-        return Launch(command, **(self.helped | options)).start('a-mark')
+        launch = Launch(command, **(self.helped | options))
+        newborn = Newborn('' if launch.detached else 'a-mark')
+        try:
+            launch.start(newborn)
+        except BaseException:
+            newborn.abandon()
+            raise
+        return newborn
 
     def python_for_nobody(self):
         """One for children that cannot run ours, as it belongs to somebody."""
@@ -92,6 +109,16 @@ class CommandTests(LaunchTestCase):
             with self.subTest(command), self.assertRaises(ValueError):
                 Launch(command, shell=True)
 
+    def test_arguments_that_cannot_be_meant(self):
+        for command in ['echo', 'a\0b'], [b'echo', b'\0'], 'echo \0':
+            with self.subTest(command), self.assertRaisesRegex(
+                    ValueError, 'NUL'):
+                Launch(command)
+        with self.assertRaisesRegex(ValueError, 'NUL'):
+            Launch('echo \0', shell=True)
+        with self.assertRaisesRegex(TypeError, 'an argument is a string'):
+            Launch(['sleep', 1])
+
     def test_a_program_of_another_name(self):
         self.assertEqual(b'called so\n', self.run_child(
             ['called so', '-c', 'echo $0'], executable='/bin/sh')
@@ -126,6 +153,22 @@ class CommandTests(LaunchTestCase):
         script.chmod(0o700)
         with self.assertRaisesRegex(OSError, 'Exec format error.*script'):
             self.start([str(script)])
+
+    def test_our_directory_is_gone(self):
+        def run():
+            gone = self.dir / 'gone'
+            gone.mkdir()
+            os.chdir(gone)
+            gone.rmdir()
+            for options in {}, {'detached': True}:
+                started = self.start(
+                    [sys.executable, '-S', '-c', 'print("out")'],
+                    stdout='pipe', **({} if self.helped else options))
+                os.waitpid(started.pid, 0)
+                if os.read(started.stdout, 100) != b'out\n':
+                    return b'nothing'
+            return b'all went well'
+        self.assertEqual(b'all went well', StreamTests.in_a_fork(self, run))
 
     def test_a_directory_that_does_not_exist(self):
         with self.assertRaises(FileNotFoundError) as raised:
@@ -220,7 +263,8 @@ class StreamTests(LaunchTestCase):
     def test_nothing(self):
         started = self.start('cat; echo out; echo err >&2', shell=True,
                              stdin='null', stdout='null', stderr='null')
-        self.assertEqual((-1, -1, -1), started[1:])
+        self.assertEqual(
+            (-1, -1, -1), (started.stdin, started.stdout, started.stderr))
         self.assertEnds(0, started)
 
     def test_ours(self):
@@ -245,6 +289,34 @@ class StreamTests(LaunchTestCase):
                 'cat; echo err >&2', shell=True, stdin=str(path),
                 stdout=stream, stderr=stream))
         self.assertEqual('before\n' + 'given\nerr\n' * 2, out.read_text())
+
+    def test_a_fifo_that_nobody_has_opened(self):
+        path = self.dir / 'fifo'
+        os.mkfifo(path)
+        # The child waits for somebody who writes, and so do not we.
+        started = self.start('head -n 1', stdin=path, stdout='pipe')
+        with open(path, 'w') as file:
+            file.write('hello\n')
+        with open(started.stdout) as file:
+            self.assertEqual('hello\n', file.read())
+        self.assertEnds(0, started)
+        for name in 'stdout', 'stderr':
+            with self.assertRaisesRegex(OSError, f'Nobody reads.*{path}'
+                                        ) as caught:
+                self.start('echo', **({'stdin': 'pipe'} | {name: path}))
+            self.assertEqual(errno.ENXIO, caught.exception.errno)
+
+    def test_a_fifo_that_somebody_reads(self):
+        path = self.dir / 'fifo'
+        os.mkfifo(path)
+        reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        self.addCleanup(os.close, reader)
+        started = self.start([*PYTHON, '''if True:
+            import os
+            os.write(1, b'blocks: %d' % os.get_blocking(1))
+            '''], stdout=path)
+        self.assertEnds(0, started)
+        self.assertEqual(b'blocks: 1', os.read(reader, 100))
 
     def test_a_file_that_cannot_be_opened(self):
         for name in 'stdin', 'stdout', 'stderr':
@@ -404,17 +476,40 @@ class EnvironmentTests(LaunchTestCase):
         self.assertEqual([b'B=2'], self.environment(
             env={'A': '1', 'B': '1'}, extra_env={'A': None, 'B': '2'}))
 
-    def test_what_the_service_manager_said_is_for_us_only(self):
+    def names(self, **options):
+        return {each.partition(b'=')[0].decode()
+                for each in self.environment(**options)}
+
+    def test_what_systemd_said_is_for_us_only(self):
         said = dict.fromkeys(
             ['NOTIFY_SOCKET', 'WATCHDOG_PID', 'WATCHDOG_USEC', 'LISTEN_PID',
-             'LISTEN_FDS', 'LISTEN_FDNAMES'], 'x')
-        with mock.patch.dict(os.environ, said):
-            for options in {}, {'env': said}, {'detached': True}:
-                names = {each.partition(b'=')[0].decode()
-                         for each in self.environment(**options)}
+             'LISTEN_PIDFDID', 'LISTEN_FDS', 'LISTEN_FDNAMES'], 'x')
+        others = dict.fromkeys(
+            ['LISTEN_PORT', 'LISTEN_', 'WATCHDOG_URL', 'NOTIFY_SOCKETS'], 'x')
+        with mock.patch.dict(os.environ, said | others):
+            for options in {}, {'detached': True}:
+                names = self.names(**options)
                 self.assertFalse(names & said.keys())
+                self.assertLessEqual(others.keys(), names)
             self.assertIn(b'NOTIFY_SOCKET=mine', self.environment(
                 extra_env={'NOTIFY_SOCKET': 'mine'}))
+            # What the caller says itself is meant.
+            self.assertEqual({*said, *others},
+                             self.names(env=said | others))
+
+    def test_variables_that_cannot_be_meant(self):
+        for keyword in 'env', 'extra_env':
+            for variables in ({'PORT': 8080}, {'A': b'x'}, {b'A': 'x'},
+                              {1: 'x'}, 'A=1', [('A', '1')]):
+                with self.subTest(keyword, variables=variables), \
+                        self.assertRaisesRegex(TypeError, keyword):
+                    Launch('true', **{keyword: variables})
+            for variables in {'A=B': '1'}, {'': '1'}, {'A': '\0'}, {'\0': ''}:
+                with self.subTest(keyword, variables=variables), \
+                        self.assertRaisesRegex(ValueError, keyword):
+                    Launch('true', **{keyword: variables})
+        with self.assertRaisesRegex(TypeError, "env: the variable 'A'"):
+            Launch('true', env={'A': None})
 
     def test_the_same_with_the_helper(self):
         for environment in (
@@ -455,10 +550,10 @@ class EnvironmentTests(LaunchTestCase):
                 environment = Launch(
                     [program], detached=True)._environment('')
                 self.assertEqual(f'{os.getcwd()}:/x:/y',
-                                 environment['PYTHONPATH'])
-        self.assertNotIn('PYTHONPATH', Launch(
+                                 environment[b'PYTHONPATH'].decode())
+        self.assertNotIn(b'PYTHONPATH', Launch(
             ['true'], detached=True, env={})._environment(''))
-        self.assertNotIn('PYTHONPATH', Launch(
+        self.assertNotIn(b'PYTHONPATH', Launch(
             [sys.executable], env={})._environment(''))
 
 
@@ -555,6 +650,112 @@ class IdentityTests(LaunchTestCase):
         self.assertEqual(b'refused', StreamTests.in_a_fork(self, run))
 
 
+class ShortageTests(LaunchTestCase):
+
+    def in_a_fork(self, text, **options):
+        """What a program says that has run out of something."""
+        program = self.program(textwrap.dedent('''
+            import os, resource, signal, threading
+            from gocept.runner.errors import ShortageError
+            from gocept.runner.process import Process
+            ''') + textwrap.dedent(text))
+        self.assertEqual(0, program.end(), program.output)
+        return program.output
+
+    def test_descriptors(self):
+        self.assertEqual('24\n' * 4, self.in_a_fork('''
+            Process('true').close()
+            resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
+            held = []
+            try:
+                while True:
+                    held.append(os.open('/dev/null', os.O_RDONLY))
+            except OSError:
+                pass
+            for options in ({'stdin': 'pipe'}, {}, {'stdin': '/dev/null'},
+                            {'rlimits': {'core': 0}}):
+                try:
+                    Process('true', **options).close()
+                except ShortageError as error:
+                    print(error.errno)
+            '''))
+
+    def test_forks(self):
+        for options in {}, self.helped, {'user': os.getuid() + 1,
+                                         'group': os.getgid()}:
+            for number in launch._SHORTAGES:
+                with mock.patch('subprocess._fork_exec',
+                                side_effect=OSError(number, 'too little')):
+                    with self.assertRaises(ShortageError) as caught:
+                        self.start('true', stdin='pipe', **options)
+                self.assertEqual(number, caught.exception.errno)
+        self.addCleanup(support.end_background)
+
+    def test_what_the_child_says_of_itself(self):
+        error = OSError(errno.ENOMEM, 'too little', 'true')
+        with mock.patch('subprocess.Popen', side_effect=error):
+            with self.assertRaises(OSError) as caught:
+                self.start('true')
+        self.assertIs(error, caught.exception)
+
+    def test_threads(self):
+        self.assertEqual('11\n', self.in_a_fork('''
+            from unittest import mock
+            from gocept.runner.poller import background
+            background()
+            with mock.patch('threading.Thread.start',
+                            side_effect=RuntimeError("can't start")):
+                try:
+                    Process('true', detached=True)
+                except ShortageError as error:
+                    print(error.errno)
+            Process('true', detached=True).wait()
+            '''))
+
+
+class InterruptionTests(LaunchTestCase):
+    """A signal handler raises an exception where the child was just made."""
+
+    def interrupted(self, **options):
+        """Of the instant in which the number of the child is lost."""
+        fork_exec = subprocess._fork_exec
+
+        def interrupted(*args):
+            self.child = fork_exec(*args)
+            if not self.child:
+                return 0
+            signal.raise_signal(signal.SIGUSR1)
+            return self.child
+
+        def handler(signum, frame):
+            raise InterruptedError
+
+        self.addCleanup(support.end_background)
+        before = signal.signal(signal.SIGUSR1, handler)
+        self.addCleanup(signal.signal, signal.SIGUSR1, before)
+        with mock.patch('subprocess._fork_exec', interrupted):
+            with self.assertRaises(InterruptedError):
+                Process(['sleep', '100'], stdin='pipe', stderr='pipe',
+                        **self.helped, **options)
+        with self.assertRaises(ChildProcessError):
+            os.waitpid(self.child, 0)
+        self.assertFalse([each for each in registry.processes
+                          if each.pid == self.child])
+
+    def test_the_child_is_ended(self):
+        self.interrupted()
+
+    def test_a_group_is_ended(self):
+        self.interrupted(setpgrp=True)
+
+    def test_a_child_without_a_mark(self):
+        self.interrupted(detached=True)
+
+    @AS_ROOT
+    def test_another_user(self):
+        self.interrupted(user='nobody')
+
+
 class Helped:
     """The same through the helper."""
 
@@ -575,6 +776,77 @@ class HelpedEnvironmentTests(Helped, EnvironmentTests):
 
 class HelpedIdentityTests(Helped, IdentityTests):
     pass
+
+
+class HelpedInterruptionTests(Helped, InterruptionTests):
+    pass
+
+
+class HelperTests(LaunchTestCase):
+
+    helped = Helped.helped
+
+    def python(self, text):
+        """A program in place of Python."""
+        path = self.write('python', '#!/bin/sh\n' + text)
+        path.chmod(0o700)
+        return mock.patch('sys.executable', str(path))
+
+    def test_it_says_nothing(self):
+        for text, reason in (('exit 0', 'ended with 0'),
+                             ('exit 7', 'ended with 7'),
+                             ('kill -KILL $$', 'ended with -9')):
+            with self.subTest(text), self.python(text):
+                with self.assertRaisesRegex(
+                        OSError, f'need a Python .*{reason}.*/python'
+                        ) as caught:
+                    self.start('true', stdin='pipe')
+                self.assertNotIsInstance(caught.exception, ShortageError)
+
+    def test_it_says_nothing_for_ever(self):
+        with self.python('exec sleep 100'), mock.patch.object(
+                launch, '_LONGEST_HELP', 0.1):
+            with self.assertRaisesRegex(OSError, 'ended with -9'):
+                self.start('true')
+
+    def test_its_file_is_gone(self):
+        with mock.patch.object(exechelper, '__file__', '/does/not/exist'):
+            with self.assertRaisesRegex(
+                    OSError, 'can run /does/not/exist: it ended with 2'):
+                self.start('true', stderr='null')
+
+    def test_there_is_no_python(self):
+        with mock.patch('sys.executable', '/does/not/exist/python'):
+            with self.assertRaisesRegex(OSError, 'need a Python'):
+                self.start('true')
+
+    def test_a_server_that_embeds_python(self):
+        for executable in '/bin/echo', '', None:
+            with mock.patch('sys.executable', executable):
+                self.assertEqual(b'out\n', self.run_child('echo out'))
+
+    def test_a_frozen_program(self):
+        # It would begin once more.
+        with mock.patch.object(sys, 'frozen', True, create=True), \
+                mock.patch('sys.base_exec_prefix', '/does/not/exist'):
+            with self.assertRaisesRegex(
+                    OSError, 'need a Python .*/does/not/exist/bin/python'):
+                self.start('true')
+
+    def test_a_copy_of_us_keeps_the_pipe_open(self):
+        read_report = launch._read_report
+
+        def forked_meanwhile(fd):
+            pid = os.fork()
+            if not pid:
+                signal.pause()
+            self.addCleanup(os.waitpid, pid, 0)
+            self.addCleanup(os.kill, pid, signal.SIGKILL)
+            self.assertTrue(select.select([fd], [], [], support.DEADLINE)[0])
+            return read_report(fd)
+        with mock.patch.object(launch, '_read_report', forked_meanwhile), \
+                mock.patch.object(launch, '_LONGEST_HELP', 0.1):
+            self.assertEnds(0, self.start('true'))
 
 
 class LimitTests(LaunchTestCase):
