@@ -32,6 +32,7 @@ from gocept.runner.process.launch import (
     Launch,
     Newborn,
     new_mark,
+    shortages,
 )
 from gocept.runner.process.pidfd import Handle, Handles, hold
 from gocept.runner.process.registry import terminate_all
@@ -108,7 +109,7 @@ class Process(Source, Closing):
         self.before_start = numbers.now()
         self.started_at = descendants.clock()
         newborn = Newborn(self.mark, self.leads_group)
-        with contextlib.ExitStack() as undo:
+        with shortages(), contextlib.ExitStack() as undo:
             undo.callback(self._abandon, newborn)
             launch.start(newborn)
             self.pid = newborn.pid

@@ -198,15 +198,14 @@ class Launch:
     def start(self, newborn: Newborn) -> None:
         """Start it; raises what Popen does, mostly an OSError.
 
-        ShortageError if this process or the machine has too little left. After
-        an error there may be something to abandon.
+        To be called within `shortages`. After an error there may be something
+        to abandon.
         """
         streams: dict[str, Redirection] = {}
         with contextlib.ExitStack() as theirs:
-            with _shortages(lambda error: True):
-                fill_standard()
-                for name, stream in self._streams.items():
-                    streams[name] = self._open(name, stream, newborn, theirs)
+            fill_standard()
+            for name, stream in self._streams.items():
+                streams[name] = self._open(name, stream, newborn, theirs)
             environment = self._environment(newborn.mark)
             keywords = {**streams, 'env': environment, 'cwd': self._cwd}
             if self._rlimits or self._death_signal:
@@ -245,20 +244,21 @@ class Launch:
         def popen() -> None:
             newborn.pid = _popen(args, keywords)
 
-        # What the child reports has the name of a file, mostly.
-        with _shortages(lambda error: error.filename is None):
-            forker.call(popen, also_main=self.detached or any(
-                keywords.get(name) is not None for name in (
-                    'user', 'group', 'extra_groups', 'preexec_fn')))
+        is_hidden = self.detached or any(
+            keywords.get(name) is not None for name in (
+                'user', 'group', 'extra_groups', 'preexec_fn'))
+        if is_hidden or self._death_signal:
+            forker.call(popen, also_main=is_hidden)
+        else:
+            popen()
 
     def _start_helped(self, newborn: Newborn, keywords: Mapping[str, object],
                       locale: bytes | None) -> None:
         popen = self._popen.copy()
         executable = os.fsdecode(popen.pop('executable', '') or self.args[0])
-        with _shortages(lambda error: True):
-            read, low = newborn.pipe()
-            # A number that no stream of the child gets.
-            high = fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, 3)
+        read, low = newborn.pipe()
+        # A number that no stream of the child gets.
+        high = fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, 3)
         with open(newborn.take(read), 'rb') as reader:
             with open(newborn.take(low), 'wb'), open(high, 'wb'):
                 options = {
@@ -482,7 +482,9 @@ def _open_file(path: os.PathLike[str], reads: bool) -> int:
     try:
         fd = os.open(path, flags, 0o666)
     except OSError as error:
-        if error.errno == errno.ENXIO:
+        if error.errno in _SHORTAGES:
+            error.filename = None
+        elif error.errno == errno.ENXIO:
             error.strerror = 'Nobody reads what is written there'
         raise
     os.set_blocking(fd, True)  # for the child
@@ -490,15 +492,17 @@ def _open_file(path: os.PathLike[str], reads: bool) -> int:
 
 
 @contextlib.contextmanager
-def _shortages(are_ours: Callable[[OSError], bool]) -> Iterator[None]:
-    """Raise a ShortageError for what is not the fault of the child."""
+def shortages() -> Iterator[None]:
+    """Raise a ShortageError for what is not the fault of the child.
+
+    What the child reports has a file name, such as that of its program.
+    """
     try:
         yield
     except OSError as error:
-        if (error.errno in _SHORTAGES and are_ours(error)
-                and not isinstance(error, ShortageError)):
-            raise ShortageError(error.errno, error.strerror, error.filename
-                                ) from error
+        if error.errno in _SHORTAGES and error.filename is None and (
+                not isinstance(error, ShortageError)):
+            raise ShortageError(error.errno, error.strerror) from error
         raise
 
 

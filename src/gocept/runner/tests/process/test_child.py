@@ -15,7 +15,7 @@ from unittest import mock
 
 import zope.interface.verify
 
-from gocept.runner.errors import DeadlineExceeded
+from gocept.runner.errors import DeadlineExceeded, ShortageError
 from gocept.runner.interfaces import IProcess
 from gocept.runner.poller import Poller, background
 from gocept.runner.process import (
@@ -23,6 +23,7 @@ from gocept.runner.process import (
     Process,
     descendants,
     ending,
+    forker,
     procfs,
     registry,
     terminate_all,
@@ -63,6 +64,7 @@ class ProcessTestCase(support.TestCase):
         super().setUp()
         self.addCleanup(support.end_background)
         Process('true').close()  # begins what lasts
+        forker.call(int, also_main=True)
         self.before = self.state()
         self.addCleanup(self.assertNothingLeft)
 
@@ -1409,7 +1411,7 @@ class ExitTests(ProcessTestCase):
             say(len(procfs.children(os.getpid())))
             ''')
         [mark, count] = output
-        self.assertEqual('1', count)
+        self.assertEqual('0', count)
         self.assertEqual([], [pid for pid in procfs.pids() if any(
             each.startswith(mark) for each in descendants.marks(pid))])
 
@@ -1514,8 +1516,9 @@ class FaultTests(ProcessTestCase):
             with mock.patch(name, call):
                 try:
                     child = Process('sleep 100', **options)
-                except OSError as raised:
-                    self.assertIs(error, raised)
+                except ShortageError as raised:
+                    self.assertIs(error, raised.__cause__)
+                    self.assertEqual(errno.EMFILE, raised.errno)
                     child = None
             if child is not None:
                 child.close()

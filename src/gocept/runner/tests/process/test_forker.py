@@ -1,8 +1,12 @@
+import os
+import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from unittest import mock
 
+from gocept.runner.errors import ShortageError
 from gocept.runner.process import forker
-from gocept.runner.tests.support import DEADLINE, TestCase
+from gocept.runner.tests.support import DEADLINE, TestCase, end_background
 
 
 def in_a_thread(function):
@@ -17,6 +21,10 @@ def fail():
 
 class CallTests(TestCase):
 
+    def setUp(self):
+        super().setUp()
+        self.addCleanup(end_background)
+
     def test_the_main_thread_calls_itself(self):
         self.assertIs(threading.main_thread(),
                       forker.call(threading.current_thread))
@@ -30,6 +38,35 @@ class CallTests(TestCase):
         self.assertTrue(thread.is_alive())
         # It does not keep the process from its end.
         self.assertTrue(thread.daemon)
+        # Nor does it call for the main thread, unless that wants it.
+        self.assertIs(thread, forker.call(
+            threading.current_thread, also_main=True))
+
+    def test_a_signal_handler_interrupts_the_call(self):
+        called = []
+
+        def function():
+            os.kill(os.getpid(), signal.SIGUSR1)
+            interrupted.wait(DEADLINE)
+            called.append(1)
+
+        def handler(signum, frame):
+            interrupted.set()
+            raise InterruptedError
+
+        interrupted = threading.Event()
+        self.addCleanup(signal.signal, signal.SIGUSR1,
+                        signal.signal(signal.SIGUSR1, handler))
+        with self.assertRaises(InterruptedError):
+            forker.call(function, also_main=True)
+        self.assertEqual([1], called)  # nothing is left behind
+
+    def test_there_can_be_no_thread(self):
+        with mock.patch('threading.Thread.start',
+                        side_effect=RuntimeError("can't start new thread")):
+            with self.assertRaisesRegex(ShortageError, "can't start"):
+                forker.call(int, also_main=True)
+        self.assertEqual(7, forker.call(lambda: 7, also_main=True))
 
     def test_exceptions_are_raised_where_it_is_called(self):
         for error in ZeroDivisionError('x'), SystemExit(3), KeyboardInterrupt:

@@ -23,7 +23,12 @@ from gocept.runner.process import (
     procfs,
     registry,
 )
-from gocept.runner.process.launch import MARKER, Launch, Newborn
+from gocept.runner.process.launch import (
+    MARKER,
+    Launch,
+    Newborn,
+    shortages,
+)
 from gocept.runner.tests import services, support
 from gocept.runner.tests.victims import PYTHON
 
@@ -40,12 +45,14 @@ class LaunchTestCase(support.TestCase):
         before = support.open_descriptors(), procfs.children(os.getpid())
         self.addCleanup(lambda: self.assertEqual(before, (
             support.open_descriptors(), procfs.children(os.getpid()))))
+        self.addCleanup(support.end_background)
 
     def start(self, command, **options):
         launch = Launch(command, **(self.helped | options))
         newborn = Newborn('' if launch.detached else 'a-mark')
         try:
-            launch.start(newborn)
+            with shortages():
+                launch.start(newborn)
         except BaseException:
             newborn.abandon()
             raise
@@ -689,7 +696,6 @@ class ShortageTests(LaunchTestCase):
                     with self.assertRaises(ShortageError) as caught:
                         self.start('true', stdin='pipe', **options)
                 self.assertEqual(number, caught.exception.errno)
-        self.addCleanup(support.end_background)
 
     def test_what_the_child_says_of_itself(self):
         error = OSError(errno.ENOMEM, 'too little', 'true')
@@ -730,7 +736,6 @@ class InterruptionTests(LaunchTestCase):
         def handler(signum, frame):
             raise InterruptedError
 
-        self.addCleanup(support.end_background)
         before = signal.signal(signal.SIGUSR1, handler)
         self.addCleanup(signal.signal, signal.SIGUSR1, before)
         with mock.patch('subprocess._fork_exec', interrupted):
