@@ -635,8 +635,11 @@ class IProcess(ISource):
     `command` is a list of arguments, or a string that is split as a shell
     would split it. ValueError, TypeError and LookupError for keywords that
     cannot be meant; OSError if the program cannot be run, as from
-    `subprocess.Popen`; NotImplementedError on a system other than Linux (4.18
-    or later). The keywords and their defaults are as follows.
+    `subprocess.Popen`; ShortageError, an OSError, if this process or the
+    machine has no descriptors, processes or memory left; NotImplementedError
+    on a system other than Linux (4.18 or later). A signal handler that raises
+    an exception during the start leaves no child behind. The keywords and
+    their defaults are as follows.
 
     How the child is started:
 
@@ -644,9 +647,10 @@ class IProcess(ISource):
     * ``cwd=None``: the directory that it starts in; None for ours.
     * ``env=None``: a dictionary that replaces the environment; None for ours.
       ``extra_env={}`` is added to it; a variable whose value is None is
-      removed. The variables with which a service manager has told us something
-      (``NOTIFY_SOCKET``, ``WATCHDOG_*``, ``LISTEN_*``) are not inherited; name
-      them in `extra_env` to pass them on.
+      removed. What systemd tells a service in variables (``NOTIFY_SOCKET``,
+      ``WATCHDOG_PID``, ``WATCHDOG_USEC``, ``LISTEN_PID``, ``LISTEN_PIDFDID``,
+      ``LISTEN_FDS``, ``LISTEN_FDNAMES``) is not inherited; name a variable in
+      `env` or `extra_env` to pass it on.
     * ``user=None, group=None, extra_groups=None``: names or numbers. With a
       user but no group, the child gets the groups of that user and none of
       ours; LookupError for a number of a user whose group is not known. Our
@@ -661,7 +665,10 @@ class IProcess(ISource):
     * ``stdin='inherit', stdout='inherit', stderr='inherit'``: 'inherit',
       'null', 'pipe', a path (a string with a slash, or a path object; output
       is appended), a file or a descriptor. `stderr` may be 'merge', to go
-      where `stdout` goes.
+      where `stdout` goes. No start waits for the other end of a FIFO: as
+      `stdin` it is also opened for writing, so that the child waits for data
+      and finds no end; as output it needs a reader, otherwise the start is an
+      OSError (ENXIO).
     * ``pass_fds=()``: descriptors that it gets under the same numbers.
     * ``die_with_parent=False``: a signal that the system sends the child when
       we end, in whatever way; True is SIGKILL. Children of the child do not

@@ -27,7 +27,7 @@ from gocept.runner.poller import Poller, background
 from gocept.runner.poller.thread import hand_over
 from gocept.runner.process import Process
 from gocept.runner.process.keywords import POPEN, STREAMS, Keywords
-from gocept.runner.process.launch import Command, Redirection
+from gocept.runner.process.launch import Command, Redirection, inherited
 from gocept.runner.waits.deadline import Deadline
 from gocept.runner.waits.forks import Lock
 
@@ -114,7 +114,7 @@ class SimpleExecutor:
     @property
     def envvars(self) -> dict[str, str]:
         """See `IExecutor`."""
-        return os.environ | self._envvars
+        return inherited() | self._envvars
 
     def start(self) -> Self:
         """See `IExecutor`."""
@@ -164,12 +164,12 @@ class SimpleExecutor:
     def _options(self, check: Check | None) -> dict[str, Any]:
         """The keywords of a process that do what those of Popen do."""
         popen = self._popen
-        options = {'pass_fds': ()} | {
+        options = {'env': self.envvars, 'pass_fds': ()} | {
             key: popen[key] for key in _KNOWN if key in popen}
-        extra = dict(self._envvars) if options.get('env') is None else {}
+        extra: Mapping[str, str] = {}
         command = self.command if popen['shell'] else self.command_parts
         if check is not None:
-            extra |= check.variables
+            extra = check.variables
             options['pass_fds'] = (*options['pass_fds'], *check.pass_fds)
             fd = check.variables.get('NOTIFY_FD', '{notify_fd}')
             command = _replaced(

@@ -321,6 +321,12 @@ class Launch:
                 if value is not None}
 
 
+def inherited() -> dict[str, str]:
+    """Our environment, without what systemd has told us alone."""
+    return {name: value for name, value in os.environ.items()
+            if os.fsencode(name) not in _NEVER_INHERITED}
+
+
 _numbers = itertools.count(1)
 
 

@@ -548,16 +548,25 @@ class OptionsTests(unittest.TestCase):
         self.assertEqual('null', self.options(
             stdin=subprocess.DEVNULL)['stdin'])
 
-    def test_what_was_added_is_passed_on_whatever_it_is(self) -> None:
+    def test_an_environment_that_is_overridden(self) -> None:
         options = self.options()
         self.assertEqual({'A': 'ours', 'B': 'ours'}, options['env'])
-        self.assertEqual({'B': 'ours'}, options['extra_env'])
+        self.assertEqual({}, options['extra_env'])
+
+    def test_what_systemd_said_is_for_us_only(self) -> None:
+        with mock.patch.dict(os.environ, {
+                'LISTEN_FDS': '1', 'LISTEN_PORT': '2', 'NOTIFY_SOCKET': '3'}):
+            executor = SimpleExecutor('true', envvars={'NOTIFY_SOCKET': '4'})
+            environment = executor._options(None)['env']
+        self.assertNotIn('LISTEN_FDS', environment)
+        self.assertEqual(('2', '4'), (
+            environment['LISTEN_PORT'], environment['NOTIFY_SOCKET']))
 
     def test_keywords_of_popen_come_first(self) -> None:
         options = self.options(
             env={'B': 'theirs'}, executable='/bin/true', user='nobody')
         self.assertEqual({'B': 'theirs'}, options['env'])
-        self.assertEqual({'B': 'theirs'}, options['extra_env'])
+        self.assertEqual({}, options['extra_env'])
         self.assertEqual(
             {'executable': '/bin/true'}, options['popen_kwargs'])
         self.assertEqual('nobody', options['user'])
@@ -578,5 +587,4 @@ class OptionsTests(unittest.TestCase):
             options = self.options(command, check=check, pass_fds=[5])
             self.assertEqual(expected, options['command'])
         self.assertEqual((5, 17), options['pass_fds'])
-        self.assertEqual({'B': 'ours', 'NOTIFY_FD': '17'},
-                         options['extra_env'])
+        self.assertEqual({'NOTIFY_FD': '17'}, options['extra_env'])

@@ -154,7 +154,9 @@ class SpawnTestCase(unittest.TestCase):
         # Some null devices are kept back for when no descriptors are left.
         return (sorted(target for target in open_descriptors().values()
                        if target != os.devnull),
-                procfs.children(os.getpid()), threading.enumerate())
+                procfs.children(os.getpid()),
+                [thread for thread in threading.enumerate()
+                 if thread.name != 'gocept.runner.forker'])
 
     def assertNothingLeft(self):
         settle()
