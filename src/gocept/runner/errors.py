@@ -104,6 +104,13 @@ class DeadlineExceeded(RunnerError, TimeoutError):
         self.seen = seen
 
 
+class PollerInUse(RunnerError):
+    """Raised when a thread polls or pauses while another one does.
+
+    Each thread that waits needs a poller of its own.
+    """
+
+
 class ProcessExistsException(RunnerError):
     """Raised when an application is started under an alias that runs."""
 

@@ -523,7 +523,7 @@ class IPoller(Interface):
     Waits until one of many sources is ready, or the time is over.
 
     A poller belongs to the thread that calls `poll` or `pause`: while one
-    thread does, these calls are a RunnerError in another thread. All other
+    thread does, these calls are PollerInUse in another thread. All other
     methods may be called from any thread, and take effect at once. A forked
     child has the poller without registrations, as these are the parent's. A
     poller is a context manager, which closes it.

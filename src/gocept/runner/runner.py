@@ -7,8 +7,10 @@ from any thread, and `MainLoop.stopMainLoop` by a signal handler.
 import contextlib
 import functools
 import numbers
+import os
 import signal
 import sys
+import threading
 import types
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
@@ -91,16 +93,28 @@ class _Exit:
 Exit = _Exit()
 
 
+_users: dict[tuple[int, int], int] = {}
+"""The threads whose loops pause with an `IPoller` utility, by its id."""
+
+
 @contextlib.contextmanager
 def _poller_of_pauses() -> Iterator[Poller]:
     """The utility, or else a poller for this alone.
 
-    Its descriptors are opened before a tick can take all that are left.
+    So it is if the utility is that of a loop in another thread already. Its
+    descriptors are opened before a tick can take all that are left.
     """
     # Never the poller of a site, whose database may be away.
-    poller = getGlobalSiteManager().queryUtility(IPoller)
-    with (Poller() if poller is None
-          else contextlib.nullcontext(poller)) as poller:
+    utility = getGlobalSiteManager().queryUtility(IPoller)
+    me = threading.get_ident()
+    use = os.getpid(), id(utility)  # a fork has no other threads
+    with contextlib.ExitStack() as stack:
+        poller = utility
+        if _users.get(use) != me:
+            if utility is not None and _users.setdefault(use, me) == me:
+                stack.callback(_users.pop, use)
+            else:
+                poller = stack.enter_context(Poller())
         _ = poller.wakeup_fd
         yield poller
 

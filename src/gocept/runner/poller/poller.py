@@ -22,10 +22,18 @@ import socket
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, cast
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    ParamSpec,
+    TypeVar,
+    cast,
+)
 
 import zope.interface
 
+from gocept.runner.errors import PollerInUse
 from gocept.runner.interfaces import IPoller
 from gocept.runner.poller.descriptors import READABLE, WRITABLE, Descriptors
 from gocept.runner.poller.timer import Schedule, Timer
@@ -43,6 +51,8 @@ if TYPE_CHECKING:
 log = logging.getLogger('gocept.runner.poller')
 
 P = ParamSpec('P')
+
+T = TypeVar('T')
 
 _READ_EVENTS = ~WRITABLE
 """An end, an error and a descriptor that is not open as well."""
@@ -106,6 +116,26 @@ def _or_later(method: Callable[Concatenate['Poller', P], None],
     return call
 
 
+def _alone(method: Callable[Concatenate['Poller', P], T],
+           ) -> Callable[Concatenate['Poller', P], T]:
+    """Let one thread at a time wait: two would take news from each other."""
+    @functools.wraps(method)
+    def call(poller: 'Poller', /, *args: P.args, **keywords: P.kwargs) -> T:
+        turn = poller._turn
+        if turn.held:  # a callback waits
+            return method(poller, *args, **keywords)
+        try:
+            if not turn.acquire(blocking=False):
+                raise PollerInUse(
+                    'another thread waits with this poller: give each thread '
+                    'a Poller of its own')
+            return method(poller, *args, **keywords)
+        finally:
+            if turn.held:  # a signal handler may have raised before
+                turn.release()
+    return call
+
+
 @zope.interface.implementer(IPoller)
 class Poller(Owning):
     """See `IPoller`."""
@@ -117,6 +147,7 @@ class Poller(Owning):
             checked_buffering(buffering)
         self._buffering = buffering
         self._lock = Lock()
+        self._turn = Lock()  # of the thread that waits; never waited for
         self._open()
         tell_forks(self)
 
@@ -335,6 +366,7 @@ class Poller(Owning):
         else:
             self._ready.pop(watch, None)
 
+    @_alone
     def poll(self, timeout: float | None = None) -> list[Pair]:
         """See `IPoller`."""
         deadline = NEVER if timeout is None else Deadline(timeout)
@@ -355,6 +387,7 @@ class Poller(Owning):
                 self._results, self._news = [], False
                 return results
 
+    @_alone
     def pause(self, timeout: float | None = None,
               over: Callable[[], object] = lambda: False) -> bool:
         """See `IPoller`."""

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 
-from gocept.runner.errors import RunnerError
+from gocept.runner.errors import PollerInUse
 from gocept.runner.poller.poller import Pair, Poller
 from gocept.runner.waits.forks import Lock
 from gocept.runner.waits.threads import (
@@ -31,13 +31,13 @@ class _BackgroundPoller(Poller):
 
     def poll(self, timeout: float | None = None) -> list[Pair]:
         if not in_background():
-            raise RunnerError('only the background thread polls this poller; '
+            raise PollerInUse('only the background thread polls this poller; '
                               'make a Poller of your own')
         return super().poll(timeout)
 
     def pause(self, timeout: float | None = None,
               over: Callable[[], object] = lambda: False) -> bool:
-        raise RunnerError('the background thread does not pause; make a '
+        raise PollerInUse('the background thread does not pause; make a '
                           'Poller of your own')
 
     def after_fork(self) -> None:

@@ -15,7 +15,7 @@ from typing import Self
 
 import zope.interface
 
-from gocept.runner.errors import Terminated
+from gocept.runner.errors import PollerInUse, Terminated
 from gocept.runner.interfaces import IShutdown
 from gocept.runner.poller import Poller
 from gocept.runner.signals.handlers import (
@@ -96,6 +96,9 @@ class Shutdown:
         try:
             with _woken_by_signals(poller):
                 poller.pause(seconds, self.attend)
+        except PollerInUse as error:
+            log.warning('Pausing with another poller: %s', error)
+            return self.pause(seconds)
         finally:
             self._pausing, self._woken = None, False
         return self.requested

@@ -233,11 +233,14 @@ class Instance:
         The errors are those of `unixsocket.connect`.
         """
         with self._lock:
-            if process is not self.process or not self._is_unconnected:
+            if process is not self.process or self._is_connected:
                 return
             poller = self._polled_by
-            channel = SocketChannel(
-                unixsocket.connect(path), **application.channel)
+            sock = unixsocket.connect(path)
+            if self._application is None:  # it is being ended
+                sock.close()
+                return
+            channel = SocketChannel(sock, **application.channel)
             channel.name = repr(self.alias)
             self._socket = channel
             self._is_awaited = False
@@ -373,8 +376,10 @@ class Instance:
         if stream is None and self.running:  # notices an end
             with self._lock:
                 # A subscriber that is told of the start would wait for itself.
-                waits = self._runs and self._is_unconnected and not (
-                    self._is_awaited and self._news.is_telling)
+                waits = (
+                    self._runs and self._is_socket and not self._is_connected
+                    and self._application is not None
+                    and not (self._is_awaited and self._news.is_telling))
             if waits:
                 self._connect()
                 self._news.tell()
@@ -385,10 +390,8 @@ class Instance:
             return None
 
     @property
-    def _is_unconnected(self) -> bool:
-        return (self._is_socket
-                and (self._socket is None or self._socket.closed)
-                and self._application is not None)
+    def _is_connected(self) -> bool:
+        return self._socket is not None and not self._socket.closed
 
     def _channel(self, stream: str | None) -> Channel | None:
         if stream is None and self._is_socket:

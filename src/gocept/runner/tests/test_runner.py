@@ -33,7 +33,7 @@ from gocept.runner.boot import environment
 from gocept.runner.channel import SocketChannel
 from gocept.runner.interfaces import IPoller
 from gocept.runner.poller import Poller, Timer
-from gocept.runner.runner import MainLoop, init
+from gocept.runner.runner import MainLoop, _poller_of_pauses, init
 from gocept.runner.tests.poller.test_server import no_descriptors_left
 from gocept.runner.tests.streams import wait_readable
 from gocept.runner.tests.support import DEADLINE, SIGNALS, TestCase
@@ -452,6 +452,37 @@ class PauseTests(LoopCase):
         self.loop(*[work] * 4, ticks=3600)()
         self.assertEqual([[], [(b'1\n', channel)], [(b'2\n', channel)],
                           [(b'3\n', channel)]], results)
+
+    def test_a_second_loop_pauses_with_a_poller_of_its_own(self):
+        self.open(Poller())
+
+        def pollers():
+            with _poller_of_pauses() as poller:
+                results.append(poller)
+                with _poller_of_pauses() as inner:
+                    results.append(inner)
+        results = []
+        with _poller_of_pauses() as first:
+            thread = threading.Thread(target=pollers)
+            thread.start()
+            thread.join(DEADLINE)
+            self.assertIs(self.poller, first)
+            pollers()
+        pollers()
+        self.assertNotIn(self.poller, results[:2])
+        self.assertEqual([self.poller] * 4, results[2:])
+
+    def test_a_thread_that_polls_does_not_end_the_loop(self):
+        self.open(Poller())
+        polling = threading.Thread(target=self.poller.poll)
+        polling.start()
+        self.addCleanup(polling.join, DEADLINE)
+        self.addCleanup(self.poller.wakeup)
+        until(lambda: self.poller._descriptors.waiting)
+        with self.assertLogs('gocept.runner.signals', 'WARNING') as logs:
+            self.loop(None, None, ticks=0.001)()
+        self.assertEqual(3, self.calls)
+        self.assertIn('Pausing with another poller', logs.output[0])
 
     def test_what_a_tick_does_not_fetch_makes_one_tick_come(self):
         self.open(CountingPoller())

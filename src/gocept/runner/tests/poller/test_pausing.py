@@ -9,6 +9,7 @@ import time
 from unittest import mock
 
 from gocept.runner.channel import LineChannel, PipeChannel
+from gocept.runner.errors import PollerInUse
 from gocept.runner.poller import Poller, Timer, descriptors
 from gocept.runner.poller import server as accepting
 from gocept.runner.process import Process
@@ -50,6 +51,50 @@ class PausingTestCase(StreamTestCase):
             until(lambda: self.poller._descriptors.waiting)
             call(*args)
         return self.start(run)
+
+    def test_two_threads_that_wait(self):
+        # The second one would take what is to wake the first one.
+        wait = self.start(self.poller.pause)
+        until(lambda: self.poller._descriptors.waiting)
+        for call in self.poller.poll, self.poller.pause:
+            with self.assertRaisesRegex(PollerInUse, 'another thread waits'):
+                call(0)
+        self.poller.wakeup()
+        wait.join(DEADLINE)
+        self.assertFalse(wait.is_alive())
+        self.assertFalse(self.poller.pause(0))
+
+    def test_a_callback_that_polls(self):
+        told = []
+        self.poller.register(Timer(0), lambda *result: told.append(
+            self.poller.poll(0)))
+        self.poller.poll(0)
+        self.assertEqual([[]], told)
+
+    def test_a_thread_that_was_interrupted_leaves_its_turn(self):
+        def interrupt(*result):
+            raise KeyboardInterrupt
+        self.poller.register(Timer(0), interrupt)
+        self.assertRaises(KeyboardInterrupt, self.poller.poll)
+        self.start(self.poller.poll, 0).join(DEADLINE)
+        results = []
+        self.start(lambda: results.append(self.poller.pause(0))).join(DEADLINE)
+        self.assertEqual([False], results)
+
+    def test_a_fork_of_another_thread_may_wait(self):
+        wait = self.start(self.poller.pause)
+        until(lambda: self.poller._descriptors.waiting)
+        pid = os.fork()
+        if not pid:
+            status = 1
+            try:
+                self.poller.poll(0)
+                status = 0
+            finally:
+                os._exit(status)
+        self.assertEqual((pid, 0), os.waitpid(pid, 0))
+        self.poller.wakeup()
+        wait.join(DEADLINE)
 
     # Each of these has a source registered, and returns what makes it ready.
 
