@@ -61,6 +61,7 @@ class TransactionalChannel(Wrapping):
         self._delivery = journal.Delivery
         self._returned: deque[Delivery] = deque()
         self._partial = False
+        self._is_over = False  # as the end was fetched for good
         # Of what `take_all` has returned last.
         self._failures = 0
 
@@ -196,7 +197,12 @@ class TransactionalChannel(Wrapping):
     @property
     def is_forgotten(self) -> bool:
         """Whether something was given back, but no poller will fetch it."""
-        return self.unread and not self._watchers
+        return bool(self._returned) and self.unread and not self._watchers
+
+    @property
+    def is_held(self) -> bool:
+        """Whether somebody is still to fetch something, or the end."""
+        return bool(self._returned or self._watchers) and not self._is_over
 
     # What the journal calls
 
@@ -232,7 +238,7 @@ class TransactionalChannel(Wrapping):
         self._tell_returned()
 
     def consume_end(self) -> None:
-        self.suspended = False
+        self.suspended, self._is_over = False, True
         self._tell_over()
 
     # Writing

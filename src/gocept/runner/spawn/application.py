@@ -7,7 +7,15 @@ import signal
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
-from gocept.runner.channel import PipeChannel
+from gocept.runner.channel import (
+    Channel,
+    PipeChannel,
+    TransactionalChannel,
+)
+from gocept.runner.channel.transactional import (
+    REDELIVERIES,
+    checked_redeliveries,
+)
 from gocept.runner.process import keywords
 from gocept.runner.process.keywords import Keywords
 from gocept.runner.process.launch import Launch
@@ -31,6 +39,8 @@ class Application:
     restart: str = 'never'
     restart_delay: float = 0.1
     restart_limit: int = 5
+    transactional: bool = False
+    redeliveries: int | None = REDELIVERIES
     options: Keywords = dataclasses.field(default_factory=dict)
     """The keywords of the process and of its channels."""
 
@@ -67,6 +77,7 @@ class Application:
             if not isinstance(value, int | float) or not value >= least:
                 raise ValueError(
                     f'{name} must be a number >= {least}, not {value!r}')
+        checked_redeliveries(self.redeliveries)
         # What cannot be started or ended is refused now, and not later.
         PipeChannel(**self.channel).close()
         for name in ('stop_signal', 'kill_signal'):
@@ -81,6 +92,12 @@ class Application:
         """The keywords of its channels."""
         return {key: self.options[key]
                 for key in keywords.CHANNEL & self.options.keys()}
+
+    def handed_out(self, channel: Channel) -> Channel:
+        """What users get in place of a channel of the process."""
+        if not self.transactional:
+            return channel
+        return TransactionalChannel(channel, redeliveries=self.redeliveries)
 
     def with_arguments(self, args: Sequence[str]) -> Self:
         """This application, but called with more arguments."""

@@ -10,7 +10,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from gocept.runner.channel import Channel, SocketChannel
+from gocept.runner.channel import (
+    Channel,
+    SocketChannel,
+    TransactionalChannel,
+)
 from gocept.runner.errors import EndpointClosedException, StartError
 from gocept.runner.events import ChildEnded, ChildReady, ChildStarted, Queue
 from gocept.runner.poller import Poller, Timer, background
@@ -66,8 +70,11 @@ class Instance:
         # the end of the process.
         self._is_awaited = False
         self._is_given_up = False  # as it has failed
-        self._socket: SocketChannel | None = None
+        # By the channels of the process, what users get in their place.
+        self._handed_out: dict[Channel, Channel] = {}
+        self._socket: Channel | None = None
         self._kept: list[Channel] = []  # of the process before
+        self._before: list[Channel] = []  # of these, the main ones
         self._timer: Timer | None = None
         self._failures = 0
         self._started = 0.0
@@ -157,10 +164,17 @@ class Instance:
             after.callback(process.close)
             raise
         # What the process before has said may be read yet.
+        held = [each for each in self._kept if _is_held(each)]
         for channel in self._kept:
-            after.callback(channel.close)
+            if channel not in held:
+                after.callback(channel.close)
         after.callback(self._output.read_rest)
-        self._kept = [*self._channels()]
+        main = self._channel(None)
+        self._before = [each for each in self._before if each in held]
+        self._before += () if main is None else (main,)
+        self._kept = [*held, *self._channels()]
+        self._handed_out = {channel: application.handed_out(channel)
+                            for channel in process.channels()}
         self._socket = None
         self._started = time.monotonic()
         self._is_given_up = False
@@ -242,7 +256,7 @@ class Instance:
                 return
             channel = SocketChannel(sock, **application.channel)
             channel.name = repr(self.alias)
-            self._socket = channel
+            self._socket = application.handed_out(channel)
             self._is_awaited = False
             poller.send_for(channel)
             # Once, and not after its end.
@@ -384,6 +398,10 @@ class Instance:
                 self._connect()
                 self._news.tell()
         with self._lock:
+            for before in self._before if stream is None else ():
+                if isinstance(before, TransactionalChannel) and (
+                        before.is_forgotten):
+                    return before
             channel = self._channel(stream)
             if channel is None or self._runs or _has_more(channel):
                 return channel
@@ -398,24 +416,23 @@ class Instance:
             return self._socket
         if self.process is None:
             return None
-        if stream == 'stderr':
-            return self.process.stderr
-        channel = self.process.channel
-        if (channel is not None and self._output.reads(channel)
-                and channel.sink_fd < 0):
+        channel = (self.process.stderr if stream == 'stderr'
+                   else self.process.channel)
+        if channel is None or (
+                channel.sink_fd < 0 and self._output.reads(channel)):
             return None
-        return channel
+        return self._handed_out[channel]
 
     def _channels(self) -> Iterator[Channel]:
         if self.process is not None:
-            yield from self.process.channels()
+            yield from self._handed_out.values()
         if self._socket is not None:
             yield self._socket
 
     def close_channels(self, process: Process | None) -> None:
         """Close all channels of `process` and of those before it."""
         with contextlib.ExitStack() as after, self._lock:
-            channels, self._kept = self._kept, []
+            channels, self._kept, self._before = self._kept, [], []
             # Another process may have been started meanwhile.
             if process is self.process:
                 channels += self._channels()
@@ -435,6 +452,11 @@ def _is_ours(error: Exception) -> bool:
 def _exiting() -> bool:
     """Whether the interpreter exits, and ends all children."""
     return not threading.main_thread().is_alive()
+
+
+def _is_held(channel: Channel) -> bool:
+    """Whether its lines are still to come, for a worker that counts on it."""
+    return isinstance(channel, TransactionalChannel) and channel.is_held
 
 
 def _has_more(channel: Channel) -> bool:

@@ -96,6 +96,15 @@ class Number(_Attribute, zope.schema.Int):  # type: ignore[misc]
             raise ValueError(f'{text!r} is no whole number') from None
 
 
+class NumberOrNone(_Attribute):
+    """A whole number of 0 or more, or ``none``."""
+
+    def convert(self, text: str) -> int | None:
+        if not text.isdecimal() and text.lower() != 'none':
+            raise ValueError(f'{text!r} is neither a whole number nor "none"')
+        return int(text) if text.isdecimal() else None
+
+
 class Mode(_Attribute):
     """A mask of file modes, in octal digits."""
 

@@ -87,6 +87,14 @@ class IAppDirective(IChildDirective):
         'A write is an error while the channel keeps more bytes than this '
         '(default: 1048576).')
 
+    transactional = fields.Bool(
+        'Whether lines that an aborted transaction has fetched come again, '
+        'and what it has written is sent with the commit (default: false).')
+
+    redeliveries = fields.NumberOrNone(
+        'How often a line whose transaction fails comes again before it is '
+        'skipped; "none" for no limit (default: 5).')
+
     restart = fields.Choice(
         'Whether a child that has ended is started again (default: never).',
         values=('never', 'on-failure', 'always'))

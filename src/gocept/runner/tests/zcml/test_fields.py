@@ -168,6 +168,7 @@ class FromZopeConfTests(TestCase, FieldTestCase):
         'text': (fields.Text(), 'cat -n', 'cat -n'),
         'choice': (fields.Choice(values=('lazy', 'eager')), 'eager', 'eager'),
         'number': (fields.Number(), '80', 80),
+        'number-or-none': (fields.NumberOrNone(), 'none', None),
         'mode': (fields.Mode(), '077', 0o77),
         'bool': (fields.Bool(), 'yes', True),
         'seconds': (fields.Seconds(), '2.5', 2.5),
