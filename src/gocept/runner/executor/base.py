@@ -21,7 +21,11 @@ from gocept.runner.errors import (
 )
 from gocept.runner.events import ChildEnded, ChildReady, ChildStarted
 from gocept.runner.executor.capture import Capture, Reader
-from gocept.runner.executor.conditions.base import Check, Condition
+from gocept.runner.executor.conditions.base import (
+    Check,
+    Condition,
+    Setting,
+)
 from gocept.runner.interfaces import IExecutor
 from gocept.runner.poller import Poller, background
 from gocept.runner.poller.thread import hand_over
@@ -81,7 +85,8 @@ class SimpleExecutor:
         self._stop_timeout = timeout if stop_timeout is None else stop_timeout
         self._kill_signal = kill_signal
         self._expected_returncode = expected_returncode
-        self._envvars = dict(envvars or {})
+        self._envvars = {name: self._replaced(value) for name, value
+                         in (envvars or {}).items()}
         self._output_size = output_size
         self._log_file = log_file
         self.requires = tuple(requires)
@@ -104,6 +109,11 @@ class SimpleExecutor:
             self.command_parts = command
         if not self.command_parts:
             raise ValueError(f'there is no program in {command!r}')
+
+    def _replaced(self, text: str) -> str:
+        """With the port that the condition has chosen."""
+        return (text if self.condition is None
+                else self.condition.replaced(text))
 
     @property
     def process(self) -> Process | None:
@@ -161,6 +171,16 @@ class SimpleExecutor:
                 self._changing.notify_all()
         return run.process
 
+    @property
+    def _setting(self) -> Setting:
+        """What a condition gets to know of the start."""
+        env = self._popen.get('env')
+        return Setting(
+            [self.command] if self._popen['shell'] else [
+                os.fspath(each) for each in self.command_parts],
+            bool(self._popen['shell']), self._popen['cwd'],
+            self.envvars if env is None else env, self._replaced)
+
     def _options(self, check: Check | None) -> dict[str, Any]:
         """The keywords of a process that do what those of Popen do."""
         popen = self._popen
@@ -186,8 +206,7 @@ class SimpleExecutor:
             'stop_signal': self._stop_signal,
             'stop_timeout': self._stop_timeout,
             'kill_signal': self._kill_signal, 'name': self.name,
-            'on_start': ChildStarted.tell, 'on_end': ChildEnded.tell,
-            'servers': self.condition and self.condition.servers}
+            'on_start': ChildStarted.tell, 'on_end': ChildEnded.tell}
 
     def _set_timeout(self) -> None:
         """Begin the time that a start may take."""
@@ -371,10 +390,13 @@ class _Run:
         with contextlib.ExitStack() as undo:
             undo.enter_context(self._waiting)
             self.poller: Poller | None = self._waiting.enter_context(Poller())
-            if executor.condition is not None:
-                self.check = self._waiting.enter_context(
-                    executor.condition.check())
-            self.process = Process(**executor._options(self.check))
+            condition = executor.condition and executor.condition.for_child(
+                executor._setting)
+            if condition is not None:
+                self.check = self._waiting.enter_context(condition.check())
+            self.process = Process(
+                **executor._options(self.check),
+                servers=None if condition is None else condition.servers)
             undo.callback(self.process.close)
             undo.callback(self.process.terminate, signal.SIGKILL, 0)
             for name, channel in (('stdout', self.process.channel),

@@ -106,8 +106,8 @@ class ConditionExecutor(Executor):
             self._obstacle = f'its own process {self.process.pid} runs'
             return True
         with Poller() as poller:
-            self._obstacle = self.condition.holds_already(
-                poller, self._deadline or NEVER)
+            self._obstacle = self.condition.for_child(
+                self._setting).holds_already(poller, self._deadline or NEVER)
         return bool(self._obstacle)
 
     def after_start_check(self) -> bool:

@@ -77,6 +77,31 @@ def _read(path: str) -> bytes | None:
         os.close(fd)
 
 
+def command_line(pid: int) -> list[str]:
+    """The arguments of a process, which it may have changed; [] for none."""
+    with contextlib.suppress(OSError), open(
+            f'/proc/{pid}/cmdline', errors='replace') as file:
+        # Who writes a title there leaves NULs behind.
+        text = file.read().rstrip('\0')
+        return text.split('\0') if text else []
+    return []
+
+
+def program(pid: int) -> str:
+    """The path of the program of a process; '' if it cannot be read."""
+    with contextlib.suppress(OSError):
+        return os.readlink(f'/proc/{pid}/exe').removesuffix(' (deleted)')
+    return ''
+
+
+def name(pid: int) -> str:
+    """The name that the system shows, of 15 bytes; '' if there is none."""
+    with contextlib.suppress(OSError), open(
+            f'/proc/{pid}/comm', errors='replace') as file:
+        return file.read().rstrip('\n')
+    return ''
+
+
 def children(pid: int) -> list[int]:
     """The pids of the children of a process, zombies as well."""
     found: list[int] = []

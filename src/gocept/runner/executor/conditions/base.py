@@ -6,7 +6,9 @@ to one start of one child.
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import zope.interface
 
@@ -16,6 +18,18 @@ from gocept.runner.poller import Poller
 from gocept.runner.process import Process
 from gocept.runner.waits.closing import Closing
 from gocept.runner.waits.deadline import Deadline
+
+
+class Setting(NamedTuple):
+    """How an executor starts its child."""
+
+    command: Sequence[str]
+    """A line for the shell is one word."""
+    shell: bool
+    cwd: str | os.PathLike[str] | None
+    env: Mapping[str, str]
+    replaced: Callable[[str], str]
+    """That of the condition of the executor."""
 
 
 class Check(Closing):
@@ -78,6 +92,10 @@ class Check(Closing):
 class Condition:
     """See `ICondition`."""
 
+    def for_child(self, setting: Setting) -> 'Condition':
+        """See `ICondition`."""
+        return self
+
     def check(self) -> Check:
         """See `ICondition`."""
         raise NotImplementedError
@@ -108,6 +126,9 @@ class all_of(Condition):
             raise ValueError('a command has one {port}: only one of the '
                              'conditions can choose it')
         self.conditions = conditions
+
+    def for_child(self, setting: Setting) -> 'Condition':
+        return all_of(*(each.for_child(setting) for each in self.conditions))
 
     def check(self) -> Check:
         with contextlib.ExitStack() as undo:

@@ -47,7 +47,8 @@ def holder(inodes: Collection[str], where: str) -> str:
     if not inodes:
         return ''
     for pid in among(procfs.pids(), inodes):
-        return f'process {pid} ({_name(pid)}) listens on {where}'
+        name = procfs.name(pid) or 'ended meanwhile'
+        return f'process {pid} ({name}) listens on {where}'
     return f'a process of somebody else listens on {where}'
 
 
@@ -101,10 +102,3 @@ def _sockets(pid: int) -> set[str]:
                 if target.startswith('socket:['):
                     found.add(target[8:-1])
     return found
-
-
-def _name(pid: int) -> str:
-    with contextlib.suppress(OSError), open(
-            f'/proc/{pid}/comm', errors='replace') as file:
-        return file.read().strip()
-    return 'ended meanwhile'

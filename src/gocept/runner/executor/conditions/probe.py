@@ -1,16 +1,26 @@
 """The condition that a program, the probe, finds the child ready."""
 
+import contextlib
+import copy
 import os
 import shlex
 import signal
 from collections.abc import Sequence
+from typing import Any, Self
 
-from gocept.runner.executor.conditions.base import Check, Condition
+from gocept.runner.channel import PipeChannel
+from gocept.runner.errors import EndpointClosedException
+from gocept.runner.executor.conditions.base import Check, Condition, Setting
 from gocept.runner.process import Process
+
+_TAIL = 2 ** 10  # bytes at the end of the output that are in a message
 
 
 class exits_zero(Condition):
     """That a command ends with 0; the command is run until it does."""
+
+    _options: dict[str, Any] = {}
+    """Where and how it is run: as the child of the executor."""
 
     def __init__(self, command: str | Sequence[str]) -> None:
         self.command = (shlex.split(command) if isinstance(command, str)
@@ -18,32 +28,55 @@ class exits_zero(Condition):
         if not self.command:
             raise ValueError('a probe needs a command')
 
+    def for_child(self, setting: Setting) -> Self:
+        it = copy.copy(self)
+        it.command = [setting.replaced(each) for each in self.command]
+        it._options = {'cwd': setting.cwd, 'env': setting.env}
+        return it
+
     def check(self) -> Check:
-        return _ExitCheck(self.command)
+        return _ExitCheck(self.command, self._options)
 
 
 class _ExitCheck(Check):
 
-    def __init__(self, command: Sequence[str]) -> None:
+    def __init__(self, command: Sequence[str],
+                 options: dict[str, Any]) -> None:
         self._command = command
+        self._options = options
         self._probe: Process | None = None
+        self._said = b''
         self.awaited = f'{shlex.join(command)!r} to end with 0'
-        self.seen = 'it runs still'
+        self._state = self.seen = 'it runs still'
 
     def holds(self) -> bool:
         if self._probe is None:
             self._probe = Process(
-                self._command, stdin='null', stdout='null', stderr='null',
-                setsid=True, adopt=True)
+                self._command, stdin='null', stdout='pipe', stderr='merge',
+                setsid=True, adopt=True, **self._options)
+            self._said = b''
             self.poller.register(self._probe)
+            for channel in self._probe.channels():
+                self.poller.register(channel, self._hear)
         status = self._probe.poll()
         if status is not None:
             self.close()
-            self.seen = f'it ended with {status}'
+            self._state = f'it ended with {status}'
+            self._hear()
         return status == 0
+
+    def _hear(self, data: bytes = b'', *channel: PipeChannel) -> None:
+        self._said = (self._said + data)[-_TAIL:]
+        said = self._said.decode('utf-8', 'backslashreplace').strip()
+        self.seen = self._state + (f', and said {said!r}' if said else '')
 
     def close(self) -> None:
         probe, self._probe = self._probe, None
         if probe is not None:
             self.poller.unregister(probe)
             probe.terminate(signal.SIGKILL, 0)
+            for channel in probe.channels():
+                with contextlib.suppress(EndpointClosedException):
+                    while data := channel.read():
+                        self._hear(data)
+            probe.close_channels()

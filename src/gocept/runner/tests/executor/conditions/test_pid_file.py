@@ -2,6 +2,13 @@
 
 import os
 import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
 from unittest import mock
 
 from gocept.runner.executor import (
@@ -13,7 +20,8 @@ from gocept.runner.executor import (
 )
 from gocept.runner.executor.conditions import pid_file as module
 from gocept.runner.poller import Poller
-from gocept.runner.process import Process
+from gocept.runner.process import Process, procfs
+from gocept.runner.process.launch import Command
 from gocept.runner.tests.executors import ExecutorTestCase, Starting
 from gocept.runner.tests.victims import until, victim
 from gocept.runner.waits.deadline import NEVER, Deadline
@@ -78,20 +86,139 @@ class PidFileTests(ExecutorTestCase):
         self.path.write_text('1000000001')
         self.assertTrue(check.holds())
 
-    def test_one_that_is_older_than_its_process_is_stale(self) -> None:
-        self.path.write_text(str(os.getpid()))
-        os.utime(self.path, (1, 1))
+    def stranger(self, command: Sequence[str]) -> int:
+        """A process that is no child of ours."""
+        pid = int(subprocess.run(
+            ['sh', '-c', 'setsid "$@" > /dev/null 2>&1 < /dev/zero & echo $!',
+             'sh', *command], stdout=subprocess.PIPE, check=True).stdout)
+        self.addCleanup(os.kill, pid, signal.SIGKILL)
+        # Until then it is a fork of the shell.
+        until(lambda: procfs.command_line(pid) == [*command])
+        return pid
+
+    def obstacle(self, command: Command, **options: Any) -> str:
+        """What is in the way of a start."""
+        executor = PidExecutor(command, self.path, **options)
+        self.assertEqual(executor.pre_start_check(), bool(executor._obstacle))
+        return executor._obstacle
+
+    def test_the_server_that_runs_is_in_the_way_whatever_clocks_say(
+            self) -> None:
+        executor = self.executor()
+        pid = self.stranger(executor.command_parts)
+        for more in ('', '\n', '\n/var/lib/some/where\n5432\n'):
+            for changed in (1, time.time(), 2 ** 32):
+                with self.subTest(more, changed=changed):
+                    self.path.write_text(f'{pid}{more}')
+                    os.utime(self.path, (changed, changed))
+                    self.assertRaisesRegex(
+                        AlreadyRunning,
+                        f'process {pid} runs, which {self.path} names: '
+                        f'{sys.executable} -I -S -c .*; if this is '
+                        f'another program, remove {self.path}$',
+                        executor.start)
+                    self.assertIsNone(executor.process)
+
+    def test_another_program_is_stale(self) -> None:
+        self.path.write_text(str(self.stranger(['sleep', '100'])))
         self.check_written(self.executor(), 'it is stale')
 
-    def test_who_runs_is_in_the_way(self) -> None:
-        for more in ('', '\n', '\n/var/lib/some/where\n5432\n'):
-            with self.subTest(more):
-                self.path.write_text(f'{os.getpid()}{more}')
-                executor = self.executor()
-                self.assertRaisesRegex(
-                    AlreadyRunning, f'process {os.getpid()} runs, which '
-                    f'{self.path} names', executor.start)
-                self.assertIsNone(executor.process)
+    def test_a_program_that_may_be_the_one_is_in_the_way(self) -> None:
+        pid = self.stranger(['sleep', '100'])
+        self.path.write_text(str(pid))
+        (self.dir / 'link').symlink_to(str(shutil.which('sleep')))
+        for name, text in (('script', '#!/bin/sh\nexec sleep 100\n'),
+                           ('helped', '#!/usr/bin/env sleep\n')):
+            (self.dir / name).write_text(text)
+            (self.dir / name).chmod(0o700)
+        for command in ('sleep 100', '/bin/sleep 1', 'env sleep 3',
+                        './script', 'sh script', './helped', './link',
+                        'su -c "sleep 10"'):
+            with self.subTest(command):
+                self.assertRegex(
+                    self.obstacle(command, cwd=self.dir),
+                    f'^process {pid} runs, .*: sleep 100; if')
+        self.assertTrue(self.obstacle('exec "$SLEEP" 1', shell=True))
+        self.assertEqual('', self.obstacle('tail -f /dev/null 100'))
+
+    def test_a_server_that_another_program_has_started_is_in_the_way(
+            self) -> None:
+        self.path.write_text(str(self.stranger(
+            ['tail', '-f', '/dev/null', '--pid', '1', str(self.path)])))
+        self.assertTrue(self.obstacle(
+            ['control', f'--data={self.path}/', 'start']))
+
+    def test_we_and_our_ancestors_are_stale(self) -> None:
+        for pid in (os.getpid(), os.getppid(), 1):
+            with self.subTest(pid):
+                self.path.write_text(str(pid))
+                self.assertEqual('', self.obstacle(
+                    procfs.command_line(pid) or 'true'))
+
+    def test_another_child_of_ours_is_stale(self) -> None:
+        executor = self.executor()
+        with Process(executor.command_parts, stdin='pipe') as process:
+            self.path.write_text(str(process.pid))
+            self.assertEqual('', self.obstacle(executor.command_parts))
+        with subprocess.Popen(['sleep', '100']) as child:
+            self.addCleanup(child.kill)
+            self.path.write_text(str(child.pid))
+            self.assertEqual('', self.obstacle('sleep 1000'))
+            # It may be from before an exec() of this program.
+            self.assertTrue(self.obstacle('sleep 100'))
+            child.kill()
+
+    def test_the_child_of_another_executor_with_the_file_is_in_the_way(
+            self) -> None:
+        first = self.executor()
+        self.check_written(first, 'there is none')
+        self.assertRaisesRegex(
+            AlreadyRunning, 'which .* names', self.executor('pass').start)
+
+    def test_its_daemon_is_in_the_way(self) -> None:
+        daemon = '''
+            if not os.fork():
+                signal.alarm(100)
+                os.setsid()
+                with open(path, 'w') as file:
+                    file.write(str(os.getpid()))
+                pause()
+            os._exit(0)
+            '''
+        executor = self.executor(daemon)
+        self.check_written(executor, 'there is none')
+        assert executor.process is not None
+        executor.process.wait()
+        for each in executor, self.executor(daemon):
+            self.assertRaisesRegex(
+                AlreadyRunning, 'which .* names', each.start)
+        executor.stop()
+        self.assertEqual('', self.obstacle(executor.command_parts))
+
+    def test_a_stale_one_does_not_name_a_daemon(self) -> None:
+        with subprocess.Popen(['sleep', '100']) as child:
+            self.addCleanup(child.kill)
+            self.path.write_text(str(child.pid))
+            starting = Starting(self.stopping(PidExecutor('true', self.path)))
+            executor = starting.executor
+            until(lambda: executor.process and executor.process.poll() == 0)
+            expire(starting)
+            self.assertRaises(TimeoutExpired, starting.wait)
+            self.assertIsNone(child.poll())
+            child.kill()
+
+    def test_who_cannot_be_looked_at_is_in_the_way(self) -> None:
+        self.path.write_text(str(self.stranger(['sleep', '100'])))
+        with mock.patch.multiple(
+                procfs, command_line=lambda pid: [], program=lambda pid: '',
+                name=lambda pid: ''):
+            self.assertRegex(self.obstacle('true'),
+                             'its command line cannot be read')
+
+    def test_who_is_hidden_is_in_the_way(self) -> None:
+        self.path.write_text('1000000')
+        with mock.patch.object(os, 'kill', side_effect=PermissionError):
+            self.assertRegex(self.obstacle('true'), 'process 1000000 runs')
 
     def test_what_names_nobody_is_not_in_the_way(self) -> None:
         for text in ('', '\n', 'me', '0', '-1', '9' * 40, 'x' * 10 ** 6):
@@ -100,7 +227,7 @@ class PidFileTests(ExecutorTestCase):
                 self.check_written(self.executor(), 'it is stale')
 
     def test_one_that_cannot_be_read_is_not_in_the_way(self) -> None:
-        self.path.write_text(str(os.getpid()))
+        self.path.write_text(str(self.stranger(['sleep', '100'])))
         self.path.chmod(0)
         condition = pid_file(self.path)
         with Poller() as poller, mock.patch.object(

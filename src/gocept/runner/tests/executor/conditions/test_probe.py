@@ -1,9 +1,14 @@
 """The condition that a program finds the child ready."""
 
+import os
+from unittest import mock
+
 from gocept.runner.executor import (
     ConditionExecutor,
     TimeoutExpired,
+    all_of,
     exits_zero,
+    tcp,
 )
 from gocept.runner.tests.executors import ExecutorTestCase, Starting, is_gone
 from gocept.runner.tests.victims import until
@@ -33,6 +38,45 @@ class ExitsZeroTests(ExecutorTestCase):
         self.assertRaisesRegex(
             TimeoutExpired, "for \"sh -c 'exit 3'\" to end with 0; seen last: "
             'it ended with 3;', starting.wait)
+
+    def test_it_runs_as_the_child_does(self) -> None:
+        (self.dir / 'here').touch()
+        with mock.patch.dict(os.environ, OURS='1', LISTEN_FDS='3'):
+            executor = self.stopping(ConditionExecutor(
+                'sh -c "echo $MINE; exec sleep 100"',
+                all_of(port := tcp('127.0.0.1', 0), exits_zero([
+                    'sh', '-c', 'test -e here && echo $OURS $MINE $1 '
+                    '$LISTEN_FDS; exit 3', 'sh', '{port}'])),
+                cwd=self.dir, envvars={'MINE': 'on {port}'}))
+            starting = Starting(executor)
+            starting.until_seen('it ended with 3')
+        self.assertEqual(f'on {port.port}', executor.envvars['MINE'])
+        expire(starting)
+        self.assertRaisesRegex(
+            TimeoutExpired,
+            f"it ended with 3, and said '1 on {port.port} {port.port}'",
+            starting.wait)
+
+    def test_an_environment_of_its_own(self) -> None:
+        for envvars, popen in (({'A': '1'}, {'env': {'B': '2'}}),
+                               ({'A': '1', 'B': '2'}, {})):
+            starting = Starting(self.stopping(ConditionExecutor(
+                'sleep 100', exits_zero(['/bin/sh', '-c', 'echo $A $B; exit 3'
+                                         ]),
+                envvars=envvars, popen_kwargs=popen)))
+            starting.until_seen("'2'" if popen else "'1 2'")
+            expire(starting)
+            self.assertRaises(TimeoutExpired, starting.wait)
+
+    def test_the_end_of_what_it_says_is_in_the_message(self) -> None:
+        starting = Starting(self.executor(
+            'sh', '-c', 'seq 100000; echo error >&2; exit 3'))
+        starting.until_seen('it ended with 3, and said')
+        expire(starting)
+        with self.assertRaises(TimeoutExpired) as caught:
+            starting.wait()
+        self.assertRegex(str(caught.exception), r"\\n100000\\nerror'")
+        self.assertLess(len(str(caught.exception)), 3000)
 
     def test_one_that_hangs_is_killed_with_what_it_has_started(self) -> None:
         pids = self.dir / 'pids'
