@@ -332,6 +332,7 @@ class IChannel(Interface):
         itself or the match object. The data after the match is read next. A
         regular expression is searched in all data so far, each time that more
         has come; so write it in such a way that it cannot match too early.
+        ``$`` also matches where the data so far ends; write ``\\n`` instead.
 
         DeadlineExceeded after `timeout` seconds; EndpointClosedException if
         the stream ends first. Both have the end of the data as `seen`, and all
@@ -946,7 +947,7 @@ class ICondition(Interface):
 
     * ``tcp(host, port)``: connections to the port are accepted. With port 0 a
       free port is chosen; the attribute `port` tells it, and ``{port}`` in the
-      command is replaced by it. The port is held until the child listens. So
+      command and in `envvars` is replaced by it. The port is held until the child listens. So
       the child must set SO_REUSEADDR, as servers do.
     * ``http(url, status=r'^2\\d\\d$', method='HEAD', payload=None,
       headers=None, request_timeout=None, *, ssl_context=None, expect=None)``:
@@ -959,11 +960,20 @@ class ICondition(Interface):
       verifies.
     * ``unix(path)``: connections to a Unix socket are accepted.
     * ``output(banner, failure=None)``: a line of the output, complete or not,
-      matches `banner`, a regular expression in which ``^`` and ``$`` are the
-      beginning and the end of a line. A match of `failure` ends the wait. Of a
-      line that is longer than 64 KiB only the end is searched.
-    * ``pid_file(path)``: the file is written after the start.
-    * ``exits_zero(command)``: a command ends with status 0.
+      matches `banner`, a regular expression in which ``^`` is the beginning of
+      a line, and ``$`` the end of a complete line or of the output. A match of
+      `failure` ends the wait. The output is decoded with the ``encoding`` of
+      the executor. Of a line that is longer than 65,536 characters only the
+      end is searched.
+    * ``pid_file(path)``: the file is written after the start. A process that
+      the file names before the start is in the way if it may be what the
+      command starts. The file is stale if nobody has the number any more; or
+      if it is the number of this process, of a parent, grandparent and so on,
+      of a child of ours that was not started for this file, or of another
+      program. A shell, or a script for a shell, may start any program.
+    * ``exits_zero(command)``: a command ends with status 0. It is run in the
+      environment and the directory of the child. ``{port}`` in its arguments
+      is replaced as in the command of the child.
     * ``notified()``: the child tells that it is ready. It writes a newline to
       the descriptor ``$NOTIFY_FD`` (which also replaces ``{notify_fd}`` in its
       command), or it sends ``READY=1`` to ``$NOTIFY_SOCKET``, see
@@ -972,6 +982,14 @@ class ICondition(Interface):
 
     ValueError for parameters that cannot be meant.
     """
+
+    def for_child(setting):
+        """Return a condition for one start: itself, or a copy.
+
+        `setting` tells how the child is started: its `command`, `shell`,
+        `cwd`, `env`, `extra_env`; and `replaced` of the condition of the
+        executor.
+        """
 
     def check():
         """Return a `gocept.runner.executor.Check`, for one start."""
@@ -1013,7 +1031,8 @@ class IExecutor(Interface):
     * `timeout` is the number of seconds that a start may take. A stop may take
       as long until the child is killed, unless `stop_timeout` says otherwise.
     * `sleep` is the longest pause, in seconds, between two probes.
-    * `envvars` are added to our environment.
+    * `envvars` are added to our environment. ``{port}`` in a value is replaced
+      by the port that the condition has chosen.
     * `stdin`, `stdout` and `stderr` are those of `subprocess.Popen`.
     * `popen_kwargs` are handed to Popen unchanged, and win over all other
       parameters. ``encoding`` and ``errors`` among them are also those of
@@ -1160,8 +1179,8 @@ class IConditionExecutor(ICheckedExecutor):
     * ``HTTPExecutor(command, url, ...)``, see ``http()``, with the attributes
       `url` (as from ``urlsplit``), `host` and `port`. Any process that listens
       on the port is in the way of a start.
-    * ``PidExecutor(command, filename)``. A file whose process runs is in the
-      way of a start; a stale file is not.
+    * ``PidExecutor(command, filename)``. A file whose process may be the server
+      is in the way of a start; a stale file is not, see ``pid_file()``.
     * ``UnixSocketExecutor(command, socket_name)``.
     """
 

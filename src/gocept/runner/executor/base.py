@@ -403,9 +403,10 @@ class _Run:
                                   ('stderr', self.process.stderr)):
                 if channel is not None and channel.is_readable:
                     capture = self.captures[name] = undo.enter_context(Capture(
-                        channel, executor._output_size, executor._log_file))
+                        channel, executor._output_size, executor._log_file,
+                        popen.get('encoding')))
                     self.readers[name] = Reader(
-                        capture, popen.get('encoding'), popen.get('errors'))
+                        capture, popen.get('errors'))
             self.poller.register(self.process)
             if self.check is not None:
                 self.check.begin(

@@ -14,9 +14,11 @@ from collections.abc import Callable, Iterator, Sequence
 
 from gocept.runner.channel import PipeChannel
 from gocept.runner.errors import EndpointClosedException
+from gocept.runner.events import Queue
 from gocept.runner.waits.closing import Closing
 from gocept.runner.waits.forks import Lock, tell_forks
 from gocept.runner.waits.source import Source
+from gocept.runner.waits.threads import log_exception, survived
 
 log = logging.getLogger('gocept.runner.executor')
 
@@ -38,17 +40,20 @@ class Capture(Source, Closing):
     """
 
     def __init__(self, channel: PipeChannel, size: int,
-                 log_file: str | os.PathLike[str] | None = None) -> None:
+                 log_file: str | os.PathLike[str] | None = None,
+                 encoding: str | None = None) -> None:
+        self.encoding = encoding or 'utf-8'
         self._channel = channel
         self._size = size
         self._log_file = (
             None if log_file is None else io.FileIO(log_file, 'ab'))
         self._pieces: deque[bytearray] = deque()
         self.dropped = 0  # bytes; what is kept begins there
-        self._end = 0
+        self.end = 0  # a position in the stream, as `dropped` is
         self._listeners: list[Listener] = []
         self.ended = False
         self._reading = Lock()  # one reads at a time, so the order is kept
+        self._news = Queue()  # for listeners and the log; put with this lock
         self._changed = threading.Condition(Lock())
         tell_forks(self)
 
@@ -69,19 +74,22 @@ class Capture(Source, Closing):
 
     def collect(self) -> tuple[Sequence[bytes], bool]:
         with self._reading:
-            return (), self._read() is None
+            ended = self._read() is None
+        self._news.tell()
+        return (), ended
 
     def read_rest(self) -> None:
         """Read what there is now."""
         with self._reading:
             for _ in range(_MOST_READS):
                 if not self._read():
-                    return
+                    break
+        self._news.tell()
 
     def _read(self) -> bytes | None:
         """Read a piece: b'' for nothing, None for the end.
 
-        Called with `_reading` held, and so are the listeners.
+        With `_reading` held.
         """
         if self.ended:
             return None
@@ -90,7 +98,7 @@ class Capture(Source, Closing):
             data = self._channel._read()  # bytes, whatever its encoding is
         except EndpointClosedException:
             data = None
-        begin = self._end
+        begin = self.end
         if data:
             self._log(data)
         with self._changed:
@@ -99,7 +107,7 @@ class Capture(Source, Closing):
             self._changed.notify_all()
         if data != b'':
             for listener in self._listeners:
-                listener(begin, data or b'')
+                self._news.put(_call, listener, begin, data or b'')
         return data
 
     def _log(self, data: bytes) -> None:
@@ -108,8 +116,10 @@ class Capture(Source, Closing):
         while rest and file is not None and not file.closed:
             try:
                 rest = rest[file.write(rest):]
-            except OSError:  # the child goes on, and so does its reader
-                log.exception('The output is not written to its file any more')
+            except OSError as error:  # the child goes on, and its reader
+                self._news.put(
+                    log.error, 'The output is not written to its file any '
+                    'more: %s', error)
                 file.close()
 
     def _keep(self, data: bytes) -> None:
@@ -118,8 +128,8 @@ class Capture(Source, Closing):
             self._pieces[-1] += data
         elif data:
             self._pieces.append(bytearray(data))
-        self._end += len(data)
-        while self._pieces and (self._end - self.dropped
+        self.end += len(data)
+        while self._pieces and (self.end - self.dropped
                                 - len(self._pieces[0]) >= self._size):
             self.dropped += len(self._pieces.popleft())
 
@@ -127,15 +137,17 @@ class Capture(Source, Closing):
         """Call it with what is kept, and then with all that comes.
 
         The arguments are a position in the stream and the bytes there, at the
-        end b''. The thread that reads calls it, with a lock held: `listener`
-        may read nothing and wait for nothing.
+        end b''. A thread that reads calls it, one at a time: for what `end`
+        counts, a call may still come.
         """
         with self._reading:
             self._listeners.append(listener)
             if self._pieces:
-                listener(self.dropped, b''.join(self._pieces))
+                self._news.put(_call, listener, self.dropped,
+                               b''.join(self._pieces))
             if self.ended:
-                listener(self._end, b'')
+                self._news.put(_call, listener, self.end, b'')
+        self._news.tell()
 
     def listen_no_more(self, listener: Listener) -> None:
         """Forget the listener."""
@@ -150,7 +162,7 @@ class Capture(Source, Closing):
         """
         with self._changed:
             self._changed.wait_for(
-                lambda: position < self._end or self.ended)
+                lambda: position < self.end or self.ended)
             begin = self.dropped
             position = max(position, begin)
             for piece in self._pieces:
@@ -165,7 +177,7 @@ class Capture(Source, Closing):
         """The last lines, for a message."""
         with self._changed:
             data = b''.join(list(self._pieces)[-2:])[-_TAIL:]
-        return data.decode('utf-8', 'backslashreplace').rstrip()
+        return data.decode(self.encoding, 'backslashreplace').rstrip()
 
     def close(self) -> None:
         """Read what is left, and end it for the readers."""
@@ -178,6 +190,13 @@ class Capture(Source, Closing):
             with self._changed:
                 self.ended = True
                 self._changed.notify_all()
+
+
+def _call(listener: Listener, position: int, data: bytes) -> None:
+    try:
+        listener(position, data)
+    except survived():  # the child goes on, and so does its reader
+        log_exception(log, '%r, which listens to an output, failed', listener)
 
 
 class _Raw(io.RawIOBase):
@@ -225,12 +244,11 @@ class Reader(io.TextIOWrapper):
     Several threads may read. With io.TextIOWrapper alone, lines would be lost.
     """
 
-    def __init__(self, capture: Capture, encoding: str | None = None,
-                 errors: str | None = None) -> None:
+    def __init__(self, capture: Capture, errors: str | None = None) -> None:
         self.raw = _Raw(capture)
         self._turn = Lock()
         super().__init__(io.BufferedReader(self.raw),
-                         encoding=encoding or 'utf-8',
+                         encoding=capture.encoding,
                          errors=errors or 'backslashreplace')
 
     def read(self, size: int | None = -1, /) -> str:

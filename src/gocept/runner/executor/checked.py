@@ -78,6 +78,8 @@ class Executor(SimpleExecutor):
         said_by_child = check is not None and check.said_by_child
         if (not status or said_by_child) and self.after_start_check():
             return True
+        if check is not None and check.pending:
+            return False  # another thread is about to
         hopeless = '' if check is None else check.hopeless
         if hopeless:
             status = run.process.poll()  # it may have ended meanwhile

@@ -49,6 +49,9 @@ class Check(Closing):
     """Whether only the child itself can make the condition hold. Then the wait
     ends when the child has ended and its output is read."""
 
+    pending = False
+    """Whether the child has said something that was not looked at yet."""
+
     variables: Mapping[str, str] = {}
     """Variables that are added to the environment of the child."""
 
@@ -183,6 +186,10 @@ class _All(Check):
     @property
     def said_by_child(self) -> bool:  # type: ignore[override]
         return all(each.said_by_child for each in self._pending)
+
+    @property
+    def pending(self) -> bool:  # type: ignore[override]
+        return any(each.pending for each in self._pending)
 
     @property
     def hopeless(self) -> str:

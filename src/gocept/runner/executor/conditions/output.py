@@ -1,5 +1,7 @@
 """The condition that the output of a child has a certain text."""
 
+import bisect
+import codecs
 import re
 from collections.abc import Callable
 
@@ -11,12 +13,15 @@ _BRIEFLY = 0.1
 """Seconds between the end of the output and that of the child, as a rule."""
 
 _LONGEST_LINE = 2 ** 16
-"""Bytes at the end of a line that are searched again when more comes."""
+"""Characters at the end of a line that are searched again when more comes."""
+
+_SHOWN = 200  # characters of a line in a message
 
 
 class output(Condition):
     """That a line of the output matches `banner`, a regular expression.
 
+    ``$`` is the end of a whole line, or of the output.
     A match of `failure` before that ends the wait with an error.
     """
 
@@ -55,6 +60,17 @@ class _OutputCheck(Check):
         return any(each.found for each in self._searches)
 
     @property
+    def seen(self) -> str:  # type: ignore[override]
+        return '; '.join(
+            f'the line {line!r} is not finished: without $, which is the end '
+            'of a whole line, it would match'
+            for each in self._searches if (line := each.unfinished))
+
+    @property
+    def pending(self) -> bool:  # type: ignore[override]
+        return any(each.pending for each in self._searches)
+
+    @property
     def hopeless(self) -> str:
         for each in self._searches:
             if each.failed:
@@ -62,7 +78,7 @@ class _OutputCheck(Check):
         if not self._searches:
             return 'has no output that is read: neither is a pipe'
         # The last piece may have come since `holds` was called.
-        if (all(each.capture.ended for each in self._searches)
+        if (all(each.ended for each in self._searches)
                 and not self.holds()):
             if self._briefly is None:
                 self._briefly = Deadline(_BRIEFLY)
@@ -87,45 +103,95 @@ class _Search:
         self.capture = capture
         self.found = False
         self.failed = ''
+        self.ended = False
         self.place = 0, False  # see `Check.place`
         self._condition = condition
         self._tell = tell
-        self._line = b''  # the last one, which may go on
+        # Text that differs from that of the reader at errors only.
+        self._decoder = codecs.getincrementaldecoder(capture.encoding)(
+            'backslashreplace')
+        self._position = 0
+        self._line = ''  # the last one, which may go on
         capture.listen(self._search)
 
     def close(self) -> None:
         self.capture.listen_no_more(self._search)
 
+    @property
+    def pending(self) -> bool:
+        """Whether something was read, and not searched yet."""
+        return not (self.found or self.failed or self.ended) and (
+            self.capture.ended or self._position < self.capture.end)
+
+    @property
+    def unfinished(self) -> str:
+        """The last line, if it would match as a whole line."""
+        line = self._line
+        match = None if self._is_over else self._condition.banner.search(line)
+        return '' if match is None else line[-_SHOWN:]
+
+    @property
+    def _is_over(self) -> bool:
+        return self.found or bool(self.failed) or self.ended
+
     def _search(self, begin: int, data: bytes) -> None:
-        if self.found or self.failed:
+        if self._is_over:
             return
-        if not data:
-            self._tell()
-            return
-        window = self._line + data
-        text = window.decode('utf-8', 'replace').replace('\r\n', '\n')
-        match = self._condition.banner.search(text)
-        failure = (self._condition.failure.search(text)
+        before = self._decoder.getstate()
+        text = self._line + self._decoder.decode(data, final=not data)
+        # Only at the end of the stream, the last line is a whole one.
+        find = _find if data else re.Pattern.search
+        plain = text.replace('\r\n', '\n')
+        match = find(self._condition.banner, plain)
+        failure = (find(self._condition.failure, plain)
                    if self._condition.failure else None)
         if failure is not None and (
                 match is None or failure.start() < match.start()):
-            self.failed = failure.group() or text
+            self.failed = failure.group() or plain
         elif match is not None:
-            self.place = _place_after(
-                window, begin - len(self._line), text, match.end())
+            at = _end_of_line(text, plain, match.end())
+            if at < 0:
+                self.place = begin + len(data), True
+            else:
+                self._decoder.setstate(before)
+                self.place = begin + _size(
+                    data, at - len(self._line), self._decoder), False
             self.found = True
-        self._line = window[window.rfind(b'\n') + 1:][-_LONGEST_LINE:]
-        if self.found or self.failed:
+        self._line = text[text.rfind('\n') + 1:][-_LONGEST_LINE:]
+        self._position = begin + len(data)
+        self.ended = not data
+        if self._is_over:
             self._tell()
 
 
-def _place_after(window: bytes, begin: int, text: str,
-                 end: int) -> tuple[int, bool]:
-    """The place behind the line in which the match ends."""
-    lines = text.count('\n', 0, end) - text.endswith('\n', 0, end)
+def _find(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
+    """Search text whose last line goes on, so that ``$`` is not there."""
+    # With something behind it, there is no end. What matches that is no match.
+    for match in pattern.finditer(f'{text}\0'):
+        if found := pattern.match(text, match.start()):
+            return found
+    return None
+
+
+def _end_of_line(text: str, plain: str, end: int) -> int:
+    """The place behind the line in which the match ends; -1 if it goes on.
+
+    `end` is a place in `plain`, and the result one in `text`.
+    """
+    lines = plain.count('\n', 0, end) - plain.endswith('\n', 0, end)
     at = -1
     for _ in range(lines + 1):
-        at = window.find(b'\n', at + 1)
+        at = text.find('\n', at + 1)
         if at < 0:
-            return begin + len(window), True
-    return begin + at + 1, False
+            return -1
+    return at + 1
+
+
+def _size(data: bytes, length: int, decoder: codecs.IncrementalDecoder) -> int:
+    """The number of bytes at the beginning that are so much text."""
+    state = decoder.getstate()
+
+    def decoded(size: int) -> int:
+        decoder.setstate(state)
+        return len(decoder.decode(data[:size]))
+    return bisect.bisect_left(range(len(data)), length, key=decoded)

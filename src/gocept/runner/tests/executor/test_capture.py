@@ -1,5 +1,6 @@
 """What the children of executors write."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -229,6 +230,70 @@ class CaptureTests(ExecutorTestCase):
         self.write(b'e')
         self.assertEqual([('one', 0, b'abc'), ('one', 3, b'd'),
                           ('two', 0, b'abcd'), ('two', 4, b'e')], heard)
+
+    def test_a_listener_runs_without_a_lock(self) -> None:
+        heard: list[bytes] = []
+
+        def listener(begin: int, data: bytes) -> None:
+            heard.append(data)
+            self.capture.read_rest()
+            self.capture.listen_no_more(listener)
+            self.capture.listen(lambda begin, data: heard.append(data))
+
+        self.capture.listen(listener)
+        self.write(b'a')
+        self.write(b'b')
+        self.assertEqual([b'a', b'a', b'b'], heard)
+
+    def test_the_fault_of_a_listener_is_logged(self) -> None:
+        heard: list[bytes] = []
+
+        def listener(begin: int, data: bytes) -> None:
+            raise ValueError('a fault of the listener')
+
+        self.capture.listen(listener)
+        self.capture.listen(lambda begin, data: heard.append(data))
+        with self.assertLogs('gocept.runner.executor', 'ERROR') as logged:
+            self.write(b'a')
+        self.assertIn('a fault of the listener', logged.output[0])
+        self.assertEqual([b'a'], heard)
+
+    def test_one_that_takes_long_keeps_nobody_from_reading(self) -> None:
+        heard: list[bytes] = []
+        begun, go_on = threading.Event(), threading.Event()
+
+        def listener(begin: int, data: bytes) -> None:
+            begun.set()
+            go_on.wait(DEADLINE)
+            heard.append(data)
+
+        self.capture.listen(listener)
+        with ThreadPoolExecutor(1) as thread:
+            reading = thread.submit(self.write, b'a')
+            begun.wait(DEADLINE)
+            self.write(b'b')
+            self.assertEqual('ab', self.capture.tail)
+            go_on.set()
+            reading.result(DEADLINE)
+        self.assertEqual([b'a', b'b'], heard)
+
+    def test_what_is_logged_is_logged_without_a_lock(self) -> None:
+        test = self
+
+        class Handler(logging.Handler):
+            def emit(self, record: logging.LogRecord) -> None:
+                test.capture.close()  # as a program does that gives up
+
+        log = logging.getLogger('gocept.runner.executor')
+        handler = Handler()
+        log.addHandler(handler)
+        self.addCleanup(log.removeHandler, handler)
+        read, sink = os.pipe()
+        self.addCleanup(os.close, sink)
+        self.capture = Capture(PipeChannel(read), 10, '/dev/full')
+        os.write(sink, b'x')
+        self.capture.read_rest()
+        self.assertTrue(self.capture.ended)
 
     def test_a_listener_hears_where_the_rest_begins(self) -> None:
         heard: list[int] = []

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from unittest import mock
 
@@ -22,8 +23,8 @@ from gocept.runner.executor.conditions.base import Check
 from gocept.runner.poller import Poller
 from gocept.runner.process import Process
 from gocept.runner.tests.executors import ExecutorTestCase, Starting, is_gone
-from gocept.runner.tests.victims import until, victim
-from gocept.runner.waits.deadline import NEVER
+from gocept.runner.tests.victims import DEADLINE, until, victim
+from gocept.runner.waits.deadline import NEVER, Deadline
 
 
 class BannerTests(ExecutorTestCase):
@@ -41,7 +42,7 @@ class BannerTests(ExecutorTestCase):
         for piece in pieces:
             size += len(piece)
             until(lambda: executor._run
-                  and executor._run.captures['stdout']._end == size)
+                  and executor._run.captures['stdout'].end == size)
             starting.go_on()
         starting.wait()
         return executor
@@ -80,6 +81,54 @@ class BannerTests(ExecutorTestCase):
                 executor = self.started(
                     [bytes([each]) for each in text], banner)
                 self.assertEqual('nächste\n', executor.output().read())
+
+    def test_a_line_that_is_not_finished_has_no_end(self) -> None:
+        for banner, pieces, rest in (
+                ('^workers ready: 1$',
+                 [b'workers ready: 1', b'0 of 10\nworkers ready: 1\n', b'x'],
+                 'x'),
+                ('ready$', [b'ready', b'?\nready\r', b'\nx'], 'x'),
+                (r'ready\Z', [b'ready', b'?\nready'], ''),
+                (r'ready(?=\W)', [b'ready', b'?'], ''),
+                (r'port \d+\D', [b'port 1', b'23 ', b'x\nx'], 'x'),
+                ('(?:ready|done)$|up', [b'ready', b' or up', b'x\nx'], 'x'),
+                ('^$', [b'x', b'\n', b'\nx'], 'x'),
+                ('(?m)ready$', [b'ready', b'?\nready\n', b'x'], 'x')):
+            with self.subTest(banner):
+                executor = self.started(pieces, banner)
+                self.assertEqual(rest, executor.output().read())
+
+    def test_one_that_is_not_finished_may_match_otherwise(self) -> None:
+        for banner in ('ready', '^ready', 'ready.*', r'ready\b', r'.*ready',
+                       'ready(?! not)', '[a-z]+', 'ready|ready$'):
+            with self.subTest(banner):
+                self.started([b'ready'], banner)
+
+    def test_a_failure_that_is_not_finished_has_no_end(self) -> None:
+        self.started([b'error', b's: 0\nready\n'], 'ready', failure='error$')
+
+    def test_an_unfinished_line_is_in_the_message(self) -> None:
+        executor = self.stopping(OutputExecutor(
+            victim("os.write(1, b'up\\nready > '); pause()"), 'ready > $'))
+        starting = Starting(executor)
+        starting.until_seen('is not finished')
+        executor._deadline = Deadline(0)
+        self.assertRaisesRegex(
+            TimeoutExpired, r"seen last: the line 'ready > ' is not finished: "
+            r'without \$, which is the end of a whole line, it would match; '
+            'its stdout', starting.wait)
+
+    def test_the_banner_is_text_in_the_encoding_of_the_executor(self) -> None:
+        text = 'nicht\r\nwäre bereit\r\nnächste\n'
+        for encoding in ('latin-1', 'utf-16-le', 'cp037', 'utf-8'):
+            data = text.encode(encoding)
+            for size in (1, 7, 1000):
+                with self.subTest(encoding, size=size):
+                    executor = self.started(
+                        [data[at:at + size]
+                         for at in range(0, len(data), size)], '^wäre.*t$',
+                        popen_kwargs={'encoding': encoding})
+                    self.assertEqual('nächste\n', executor.output().read())
 
     def test_on_standard_error(self) -> None:
         executor = self.stopping(OutputExecutor(
@@ -217,6 +266,33 @@ class LookTests(ExecutorTestCase):
         with mock.patch.object(module, '_BRIEFLY', 0):
             self.assertEqual('', check.hopeless)
         self.assertTrue(check.holds())
+
+    def test_a_last_line_is_whole_at_the_end_of_the_output(self) -> None:
+        check = output('ready$').check()
+        check.begin(self.process, [self.capture], self.poller, NEVER)
+        self.addCleanup(check.close)
+        os.write(self.sink, b'ready')
+        self.capture.read_rest()
+        self.assertFalse(check.holds())
+        self.close_sink()
+        self.capture.read_rest()
+        self.assertTrue(check.holds())
+        self.assertEqual('', check.hopeless)
+
+    def test_nothing_is_hopeless_while_another_thread_searches(self) -> None:
+        check = self.check()
+        news = self.capture._news
+        with ThreadPoolExecutor(1) as thread, news._telling:
+            os.write(self.sink, b'ready')
+            self.close_sink()
+            self.process.terminate(signal.SIGKILL, 0)
+            thread.submit(self.capture.read_rest).result(DEADLINE)
+            self.assertFalse(check.holds())
+            self.assertTrue(check.pending)
+            self.assertEqual('', check.hopeless)
+        self.capture.read_rest()
+        self.assertTrue(check.holds())
+        self.assertFalse(check.pending)
 
     def test_the_end_of_the_output_mostly_is_that_of_the_child(self) -> None:
         check = self.check()
