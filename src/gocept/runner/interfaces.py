@@ -947,8 +947,8 @@ class ICondition(Interface):
 
     * ``tcp(host, port)``: connections to the port are accepted. With port 0 a
       free port is chosen; the attribute `port` tells it, and ``{port}`` in the
-      command and in `envvars` is replaced by it. The port is held until the child listens. So
-      the child must set SO_REUSEADDR, as servers do.
+      command and in `envvars` is replaced by it. The port is held until the
+      child listens. So the child must set SO_REUSEADDR, as servers do.
     * ``http(url, status=r'^2\\d\\d$', method='HEAD', payload=None,
       headers=None, request_timeout=None, *, ssl_context=None, expect=None)``:
       a request is answered with a status that equals `status` or matches it.
@@ -987,7 +987,7 @@ class ICondition(Interface):
         """Return a condition for one start: itself, or a copy.
 
         `setting` tells how the child is started: its `command`, `shell`,
-        `cwd`, `env`, `extra_env`; and `replaced` of the condition of the
+        `cwd`, `env`; and `replaced` of the condition of the
         executor.
         """
 
@@ -1179,8 +1179,8 @@ class IConditionExecutor(ICheckedExecutor):
     * ``HTTPExecutor(command, url, ...)``, see ``http()``, with the attributes
       `url` (as from ``urlsplit``), `host` and `port`. Any process that listens
       on the port is in the way of a start.
-    * ``PidExecutor(command, filename)``. A file whose process may be the server
-      is in the way of a start; a stale file is not, see ``pid_file()``.
+    * ``PidExecutor(command, filename)``. A file whose process may be the
+      server is in the way of a start; a stale file is not, see ``pid_file()``.
     * ``UnixSocketExecutor(command, socket_name)``.
     """
 

@@ -31,7 +31,13 @@ from gocept.runner.poller import Poller, background
 from gocept.runner.poller.thread import hand_over
 from gocept.runner.process import Process
 from gocept.runner.process.keywords import POPEN, STREAMS, Keywords
-from gocept.runner.process.launch import Command, Redirection, inherited
+from gocept.runner.process.launch import (
+    Command,
+    Redirection,
+    checked_arguments,
+    checked_variables,
+    inherited,
+)
 from gocept.runner.waits.deadline import Deadline
 from gocept.runner.waits.forks import Lock
 
@@ -85,6 +91,7 @@ class SimpleExecutor:
         self._stop_timeout = timeout if stop_timeout is None else stop_timeout
         self._kill_signal = kill_signal
         self._expected_returncode = expected_returncode
+        checked_variables('envvars', envvars or {})
         self._envvars = {name: self._replaced(value) for name, value
                          in (envvars or {}).items()}
         self._output_size = output_size
@@ -107,6 +114,7 @@ class SimpleExecutor:
         else:
             self.command = shlex.join(os.fspath(each) for each in command)
             self.command_parts = command
+        checked_arguments(self.command_parts)
         if not self.command_parts:
             raise ValueError(f'there is no program in {command!r}')
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import os
 import shlex
 import signal
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from gocept.runner.channel import PipeChannel
 from gocept.runner.errors import EndpointClosedException
 from gocept.runner.executor.conditions.base import Check, Condition, Setting
 from gocept.runner.process import Process
+from gocept.runner.process.launch import checked_arguments
 
 _TAIL = 2 ** 10  # bytes at the end of the output that are in a message
 
@@ -23,8 +23,8 @@ class exits_zero(Condition):
     """Where and how it is run: as the child of the executor."""
 
     def __init__(self, command: str | Sequence[str]) -> None:
-        self.command = (shlex.split(command) if isinstance(command, str)
-                        else [os.fspath(each) for each in command])
+        self.command = checked_arguments(
+            shlex.split(command) if isinstance(command, str) else command)
         if not self.command:
             raise ValueError('a probe needs a command')
 

@@ -23,6 +23,7 @@ from gocept.runner.executor import (
     SimpleExecutor,
     TCPExecutor,
     TimeoutExpired,
+    exits_zero,
     unix,
 )
 from gocept.runner.executor.conditions.base import Check
@@ -131,6 +132,20 @@ class SimpleTests(ExecutorTestCase):
         executor = self.stopping(SimpleExecutor(
             'echo $((40 + 2))', shell=True).start())
         self.assertEqual('42\n', executor.output().read())
+
+    def test_what_cannot_be_meant_is_said_at_once(self) -> None:
+        for error, command, options in (
+                (TypeError, 'true', {'envvars': {'PORT': 80}}),
+                (TypeError, 'true', {'envvars': ['PORT=80']}),
+                (ValueError, 'true', {'envvars': {'A=B': 'x'}}),
+                (ValueError, 'true', {'envvars': {'A': 'x\0'}}),
+                (TypeError, ['sleep', 100], {}),
+                (ValueError, ['echo', 'x\0'], {}),
+                (ValueError, 'echo \0', {'shell': True})):
+            with self.subTest(command, **options):
+                self.assertRaises(error, SimpleExecutor, command, **options)
+        self.assertRaises(TypeError, exits_zero, ['sleep', 100])
+        self.assertRaises(ValueError, exits_zero, 'echo \0')
 
     def test_directory_environment_and_popen_keywords_reach_it(self) -> None:
         executor = self.stopping(SimpleExecutor(
