@@ -33,9 +33,9 @@ def main() -> None:
     import zope.site.folder
     done('import zope.site.folder, the class of the root folder')
     from gocept.runner import runner
-    from gocept.runner.boot import environment
+    from gocept.runner.boot import environment, zopeconf
     done('import gocept.runner.runner, the rest')
-    options = environment.load(sys.argv[1])
+    options = zopeconf.load(sys.argv[1])
     done('read the schema and zope.conf')
     import zope.configuration.xmlconfig  # noqa: F401
     done('import zope.configuration')

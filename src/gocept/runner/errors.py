@@ -43,6 +43,12 @@ class NoSuchSetting(ConfigurationError, KeyError):
     __str__ = Exception.__str__  # KeyError would show quotes
 
 
+class DatabaseMissing(RunnerError):
+    """Raised when a dry run would have to create a database."""
+
+    status = DATABASE_UNAVAILABLE
+
+
 class Terminated(SystemExit):
     """Raised by a signal that ends a program which has no loop that could.
 

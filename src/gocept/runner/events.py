@@ -27,6 +27,7 @@ class Loop(Protocol):
     failed: bool
     status: int
     ended_by: SystemExit | KeyboardInterrupt | None
+    announce: Callable[[], object]
 
     def __call__(self) -> None: ...
 

@@ -45,9 +45,9 @@ from gocept.runner.boot.attempts import (
     text,
 )
 from gocept.runner.boot.counts import Counts, Items, counting
-from gocept.runner.boot.environment import ConfigFile
 from gocept.runner.boot.program import Principal, Program, Worker
 from gocept.runner.boot.site import finder, is_same
+from gocept.runner.boot.zopeconf import ConfigFile
 from gocept.runner.events import hearing_of_ticks, notify
 from gocept.runner.interfaces import IMainLoop, IPoller
 from gocept.runner.logs import Log
@@ -136,6 +136,7 @@ class MainLoop:
         self.failed = False
         self.status = errors.SUCCESS
         self.ended_by: SystemExit | KeyboardInterrupt | None = None
+        self.announce: Callable[[], object] = lambda: None
         self._failures = 0  # in a row
         self._last: Failure | None = None  # of the last tick
         self._ticking = self._ticked = False
@@ -180,6 +181,7 @@ class MainLoop:
             self._shutdown.join_outer()
             participate = self._participation()
             process.check()
+            self.announce()
             notify(events.LoopStarted(self))
             try:
                 with process:
@@ -414,6 +416,7 @@ class appmain:
         made = cast(Program, program)
         # For ZCML too, which may name the program as a handler.
         made.decorator, made.worker, made.main = self, worker, main
+        made.name = getattr(worker, '__name__', type(worker).__name__)
         return made
 
     def loop(self, app: ISite, worker: Worker,
@@ -462,11 +465,15 @@ def init(appname: str | None, configfile: ConfigFile, *,
 def from_config(section: str, variable: str) -> Callable[[], str]:
     """See `IFromConfig`."""
     def get_config() -> str:
-        config = getProductConfiguration(section)
+        # ZConfig makes the names lower-case; other code may have set others.
+        for name, key in (section, variable), (section.lower(),
+                                               variable.lower()):
+            config = getProductConfiguration(name)
+            if config is not None and key in config:
+                return config[key]  # type: ignore[no-any-return]
         if config is None:
-            raise errors.NoSuchSetting(f'No such section {section}')
-        if variable not in config:
             raise errors.NoSuchSetting(
-                f'No such variable {variable} in {section}')
-        return config[variable]  # type: ignore[no-any-return]
+                f'zope.conf has no <product-config {section}>')
+        raise errors.NoSuchSetting(
+            f'the <product-config {section}> of zope.conf has no {variable}')
     return get_config

@@ -1,25 +1,20 @@
 """From zope.conf to an open database, in steps that undo themselves.
 
-`load` reads zope.conf, `configured` sets up paths, product configuration,
-loggers and components, `open_databases` and `root_of` open databases and a
-connection, and `find_site` looks up the object that becomes the site. In
-`supervised`, the children run that ZCML declares. `gocept.runner.boot.program`
-takes the steps in this order.
+`gocept.runner.boot.zopeconf` reads the file. `configured` sets up paths,
+product configuration, loggers and components, `open_databases` and `root_of`
+open databases and a connection, and `find_site` looks up the object that
+becomes the site. In `supervised`, the children run that ZCML declares.
+`gocept.runner.boot.program` takes the steps in this order.
 """
 
 import contextlib
-import functools
 import logging
 import os.path
 import sys
-import urllib.parse
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol
 
 import transaction
-import ZConfig
-import ZConfig.matcher
 import ZODB.config
 import ZODB.interfaces
 import zope.component
@@ -27,7 +22,6 @@ import zope.event
 import zope.interface.interfaces
 import zope.processlifetime
 import zope.security.management
-from ZConfig.components.logger.logger import LoggerFactoryBase
 from ZConfig.components.logger.loghandler import NullHandler
 from ZODB.ActivityMonitor import ActivityMonitor
 from zope.app.appsetup import appsetup, product
@@ -36,92 +30,33 @@ from zope.component.interfaces import ISite
 
 from gocept.runner.boot import registrations
 from gocept.runner.boot.attempts import abort
+from gocept.runner.boot.creation import Creation, name_of
 from gocept.runner.boot.inherited import Inherited
+from gocept.runner.boot.zopeconf import Options
 from gocept.runner.errors import ConfigurationError, NotASiteError
+from gocept.runner.events import Loop
 from gocept.runner.interfaces import ISupervisor
+from gocept.runner.logs import Log
 from gocept.runner.waits.forks import OneProcess, tell_forks
 
-log = logging.getLogger('gocept.runner.environment')
+log = Log('gocept.runner.environment')
 
 APPLICATION = 'Application'
 """The name of the root folder, as in zope.app.publication."""
 
-here = os.path.dirname(__file__)
-
-ConfigFile = str | os.PathLike[str]
-
-
-class Options(Protocol):
-    """What is in a zope.conf; ``zopeconf.xml`` is the schema."""
-
-    databases: Sequence[ZODB.config.ZODBDatabase]
-    eventlog: LoggerFactoryBase | None
-    loggers: Sequence[LoggerFactoryBase]
-    site_definition: str
-    path: Sequence[str]
-    devmode: bool
-    product_config: Sequence[ZConfig.matcher.SectionValue]
-    web_sections: Sequence[ZConfig.matcher.SectionValue]
-
-    def getSectionAttributes(self) -> list[str]:
-        """The names of all attributes."""
-
-
-def load(configfile: ConfigFile) -> Options:
-    """Read a zope.conf; ZConfig.ConfigurationError tells what is wrong."""
-    if not os.path.isfile(configfile):
-        raise ZConfig.ConfigurationError(f'no such file: {configfile}')
-    try:
-        with open(configfile, encoding='utf-8') as file:
-            options, _ = ZConfig.loadConfigFile(
-                _schema(), file, _url(configfile))
-    except ZConfig.ConfigurationError as error:
-        lineno = getattr(error, 'lineno', None)
-        if type(error) is not ZConfig.ConfigurationError or lineno is None:
-            raise
-        # Errors of this class know their line, but do not show it.
-        raise ZConfig.ConfigurationSyntaxError(
-            error.message, error.url, lineno) from error
-    except (OSError, UnicodeError):
-        raise
-    except Exception as error:  # of a data type, such as a wrong log format
-        raise ConfigurationError(
-            f'{configfile}: {type(error).__name__}: {error}') from error
-    names = [database.name or '' for database in options.databases]
-    for name in names:
-        if names.count(name) > 1:
-            raise ConfigurationError(
-                f'{configfile}: more than one <zodb> is called {name!r}; '
-                'the name follows the word: <zodb name>')
-    options.site_definition = os.path.abspath(
-        options.site_definition
-        or os.path.join(os.path.dirname(here), 'site.zcml'))
-    return options  # type: ignore[no-any-return]
-
-
-@functools.cache
-def _schema() -> ZConfig.info.SchemaType:
-    path = os.path.join(here, 'zopeconf.xml')
-    with open(path, encoding='utf-8') as file:
-        return ZConfig.loadSchemaFile(file, _url(path))
-
-
-def _url(path: ConfigFile) -> str:
-    # Given a path, ZConfig would open it with urllib, whose import takes time.
-    return 'file://' + urllib.parse.quote(os.path.abspath(path))
-
 
 @contextlib.contextmanager
-def configured(options: Options, *, verbose: bool = False, logs: bool = True,
+def configured(options: Options, *, verbose: int = 0, logs: bool = True,
                ) -> Iterator[None]:
     """Set up the process as zope.conf says; after an error, put it back.
 
     The block holds the other steps of booting: an error in the block has the
     same effect. When the block has ended well, the loggers, the product
     configuration and the components stay. A second call with the same site
-    definition runs no ZCML. `verbose` shows debug messages, and all messages
-    on standard error. Without `logs` the loggers stay as they are, and no log
-    file is opened.
+    definition runs no ZCML. `verbose` shows all messages on standard error,
+    and debug messages: 1 shows ours and those of the application, 2 also those
+    of the libraries that we use. Without `logs` the loggers stay as they are,
+    and no log file is opened.
 
     Raises zope.configuration's ConfigurationError for wrong ZCML, and
     `gocept.runner.errors.ConfigurationError` for another site definition.
@@ -132,6 +67,8 @@ def configured(options: Options, *, verbose: bool = False, logs: bool = True,
                       product.saveConfiguration())
         product.setProductConfigurations(options.product_config)
         replaced = _set_loggers(options, verbose, undo) if logs else []
+        log.debug('Set up by %s and %s', os.path.abspath(options.configfile),
+                  options.site_definition)
         _report_ignored(options)
         _load_zcml(options, undo)
         yield
@@ -151,7 +88,15 @@ def _set_paths(paths: Sequence[str], undo: contextlib.ExitStack) -> None:
 _installed: weakref.WeakSet[logging.Handler] = weakref.WeakSet()
 
 
-def _set_loggers(options: Options, verbose: bool, undo: contextlib.ExitStack,
+LIBRARIES = ('ZConfig', 'ZEO', 'ZODB', 'asyncio', 'concurrent', 'config',
+             'persistent', 'relstorage', 'txn', 'zc', 'zodburi', 'zope')
+"""The loggers of the libraries that a worker needs, not of its application.
+
+The loggers of ZCML and of transactions are `config` and `txn`.
+"""
+
+
+def _set_loggers(options: Options, verbose: int, undo: contextlib.ExitStack,
                  ) -> list[logging.Handler]:
     replaced: list[logging.Handler] = []
     for factory in [options.eventlog, *options.loggers]:
@@ -159,7 +104,13 @@ def _set_loggers(options: Options, verbose: bool, undo: contextlib.ExitStack,
             logger = logging.getLogger(factory.name)
             _restore_logger_on_error(logger, undo)
             before = list(logger.handlers)
-            factory()
+            try:
+                factory()
+            except OSError as error:
+                raise ConfigurationError(
+                    f'{options.configfile}: the log file of '
+                    f'{factory.name or "<eventlog>"} cannot be opened: '
+                    f'{error}') from error
             new = [h for h in logger.handlers if h not in before]
             _installed.update(new)
             # Handlers of an earlier zope.conf in this process are replaced, so
@@ -172,6 +123,12 @@ def _set_loggers(options: Options, verbose: bool, undo: contextlib.ExitStack,
     _restore_logger_on_error(root, undo)
     if verbose:
         root.setLevel(logging.DEBUG)
+        for library in map(logging.getLogger, LIBRARIES):
+            _restore_logger_on_error(library, undo)
+            if verbose > 1:
+                library.setLevel(logging.DEBUG)
+            elif library.level == logging.NOTSET:  # unless a <logger> sets it
+                library.setLevel(logging.INFO)
     elif options.eventlog is None and not root.handlers:
         root.setLevel(logging.INFO)
     else:
@@ -224,7 +181,10 @@ def _load_zcml(options: Options, undo: contextlib.ExitStack) -> None:
                 'registry; run the other worker in a process of its own')
         return
     if not os.path.isfile(wanted):
-        raise ConfigurationError(f'site-definition: no such file: {wanted}')
+        raise ConfigurationError(
+            f'{options.configfile}: site-definition: no such file: {wanted} '
+            f'(relative paths start in {os.getcwd()}, and $here is the '
+            'directory of zope.conf)')
     features: tuple[str, ...] = ()
     if options.devmode:
         log.warning('Developer mode is on; turn it off where others have '
@@ -250,10 +210,12 @@ def without_interaction() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def open_databases(options: Options) -> Iterator[ZODB.DB]:
+def open_databases(options: Options, *, create: bool = True,
+                   ) -> Iterator[ZODB.DB]:
     """Open all databases, and hand out the first; close them at the end.
 
-    An empty first database gets a root folder.
+    An empty first database gets a root folder. Without `create`, nothing is
+    created: DatabaseMissing is raised before.
 
     Raises what the storage raises if it is locked or cannot be reached, and
     ConfigurationError if the database belongs to another application.
@@ -261,10 +223,14 @@ def open_databases(options: Options) -> Iterator[ZODB.DB]:
     components = zope.component.getGlobalSiteManager()
     databases: dict[str, ZODB.DB] = {}
     with contextlib.ExitStack() as close:
-        for factory in options.databases:
+        creations = [Creation(factory, create)
+                     for factory in options.databases]
+        for factory, creation in zip(
+                options.databases, creations, strict=True):
             name = factory.name or ''
-            database = databases[name] = factory.open()
+            database = databases[name] = _open(factory)
             close.callback(_close, database)
+            creation.report()
             database.databases, database.database_name = databases, name
             database.setActivityMonitor(ActivityMonitor())
             utility = database, ZODB.interfaces.IDatabase, name
@@ -273,7 +239,7 @@ def open_databases(options: Options) -> Iterator[ZODB.DB]:
         main = databases[options.databases[0].name or '']
         inherited = Inherited(databases.values())
         tell_forks(inherited)
-        _ensure_root_folder(main)
+        _ensure_root_folder(main, creations[0])
         with OneProcess():
             yield main
 
@@ -284,6 +250,15 @@ def _close(database: ZODB.DB) -> None:
     except Exception:  # a full disk, say: what is committed is committed
         log.error('An error while the database %r was closed',
                   database.database_name, exc_info=True)
+
+
+def _open(factory: ZODB.config.ZODBDatabase) -> ZODB.DB:
+    try:
+        return factory.open()
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f'a storage of zope.conf needs a package that is not installed: '
+            f'{error}') from error
 
 
 @contextlib.contextmanager
@@ -317,7 +292,7 @@ def supervised(shutdown_timeout: float) -> Iterator[ISupervisor | None]:
         yield supervisor
 
 
-def _ensure_root_folder(database: ZODB.DB) -> None:
+def _ensure_root_folder(database: ZODB.DB, creation: Creation) -> None:
     # With its own manager, since this is not a transaction of the worker.
     manager = transaction.TransactionManager()
     connection = database.open(manager)
@@ -333,6 +308,7 @@ def _ensure_root_folder(database: ZODB.DB) -> None:
                         f'the database has no root folder {APPLICATION!r}, '
                         'so it belongs to another application: its root '
                         f'holds {", ".join(sorted(map(repr, root)))}')
+                creation.of_root_folder(database.storage)
                 root[APPLICATION] = _new_root_folder()
     finally:
         manager.abort()
@@ -343,8 +319,6 @@ def _new_root_folder() -> ISite:
     from zope.lifecycleevent import ObjectCreatedEvent
     from zope.site.folder import rootFolder
     from zope.site.site import LocalSiteManager
-    log.debug('The database is empty: creating the root folder %r',
-              APPLICATION)
     folder = rootFolder()
     zope.event.notify(ObjectCreatedEvent(folder))
     folder.setSiteManager(LocalSiteManager(folder))
@@ -368,6 +342,15 @@ def _notify_opened(database: ZODB.DB) -> None:
                for event in seen):
         zope.event.notify(
             zope.processlifetime.DatabaseOpenedWithRoot(database))
+
+
+def log_start(name: str, loop: Loop, appname: str | None, site: ISite) -> None:
+    """Say in one line which worker is to run."""
+    log.info(
+        'Worker %r starts: %s, in %s of %s', name,
+        'one tick' if loop.once else f'a tick every {loop.ticks} s',
+        'the root folder' if appname is None else f'the site {appname!r}',
+        name_of(site._p_jar.db().storage))
 
 
 def find_site(root: Mapping[str, ISite], appname: str | None) -> ISite:

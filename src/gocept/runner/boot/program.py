@@ -19,8 +19,8 @@ from zope.component.interfaces import ISite
 from zope.interface.interfaces import ComponentLookupError
 
 from gocept.runner import errors
-from gocept.runner.boot import environment
-from gocept.runner.boot.environment import ConfigFile, Options
+from gocept.runner.boot import environment, zopeconf
+from gocept.runner.boot.zopeconf import ConfigFile, Options
 from gocept.runner.events import Loop
 from gocept.runner.logs import Log
 from gocept.runner.signals.handlers import handling
@@ -53,6 +53,7 @@ class Decorator(Protocol):
 class Program(Protocol):
     """A worker, and the decorator that says how to run it; see `IAppMain`."""
 
+    name: str
     decorator: Decorator
     worker: Worker
     main: Callable[..., int]
@@ -102,7 +103,7 @@ def check_arguments(worker: Worker, args: Sequence[object]) -> None:
 
 @contextlib.contextmanager
 def configuration(configfile: ConfigFile, guard: Guard = unguarded, *,
-                  verbose: bool = False, logs: bool = True,
+                  verbose: int = 0, logs: bool = True,
                   ) -> Iterator[Options]:
     """Read zope.conf, and set up the process; see `environment.configured`.
 
@@ -113,19 +114,23 @@ def configuration(configfile: ConfigFile, guard: Guard = unguarded, *,
         with guard(errors.BAD_CONFIGURATION, OSError, ValueError,
                    ZConfig.ConfigurationError,
                    zope.configuration.exceptions.ConfigurationError):
-            options = environment.load(configfile)
+            options = zopeconf.load(configfile)
             undo.enter_context(environment.configured(
                 options, verbose=verbose, logs=logs))
         yield options
 
 
 @contextlib.contextmanager
-def opened(options: Options, appname: str | None, guard: Guard = unguarded,
-           ) -> Iterator[ISite]:
-    """Open the databases, and hand out the site."""
+def opened(options: Options, appname: str | None, guard: Guard = unguarded, *,
+           create: bool = True) -> Iterator[ISite]:
+    """Open the databases, and hand out the site.
+
+    Without `create`, it is an error if there is no database or root folder.
+    """
     with ExitStack() as close:
         with guard(errors.DATABASE_UNAVAILABLE, Exception):
-            database = close.enter_context(environment.open_databases(options))
+            database = close.enter_context(
+                environment.open_databases(options, create=create))
         root = close.enter_context(environment.root_of(database))
         with guard(errors.UNKNOWN_SITE, KeyError):
             site = environment.find_site(root, appname)
@@ -134,7 +139,8 @@ def opened(options: Options, appname: str | None, guard: Guard = unguarded,
 
 def run(find: Callable[[], Program], args: Sequence[object],
         appname: str | None, configfile: ConfigFile,
-        guard: Guard = unguarded, *, verbose: bool = False,
+        guard: Guard = unguarded, *, verbose: int = 0,
+        create: bool = True,
         within: Callable[[Loop], AbstractContextManager[object]] = nullcontext,
         ) -> End:
     """Run the worker that `find` returns, in the block of ``within(loop)``.
@@ -149,7 +155,8 @@ def run(find: Callable[[], Program], args: Sequence[object],
               ExitStack() as stack):
             with configuration(configfile, guard, verbose=verbose) as options:
                 program = find()
-                site = stack.enter_context(opened(options, appname, guard))
+                site = stack.enter_context(
+                    opened(options, appname, guard, create=create))
             booted = True
             with guard(errors.CANNOT_START):
                 stack.enter_context(
@@ -159,6 +166,8 @@ def run(find: Callable[[], Program], args: Sequence[object],
             with (within(loop), process,
                   guard(errors.UNKNOWN_PRINCIPAL,
                         PrincipalLookupError, ComponentLookupError)):
+                loop.announce = lambda: environment.log_start(
+                    program.name, loop, appname, site)
                 loop()
     except errors.Terminated as error:
         if not booted:

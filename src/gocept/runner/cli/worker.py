@@ -6,7 +6,6 @@ import inspect
 import logging
 import os
 import sys
-import urllib.parse
 from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
@@ -20,8 +19,8 @@ from zope.interface.interfaces import ComponentLookupError
 from gocept.runner import errors
 from gocept.runner.boot import program as boot
 from gocept.runner.boot.dryrun import dry_run
-from gocept.runner.boot.environment import ConfigFile
 from gocept.runner.boot.program import Decorator, Program, Worker
+from gocept.runner.boot.zopeconf import ConfigFile, path_of
 from gocept.runner.events import Loop
 
 log = logging.getLogger('gocept.runner.command')
@@ -154,8 +153,9 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str],
         '--debug', action='store_true',
         help='enter a debugger at the first error of the worker, then end')
     parser.add_argument(
-        '--verbose', action='store_true',
-        help='log debug messages, and all messages to standard error')
+        '-v', '--verbose', action='count', default=0,
+        help='log debug messages, and all messages to standard error; given '
+             'twice: also debug messages of the libraries')
     border = argv.index('--') if '--' in argv else len(argv)
     return parser.parse_args(argv[:border]), argv[border + 1:]
 
@@ -207,7 +207,8 @@ def run(find: Callable[[], Program], options: argparse.Namespace,
             yield
 
     end = boot.run(find, args, options.site, options.config, expecting,
-                   verbose=options.verbose, within=as_told)
+                   verbose=options.verbose, create=not options.dry_run,
+                   within=as_told)
     if debugger.used and not end.code:
         end = end._replace(code=errors.WORKER_FAILED)
     return end.status
@@ -252,8 +253,8 @@ def _message(error: Exception, status: int | None = None) -> str:
         case KeyError():
             return str(error.args[0]) if error.args else 'KeyError'
         case ZConfig.ConfigurationError() if getattr(error, 'lineno', None):
-            path = urllib.parse.unquote(error.url.removeprefix('file://'))
-            return f'{path}, line {error.lineno}: {error.message}'
+            return (f'{path_of(error.url)}, line {error.lineno}: '
+                    f'{error.message}')
         case (errors.RunnerError() | ZConfig.ConfigurationError()
               | zope.configuration.exceptions.ConfigurationError()
               | OSError()):

@@ -38,12 +38,12 @@ site-definition {HERE / 'example.zcml'}
 <zodb>
   cache-size 20000
   <filestorage>
-    path {DATABASE}
+    path $here/{DATABASE.name}
   </filestorage>
 </zodb>
 <eventlog>
   <logfile>
-    path {LOG}
+    path $here/{LOG.name}
     format %(asctime)s %(levelname)s %(name)s %(message)s
   </logfile>
   <logfile>

@@ -11,7 +11,7 @@ and the command of the child::
     </product-config>
     <zodb>
       <filestorage>
-        path Data.fs
+        path $here/Data.fs
       </filestorage>
     </zodb>
 

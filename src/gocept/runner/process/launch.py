@@ -192,8 +192,8 @@ class Launch:
         self._popen = cast(PopenOptions, {**popen, **(popen_kwargs or {})})
         if setsid or detached:
             self._popen['start_new_session'] = True
-        elif setpgrp:
-            self._popen['process_group'] = 0
+        elif setpgrp and not self._popen.get('start_new_session'):
+            self._popen.setdefault('process_group', 0)
 
     def start(self, newborn: Newborn) -> None:
         """Start it; raises what Popen does, mostly an OSError.

@@ -4,7 +4,6 @@ import _signal  # type: ignore[import-not-found]
 import contextlib
 import ctypes
 import functools
-import logging
 import os
 import signal
 import threading
@@ -12,7 +11,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import FrameType
 from typing import Any, Protocol
 
-log = logging.getLogger('gocept.runner.signals')
+from gocept.runner.logs import Log
+
+log = Log('gocept.runner.signals')
 
 TERMINATING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 """The signals that end a loop after the tick in progress."""

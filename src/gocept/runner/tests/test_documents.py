@@ -20,7 +20,10 @@ ROOM = re.compile(  # a row of a table, up to the next one
     r'^(top|``[a-z/]+``) ((?:.|\n )*)', re.MULTILINE)
 MODULE = re.compile(r'``(\w+)``')
 THREAD = re.compile(r'\bThread(?:PoolExecutor)?\(')
-LOG_LINE = re.compile(r'^(?:DEBUG|INFO|WARNING|ERROR) .*$', re.MULTILINE)
+# Loggers are no modules.
+LOG_LINE = re.compile(
+    r'^(?:20\.\.\.)?(?:DEBUG|INFO|WARNING|ERROR) .*$|^\.\.\. +name .*$',
+    re.MULTILINE)
 
 
 def resolve(name: str) -> object:

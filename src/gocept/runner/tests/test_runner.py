@@ -29,7 +29,7 @@ from zope.principalregistry.principalregistry import principalRegistry
 
 import gocept.runner
 from gocept.runner import Exit, appmain, from_config, once
-from gocept.runner.boot import environment
+from gocept.runner.boot import zopeconf
 from gocept.runner.channel import SocketChannel
 from gocept.runner.interfaces import IPoller
 from gocept.runner.poller import Poller, Timer
@@ -923,12 +923,12 @@ class DecoratorTests(TestCase):
 
     def test_log_files_may_be_rotated_while_it_boots(self):
         conf = self.zope_conf()
-        load = environment.load
+        load = zopeconf.load
 
         def load_late(configfile):
             signal.raise_signal(signal.SIGUSR2)  # would end the process
             return load(configfile)
-        with mock.patch.object(environment, 'load', load_late):
+        with mock.patch.object(zopeconf, 'load', load_late):
             self.assertIsNone(once()(lambda: None)(None, conf))
 
     def test_from_config(self):
@@ -947,7 +947,7 @@ class DecoratorTests(TestCase):
         with contextlib.redirect_stderr(io.StringIO()):
             worker(None, conf)
         self.assertEqual(['zope.mgr'], seen)
-        with self.assertRaisesRegex(KeyError, 'No such section other'):
+        with self.assertRaisesRegex(KeyError, 'has no <product-config other>'):
             from_config('other', 'user')()
         with self.assertRaisesRegex(KeyError, 'other'):
             from_config('worker', 'other')()  # a section without it

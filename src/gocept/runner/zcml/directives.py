@@ -23,6 +23,9 @@ _CONNECT = 1000
 def app(context: ConfigurationContext, name: str, start: str = 'lazy',
         requires: tuple[str, ...] = (), **keywords: Any) -> None:
     """See `IAppDirective`."""
+    # Ctrl-C is for the program, which ends the child when it needs it no more.
+    keywords.setdefault('setpgrp', True)
+
     def add() -> None:
         _supervisor().add_app(name, start == 'eager', requires, **keywords)
     _declare_child(context, name, add)
@@ -136,6 +139,7 @@ def worker(context: ConfigurationContext, name: str, handler: Any,
     decorator = appmain(**options)
     decorator.once = bool(once)
     program = decorator(handler)
+    program.name = name
 
     def add() -> None:
         _supervisor().workers[name] = program

@@ -115,7 +115,9 @@ class IAppDirective(IChildDirective):
         'Limits such as nofile=1024 or core=0:-1, which is soft and hard.')
 
     setpgrp = fields.Bool(
-        'Start the child in a process group of its own (default: false).')
+        'Start the child in a process group of its own (default: true). A '
+        'signal from the terminal is not for the child then, and to read from '
+        'the terminal stops the child.')
 
     setsid = fields.Bool(
         'Start the child in a session of its own (default: false).')

@@ -1,14 +1,11 @@
 import contextlib
 import io
 import logging
-import os
-import pathlib
 import sys
 from unittest import mock
 
 import transaction
 import zc.lockfile
-import ZConfig
 import ZODB
 import ZODB.interfaces
 import zope.component
@@ -24,7 +21,7 @@ from zope.authentication.interfaces import IAuthentication
 from zope.component.interfaces import ISite
 from zope.site.folder import Folder
 
-from gocept.runner.boot import environment
+from gocept.runner.boot import environment, zopeconf
 from gocept.runner.errors import ConfigurationError, NotASiteError
 from gocept.runner.interfaces import ISupervisor
 from gocept.runner.runner import init
@@ -52,7 +49,7 @@ class Case(TestCase):
         self.root.handlers[:] = handlers
 
     def configure(self, more='<eventlog>\n</eventlog>', **kwargs):
-        options = environment.load(self.zope_conf(more))
+        options = zopeconf.load(self.zope_conf(more))
         with environment.configured(options, **kwargs):
             return options
 
@@ -76,41 +73,10 @@ class Case(TestCase):
         return f'site-definition {path}\n<eventlog>\n</eventlog>'
 
 
-class LoadTests(Case):
-
-    def test_a_minimal_file(self):
-        options = environment.load(self.zope_conf(''))
-        self.assertTrue(options.site_definition.endswith('site.zcml'))
-        self.assertTrue(os.path.isabs(options.site_definition))
-        self.assertIsNone(options.eventlog)
-
-    def test_a_path_object(self):
-        environment.load(pathlib.Path(self.zope_conf()))
-
-    def test_a_missing_file(self):
-        with self.assertRaisesRegex(ZConfig.ConfigurationError,
-                                    'no such file: missing.conf'):
-            environment.load('missing.conf')
-
-    def test_an_unknown_key_names_file_and_line(self):
-        conf = self.zope_conf('sit-definition x')
-        with self.assertRaises(ZConfig.ConfigurationError) as caught:
-            environment.load(conf)
-        self.assertIn("'sit-definition' is not a known key name",
-                      str(caught.exception))
-        self.assertIn(f'line 6 in file://{conf}', str(caught.exception))
-
-    def test_an_unknown_section(self):
-        with self.assertRaisesRegex(ZConfig.ConfigurationError, 'zoddb'):
-            environment.load(self.zope_conf('<zoddb>\n</zoddb>'))
-
-    def test_a_database_is_required(self):
-        path = self.write('empty.conf', '')
-        with self.assertRaises(ZConfig.ConfigurationError):
-            environment.load(path)
+class IgnoredTests(Case):
 
     def test_what_a_web_server_needs_is_ignored(self):
-        options = environment.load(self.zope_conf('''
+        options = zopeconf.load(self.zope_conf('''
             interrupt-check-interval 200
             threads 4
             <accesslog>
@@ -139,28 +105,9 @@ class LoadTests(Case):
             'threads', logs.records[0].getMessage())
 
     def test_nothing_to_ignore_is_no_news(self):
-        options = environment.load(self.zope_conf())
+        options = zopeconf.load(self.zope_conf())
         with self.assertNoLogs('gocept.runner.environment', 'DEBUG'):
             environment._report_ignored(options)
-
-    def test_two_databases_of_one_name(self):
-        for name in ('', ' other'):
-            section = (f'<zodb{name}>\n<mappingstorage>\n</mappingstorage>\n'
-                       '</zodb>\n')
-            path = self.write('two.conf', section * 2)
-            with self.assertRaises((ConfigurationError,
-                                    ZConfig.ConfigurationError)) as caught:
-                environment.load(path)
-            self.assertIn(repr(name.strip()), str(caught.exception))
-
-    def test_storages(self):
-        for text in ('<mappingstorage>\n</mappingstorage>',
-                     '<demostorage>\n</demostorage>',
-                     '<zeoclient>\nserver localhost:1\n</zeoclient>'):
-            with self.subTest(text):
-                path = self.write('other.conf',
-                                  f'<zodb>\n{text}\n</zodb>\n')
-                self.assertEqual(1, len(environment.load(path).databases))
 
 
 class ConfigureTests(Case):
@@ -215,7 +162,7 @@ class ConfigureTests(Case):
     def test_the_same_site_definition_again(self):
         self.configure()
         context = appsetup.getConfigContext()
-        self.configure(f'site-definition {environment.here}/../'
+        self.configure(f'site-definition {zopeconf.here}/../'
                        'site.zcml\n<eventlog>\n</eventlog>')
         self.assertIs(context, appsetup.getConfigContext())
 
@@ -501,12 +448,12 @@ class DatabaseTests(Case):
             with mock.patch.object(environment, '_new_root_folder', create):
                 if 'first' not in seen:
                     seen.append('first')
-                    environment._ensure_root_folder(other)
+                    environment._ensure_root_folder(other, mock.Mock())
             return create()
         seen = []
         with mock.patch.object(
                 environment, '_new_root_folder', create_late):
-            environment._ensure_root_folder(other)
+            environment._ensure_root_folder(other, mock.Mock())
         with other.transaction() as connection:
             self.assertEqual(['Application'], list(connection.root()))
         self.assertTrue(options)

@@ -365,6 +365,24 @@ class SIGINTTests(EachSignal, DeclaredProgramTestCase):
     signum = signal.SIGINT
 
 
+class TerminalTests(DeclaredProgramTestCase):
+    """Ctrl-C sends a signal to a whole process group."""
+
+    level = 2
+
+    def test_it_is_for_the_program_only(self) -> None:
+        hears = "signal.signal(signal.SIGINT, lambda *args: note('heard'))\n"
+        program = self.run_worker(
+            'command', self.an_app('a', hears, **EAGER)
+            + self.an_executor('b', hears, **EAGER))
+        program.wait_for('Sleeping 3600 seconds')
+        os.killpg(program.pid, signal.SIGINT)
+        self.assertTerminated(program, signal.SIGINT)
+        self.assertNobodyLeft(2)
+        self.assertNotIn('a heard', self.notes)
+        self.assertNotIn('b heard', self.notes)
+
+
 class LoopTests(DeclaredProgramTestCase):
     """What ends without a signal."""
 

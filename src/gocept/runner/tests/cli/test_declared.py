@@ -317,9 +317,13 @@ class RunTests(CommandTestCase):
 
     def test_a_dry_run(self) -> None:
         self.conf(self.a_worker('count_up'))
+        self.assertMistake(69, 'run', 'w', '--dry-run', expected=(
+            f'there is no database {self.dir}/Data.fs',))
+        self.assertFalse(self.has_database)
+        self.assertEqual(0, self.command('run', 'w'))
         for _ in range(2):
             self.assertEqual(0, self.command('run', 'w', '--dry-run'))
-        self.assertEqual([1, 1], calls)
+        self.assertEqual([1, 2, 2], calls)
 
     def test_a_site(self) -> None:
         self.conf(self.a_worker('note'))
@@ -355,7 +359,7 @@ class RunTests(CommandTestCase):
     def test_a_principal_that_zope_conf_does_not_name(self) -> None:
         self.conf(self.a_worker('as_configured'))
         self.assertMistake(78, 'run', 'w',
-                           expected=('No such section worker',))
+                           expected=('has no <product-config worker>',))
 
     def test_a_locked_database(self) -> None:
         self.conf(self.a_worker('note'))

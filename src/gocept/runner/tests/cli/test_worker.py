@@ -662,13 +662,14 @@ class ScriptTests(ProgramTestCase):
         self.assertRan(program, 1)
 
     def test_arguments_of_the_worker(self):
+        self.assertRan(self.run_script(self.CALL), 1)
         for call in self.MAIN, self.CALL:
             with self.subTest(call):
                 program = self.run_script(call, '--dry-run', '--', 'a', 'b')
-                self.assertRan(program, 0, 'a', 'b')
+                self.assertRan(program, 1, 'a', 'b')
         program = self.run_script("worker(None, 'zope.conf', 'a')",
                                   '--dry-run')
-        self.assertRan(program, 0, 'a')
+        self.assertRan(program, 1, 'a')
 
     def test_a_wrong_value_is_not_for_the_script(self):
         program = self.run_script(self.CALL, '--dry-run', '--ticks', 'often')
@@ -1635,7 +1636,7 @@ class CommandLineTests(ProgramTestCase):
                 pass
             sys.exit(worker())
             ''')
-        self.assertMistake(78, program, 'No such section worker')
+        self.assertMistake(78, program, 'has no <product-config worker>')
 
     def test_a_locked_database(self):
         with contextlib.closing(
@@ -1736,6 +1737,39 @@ class CommandLineTests(ProgramTestCase):
             '1 zope.site.folder.Folder\n', program.output)
         self.assertEqual(1, self.assertConsistent())
 
+    def test_a_dry_run_creates_no_database(self):
+        before = {*os.listdir(self.dir), 'program.py', 'zope.conf'}
+        program = self.run_program('--dry-run')
+        self.assertMistake(
+            69, program, f'there is no database {self.dir}/Data.fs, and a dry '
+            'run creates none: correct the path, or run the program without '
+            '--dry-run first')
+        self.assertEqual(before, {*os.listdir(self.dir)})
+
+    def test_a_dry_run_creates_no_root_folder(self):
+        ZODB.DB(f'{self.dir}/Data.fs').close()
+        program = self.run_program('--dry-run')
+        self.assertMistake(
+            69, program, f'the database {self.dir}/Data.fs is empty, and a '
+            'dry run does not create its root folder')
+        with contextlib.closing(ZODB.DB(f'{self.dir}/Data.fs')) as database:
+            with database.transaction() as connection:
+                self.assertEqual([], [*connection.root()])
+
+    def test_a_dry_run_in_memory(self):
+        program = self.run_program(
+            '--dry-run', conf=None, environment={'ZOPE_CONF': str(self.write(
+                'memory.conf', '<zodb>\n<demostorage>\n</demostorage>\n'
+                '</zodb>\n'))})
+        self.assertEqual(0, program.process.returncode, program.output)
+
+    def test_a_new_database(self):
+        program = self.run_program(conf='')
+        self.assertEqual(0, program.process.returncode, program.output)
+        self.assertIn('WARNING gocept.runner.environment Created a new, empty '
+                      f'database: {self.dir}/Data.fs\n', program.output)
+        self.assertNotIn('Created', self.run_program(conf='').output)
+
     def test_debug(self):
         program = self.run_program('--debug', body=self.FAILING)
         self.assertEqual(1, program.process.returncode, program.output)
@@ -1747,6 +1781,53 @@ class CommandLineTests(ProgramTestCase):
         program = self.run_program('--verbose')
         self.assertEqual(0, program.process.returncode, program.output)
         self.assertIn('DEBUG gocept.runner', program.output)
+        for more in '-v', '--verbose':
+            program = self.run_program('-v', more)
+            self.assertEqual(0, program.process.returncode, program.output)
+            self.assertIn('DEBUG txn', program.output)
+
+    def test_what_is_verbose(self):
+        body = """
+            import logging
+            @gocept.runner.once()
+            def worker():
+                for name in 'shop', 'txn', 'ZODB.Connection', 'quiet':
+                    logging.getLogger(name).debug('debug of %s', name)
+                    logging.getLogger(name).info('info of %s', name)
+            sys.exit(worker())
+            """
+        conf = """
+            <logger>
+              name quiet
+              level warn
+            </logger>
+            """
+        usual = {'info of shop', 'info of txn', 'info of ZODB.Connection'}
+        for options, expected in (
+                ([], usual), (['--verbose'], usual | {'debug of shop'}),
+                (['-vv'], usual | {'debug of shop', 'debug of txn',
+                                   'debug of ZODB.Connection'})):
+            with self.subTest(options):
+                output = self.run_program(
+                    *options, body=body, conf=conf).output
+                self.assertEqual(expected, {*re.findall(
+                    r'(?:debug|info) of [.\w]+', output)})
+                if options == ['--verbose']:
+                    self.assertNotRegex(output, 'DEBUG (?!shop|gocept)')
+
+    def test_the_line_of_the_start(self):
+        program = self.run_program(conf='')
+        self.assertIn(
+            "INFO gocept.runner.environment Worker 'worker' starts: a tick "
+            f'every 3600 s, in the root folder of {self.dir}/Data.fs\n',
+            program.output)
+        with stored(self.dir / 'Data.fs') as root:
+            site = root['shop'] = rootFolder()
+            site.setSiteManager(LocalSiteManager(site))
+            root._p_jar.transaction_manager.commit()
+        program = self.run_program('--once', '--site', 'shop', conf='')
+        self.assertIn("'worker' starts: one tick, in the site 'shop' of ",
+                      program.output)
 
     def test_the_log_without_an_eventlog(self):
         program = self.run_program('--once', conf='', body=self.FAILING)

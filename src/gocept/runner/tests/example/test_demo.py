@@ -168,7 +168,7 @@ class DemoTest(TestCase):
         self.assertIn('found 3 new, 0 changed and 0 gone, in ', output)
 
     def test_it_can_be_interrupted_while_it_starts(self):
-        with unittest.mock.patch('gocept.runner.boot.environment.load',
+        with unittest.mock.patch('gocept.runner.boot.zopeconf.load',
                                  side_effect=KeyboardInterrupt):
             status, output, _ = self.demo()
         self.assertEqual(errors.INTERRUPTED, status)

@@ -13,7 +13,7 @@ from zope.configuration.exceptions import ConfigurationError
 from zope.interface.verify import verifyObject
 
 from gocept.runner import executor, runner
-from gocept.runner.boot import environment
+from gocept.runner.boot import environment, zopeconf
 from gocept.runner.cli import worker
 from gocept.runner.executor import Condition, SimpleExecutor
 from gocept.runner.interfaces import (
@@ -24,7 +24,7 @@ from gocept.runner.interfaces import (
 )
 from gocept.runner.spawn.application import Application
 from gocept.runner.tests.declaring import DeclaringTestCase, attributes, zcml
-from gocept.runner.tests.support import open_descriptors
+from gocept.runner.tests.support import open_descriptors, reset_process
 from gocept.runner.zcml.supervisor import Supervisor
 from gocept.runner.zcml.utilities import WorkerPoller, WorkerRunner
 
@@ -51,6 +51,8 @@ always = Always()
 ssl_context = ssl.create_default_context()
 
 popen_kwargs = {'umask': 0o27, 'pipesize': 65536}
+new_session = {'start_new_session': True}
+our_group = {'process_group': os.getpgid(0)}
 
 not_a_dictionary = 3
 
@@ -155,7 +157,7 @@ class AppTests(DirectiveTestCase):
 
     def assertConfigured(self, written: Mapping[str, str],
                          **keywords: Any) -> None:
-        keywords = {'command': 'cat', **keywords}
+        keywords = {'command': 'cat', 'setpgrp': True, **keywords}
         self.load('<runner:app name="a" ' + attributes(
             **{'command': 'cat', **written}) + ' />')
         self.assertEqual(Application.from_config(keywords),
@@ -168,7 +170,8 @@ class AppTests(DirectiveTestCase):
             ('app', 'a', False, (), 'cat -n'),
             (child.kind, child.name, child.eager, child.requires,
              child.description))
-        self.assertEqual(Application.from_config({'command': 'cat -n'}),
+        self.assertEqual(Application.from_config({'command': 'cat -n',
+                                                  'setpgrp': True}),
                          self.runner._application('a', None, {}))
 
     def test_all_attributes(self) -> None:
@@ -203,6 +206,22 @@ class AppTests(DirectiveTestCase):
     def test_a_detached_one(self) -> None:
         self.assertConfigured({'detached': 'true', 'setpgrp': 'yes'},
                               detached=True, setpgrp=True)
+
+    def test_the_group_of_the_child(self) -> None:
+        for written, is_own in (
+                ('', True), ('setsid="true"', True), ('detached="true"', True),
+                (f'popen_kwargs="{HERE}:new_session"', True),
+                (f'popen_kwargs="{HERE}:our_group"', False),
+                ('setpgrp="false"', False)):
+            with self.subTest(written):
+                supervisor = self.load(
+                    f'<runner:app name="a" command="cat" {written} />')
+                with supervisor.running(30):
+                    self.runner.get_channel('a')
+                    pid = self.runner.get_process('a').pid
+                    self.assertEqual(
+                        pid if is_own else os.getpgid(0), os.getpgid(pid))
+                reset_process()
 
     def test_it_is_started_as_it_is_declared(self) -> None:
         supervisor = self.load(f'''
@@ -716,7 +735,7 @@ class WorkerTests(DirectiveTestCase):
                 ('importing', 'import no_such_module', 'no_such_module')):
             with self.subTest(name):
                 (package / f'{name}.py').write_text(text)
-                options = environment.load(self.zope_conf(f'''
+                options = zopeconf.load(self.zope_conf(f'''
                     path {self.dir}
                     site-definition {self.dir}/site.zcml
                     '''))
@@ -754,7 +773,7 @@ class LeftBehindTests(DirectiveTestCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.options = environment.load(self.zope_conf(
+        self.options = zopeconf.load(self.zope_conf(
             f'site-definition {self.dir}/site.zcml'))
 
     def configure(self, body: str) -> Any:

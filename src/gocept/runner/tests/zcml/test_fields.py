@@ -12,7 +12,7 @@ from zope.app.appsetup import product
 from zope.configuration.config import ConfigurationMachine
 from zope.interface import Interface
 
-from gocept.runner.boot import environment
+from gocept.runner.boot import zopeconf
 from gocept.runner.tests.support import TestCase
 from gocept.runner.zcml import fields
 
@@ -192,7 +192,7 @@ class FromZopeConfTests(TestCase, FieldTestCase):
             f'{name} {text}' for name, (_, text, _) in self.FIELDS.items()))
 
     def configure(self, body: str, section: str = 'house') -> None:
-        options = environment.load(self.zope_conf(
+        options = zopeconf.load(self.zope_conf(
             f'<product-config {section}>\n{body}\n</product-config>\n'))
         product.setProductConfigurations(options.product_config)
 

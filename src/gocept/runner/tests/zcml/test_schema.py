@@ -210,7 +210,8 @@ class CoverageTests(unittest.TestCase):
                 Application, name))
         for name in ('limit', 'high_water'):
             self.assertDefault(IAppDirective, name, 2 ** 20)
-        for name in ('shell', 'setpgrp', 'setsid', 'detached', 'adopt',
+        self.assertDefault(IAppDirective, 'setpgrp', 'true')
+        for name in ('shell', 'setsid', 'detached', 'adopt',
                      'die_with_parent'):
             self.assertDefault(IAppDirective, name, 'false')
             self.assertIs(False, {

@@ -13,7 +13,7 @@ from unittest import mock
 import zope.component
 
 from gocept.runner import errors
-from gocept.runner.boot import environment
+from gocept.runner.boot import environment, zopeconf
 from gocept.runner.channel import PipeChannel
 from gocept.runner.errors import CannotStart, Terminated
 from gocept.runner.executor import (
@@ -626,7 +626,7 @@ class SignalTests(LifeTestCase):
     def test_a_loop_inside_knows_of_one_that_came_before_it(self) -> None:
         self.load('')
         ticks: list[None] = []
-        conf = environment.load(self.zope_conf())
+        conf = zopeconf.load(self.zope_conf())
         with environment.open_databases(conf) as database:
             with environment.root_of(database) as root, self.running():
                 os.kill(os.getpid(), signal.SIGTERM)
@@ -644,7 +644,7 @@ class SignalTests(LifeTestCase):
                 'anon_inode:[eventpoll]'))
             if len(pollers) == 3:
                 loop.stop()
-        conf = environment.load(self.zope_conf())
+        conf = zopeconf.load(self.zope_conf())
         with environment.open_databases(conf) as database:
             with environment.root_of(database) as root, self.running():
                 loop = MainLoop(environment.find_site(root, None), 0.001, work)
