@@ -193,6 +193,11 @@ class ProgramTestCase(support.TestCase):
         self._go = os.open(self.dir / 'go', os.O_RDWR)
         self.addCleanup(os.close, self._go)
 
+    def create_database(self):
+        """So that this is no news in the log of a test."""
+        with runner.init(None, self.zope_conf()):
+            pass
+
     def let_go(self):
         """End a `wait` of the program; or else the next one."""
         os.write(self._go, b'.')
@@ -1027,6 +1032,10 @@ class EachInstantTests(support.TestCase):
 
 class FailingCommitTests(ProgramTestCase):
 
+    def setUp(self):
+        super().setUp()
+        self.create_database()
+
     def run_ticks(self, *ticks):
         """Run a loop in which each of these functions works for one tick."""
         remaining = iter(ticks)
@@ -1283,6 +1292,7 @@ class OtherClientTests(ProgramTestCase):
             # Not in the middle of a tick.
             self.assertEqual(seen[-1], getattr(site, 'news', None))
             return 0
+        self.create_database()
         with self.assertNoLogs('gocept.runner', 'WARNING'):
             worker(None, self.zope_conf())
         self.assertEqual([None, 1, 2], seen)
