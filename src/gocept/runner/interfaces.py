@@ -1039,7 +1039,10 @@ class IExecutor(Interface):
       `output`.
     * `output_size`: everything that the child writes to pipes is read at once.
       So many bytes at the end of each stream are kept, and can be read.
-      Everything is appended to `log_file`.
+      Everything is appended to `log_file`, also when the file was renamed or
+      removed meanwhile. What cannot be written at once (the disk is full, or
+      nobody reads a FIFO) is lost, which is logged with the number of bytes;
+      the next piece is tried again.
     * `requires` are other executors, see `gocept.runner.executor.start_all`.
     * `die_with_parent` is that of `IProcess`.
     * `name` is for messages and events.

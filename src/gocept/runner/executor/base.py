@@ -91,7 +91,9 @@ class SimpleExecutor:
         self._stop_timeout = timeout if stop_timeout is None else stop_timeout
         self._kill_signal = kill_signal
         self._expected_returncode = expected_returncode
-        checked_variables('envvars', envvars or {})
+        for each, variables in (('envvars', envvars),
+                                ('env', self._popen.get('env'))):
+            checked_variables(each, variables or {})
         self._envvars = {name: self._replaced(value) for name, value
                          in (envvars or {}).items()}
         self._output_size = output_size
@@ -114,8 +116,7 @@ class SimpleExecutor:
         else:
             self.command = shlex.join(os.fspath(each) for each in command)
             self.command_parts = command
-        checked_arguments(self.command_parts)
-        if not self.command_parts:
+        if not checked_arguments('command', self.command_parts):
             raise ValueError(f'there is no program in {command!r}')
 
     def _replaced(self, text: str) -> str:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from gocept.runner.channel import PipeChannel
 from gocept.runner.errors import EndpointClosedException
 from gocept.runner.events import Queue
+from gocept.runner.executor.logfile import LogFile
 from gocept.runner.waits.closing import Closing
 from gocept.runner.waits.forks import Lock, tell_forks
 from gocept.runner.waits.source import Source
@@ -45,8 +46,7 @@ class Capture(Source, Closing):
         self.encoding = encoding or 'utf-8'
         self._channel = channel
         self._size = size
-        self._log_file = (
-            None if log_file is None else io.FileIO(log_file, 'ab'))
+        self._log_file = None if log_file is None else LogFile(log_file)
         self._pieces: deque[bytearray] = deque()
         self.dropped = 0  # bytes; what is kept begins there
         self.end = 0  # a position in the stream, as `dropped` is
@@ -111,16 +111,9 @@ class Capture(Source, Closing):
         return data
 
     def _log(self, data: bytes) -> None:
-        rest = memoryview(data)
-        file = self._log_file
-        while rest and file is not None and not file.closed:
-            try:
-                rest = rest[file.write(rest):]
-            except OSError as error:  # the child goes on, and its reader
-                self._news.put(
-                    log.error, 'The output is not written to its file any '
-                    'more: %s', error)
-                file.close()
+        text = '' if self._log_file is None else self._log_file.write(data)
+        if text:
+            self._news.put(log.error, text)
 
     def _keep(self, data: bytes) -> None:
         """Add it to what is kept; with `_changed` held."""
@@ -184,12 +177,14 @@ class Capture(Source, Closing):
         self.read_rest()
         with self._reading:
             self._channel.close()
-            if self._log_file is not None:
-                self._log_file.close()
+            text = '' if self._log_file is None else self._log_file.close()
+            if text:
+                self._news.put(log.error, text)
             self._listeners.clear()
             with self._changed:
                 self.ended = True
                 self._changed.notify_all()
+        self._news.tell()
 
 
 def _call(listener: Listener, position: int, data: bytes) -> None:

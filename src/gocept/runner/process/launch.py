@@ -219,8 +219,9 @@ class Launch:
               theirs: contextlib.ExitStack) -> Redirection:
         """What Popen gets."""
         if isinstance(stream, os.PathLike):
-            fd = _open_file(stream, reads=name == 'stdin')
+            fd = open_stream(stream, reads=name == 'stdin')
             theirs.callback(os.close, fd)
+            os.set_blocking(fd, True)
             return fd
         if stream != 'pipe':
             return STREAMS[stream] if isinstance(stream, str) else stream
@@ -360,27 +361,31 @@ def _arguments(command: Command, shell: bool) -> list[str]:
         if not isinstance(command, str) or not command.strip():
             raise ValueError(
                 f'a command for the shell is a string, not {command!r}')
-        return checked_arguments(['/bin/sh', '-c', command])
+        return checked_arguments('command', ['/bin/sh', '-c', command])
     if not isinstance(command, str | Sequence):
         raise TypeError('a command is a string or a list of arguments, not '
                         f'{command!r}')
-    args = checked_arguments(
-        shlex.split(command) if isinstance(command, str) else command)
+    args = checked_arguments('command', (
+        shlex.split(command) if isinstance(command, str) else command))
     if not args or not args[0]:
         raise ValueError(f'there is no program in the command {command!r}')
     return args
 
 
 def checked_arguments(
-        args: Sequence[str | bytes | os.PathLike[str]]) -> list[str]:
-    """The arguments of a program; an error for one that cannot be meant."""
+        keyword: str, args: Sequence[str | bytes | os.PathLike[str]],
+        ) -> list[str]:
+    """The arguments that `keyword` has.
+
+    TypeError and ValueError for those that cannot be meant.
+    """
     try:
         strings = [os.fsdecode(arg) for arg in args]
     except TypeError as error:
-        raise TypeError(f'an argument is a string: {error}') from error
+        raise TypeError(f'{keyword}: {error}') from error
     for each in strings:
         if '\0' in each:
-            raise ValueError(f'an argument has no NUL: {each!r}')
+            raise ValueError(f'{keyword}: no argument can be {each!r}')
     return strings
 
 
@@ -473,12 +478,12 @@ def _checked_stream(name: str, stream: Stream) -> Stream:
     return stream
 
 
-def _open_file(path: os.PathLike[str], reads: bool) -> int:
-    """Open a file as a stream of a child, without waiting for anybody.
+def open_stream(path: str | os.PathLike[str], reads: bool = False) -> int:
+    """Open a file to append to it, or to read it, without waiting for anybody.
 
-    Nobody has to be at the other end of a FIFO that is read; so the child does
-    not find its end. One that is written needs a reader: OSError if there is
-    none.
+    Returns a descriptor that does not block. Nobody has to be at the other end
+    of a FIFO that is read; so its reader does not find its end. One that is
+    written needs a reader: OSError if there is none.
     """
     flags = os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
     if not reads:
@@ -486,15 +491,13 @@ def _open_file(path: os.PathLike[str], reads: bool) -> int:
     elif stat.S_ISFIFO(os.stat(path).st_mode):
         flags |= os.O_RDWR
     try:
-        fd = os.open(path, flags, 0o666)
+        return os.open(path, flags, 0o666)
     except OSError as error:
         if error.errno in _SHORTAGES:
-            error.filename = None
+            error.filename = None  # see `shortages`
         elif error.errno == errno.ENXIO:
             error.strerror = 'Nobody reads what is written there'
         raise
-    os.set_blocking(fd, True)  # for the child
-    return fd
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from gocept.runner.channel.transactional import (
 )
 from gocept.runner.process import keywords
 from gocept.runner.process.keywords import Keywords
-from gocept.runner.process.launch import Launch
+from gocept.runner.process.launch import Launch, checked_arguments
 
 _LONGEST_DELAY = 60.0  # of a restart, in seconds
 
@@ -103,10 +103,7 @@ class Application:
         """This application, but called with more arguments."""
         if isinstance(args, str | bytes):
             raise TypeError(f'with_args is a list of arguments, not {args!r}')
-        try:
-            args = [os.fsdecode(arg) for arg in args]
-        except TypeError as error:
-            raise TypeError(f'with_args: {error}') from error
+        args = checked_arguments('with_args', args)
         if self.options.get('shell'):
             return dataclasses.replace(
                 self, command=f'{self.command} {shlex.join(args)}')
@@ -150,5 +147,6 @@ class Application:
     @property
     def socket_path(self) -> str:
         """The path of `socket`, seen from the working directory."""
-        return os.path.join(os.getcwd(), self.options.get('cwd') or '',
-                            self.socket or '')
+        path = os.path.join(self.options.get('cwd') or '', self.socket or '')
+        # Our directory may be gone.
+        return path if os.path.isabs(path) else os.path.join(os.getcwd(), path)

@@ -23,8 +23,8 @@ class exits_zero(Condition):
     """Where and how it is run: as the child of the executor."""
 
     def __init__(self, command: str | Sequence[str]) -> None:
-        self.command = checked_arguments(
-            shlex.split(command) if isinstance(command, str) else command)
+        self.command = checked_arguments('exits_zero', (
+            shlex.split(command) if isinstance(command, str) else command))
         if not self.command:
             raise ValueError('a probe needs a command')
 

@@ -577,6 +577,18 @@ class OptionsTests(unittest.TestCase):
         self.assertEqual(('2', '4'), (
             environment['LISTEN_PORT'], environment['NOTIFY_SOCKET']))
 
+    def test_what_cannot_be_meant(self) -> None:
+        for error, options in (
+                (TypeError, {'envvars': {'PORT': 8080}}),
+                (ValueError, {'envvars': {'A=B': '1'}}),
+                (ValueError, {'envvars': {'A': '\0'}}),
+                (TypeError, {'popen_kwargs': {'env': {'PORT': 8080}}}),
+                (ValueError, {'command': ['true', '\0']}),
+                (ValueError, {'command': 'true \0', 'shell': True}),
+                (TypeError, {'command': ['sleep', 1]})):
+            with self.subTest(options), self.assertRaises(error):
+                SimpleExecutor(**({'command': 'true'} | options))
+
     def test_keywords_of_popen_come_first(self) -> None:
         options = self.options(
             env={'B': 'theirs'}, executable='/bin/true', user='nobody')

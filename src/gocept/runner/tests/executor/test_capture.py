@@ -164,9 +164,26 @@ class LogFileTests(ExecutorTestCase):
                 executor.process.channel.write(text.encode())
                 self.assertEqual(text, executor.output().readline())
             executor.stop()
-        [line] = logged.output  # once, and no more
-        self.assertIn('is not written to its file any more', line)
-        self.assertIn('No space left', line)
+        failure, loss = logged.output
+        self.assertIn('is not written to /dev/full any more', failure)
+        self.assertIn('No space left', failure)
+        self.assertIn('8 bytes of the output could not be written', loss)
+
+    def test_a_fifo_that_nobody_reads_any_more(self) -> None:
+        path = self.dir / 'fifo'
+        os.mkfifo(path)
+        executor = SimpleExecutor('cat', log_file=path)
+        with self.assertRaisesRegex(OSError, 'Nobody reads'):
+            executor.start()
+        reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        self.stopping(executor.start())
+        with self.assertLogs('gocept.runner.executor', 'ERROR'):
+            # More than any pipe takes.
+            executor.process.channel.write(b'x' * 2_000_000 + b'\n')
+            executor.process.channel.write_eof()
+            self.assertEqual(0, executor.process.wait(DEADLINE))
+            executor.stop()
+        os.close(reader)
 
     def test_one_that_cannot_be_opened_leaves_nothing(self) -> None:
         executor = SimpleExecutor(

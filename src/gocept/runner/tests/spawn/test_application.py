@@ -2,6 +2,7 @@ import math
 import os
 import pathlib
 import unittest
+from unittest import mock
 
 from gocept.runner.spawn import Runner
 from gocept.runner.spawn.application import Application
@@ -150,6 +151,8 @@ class KeywordsTests(unittest.TestCase):
         self.assertEqual('/x', path(socket=pathlib.Path('/x'), cwd='/a'))
         # As the system sees it, where there are symbolic links.
         self.assertEqual('/a/../x', path(socket='x', cwd='/a/..'))
+        with mock.patch('os.getcwd', side_effect=FileNotFoundError):
+            self.assertEqual('/a/x', path(socket='x', cwd='/a'))
 
     def test_delays(self):
         it = application(restart='always', restart_delay=0.5)

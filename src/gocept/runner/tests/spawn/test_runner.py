@@ -349,7 +349,15 @@ class NamesTests(SpawnTestCase):
             with self.subTest(args):
                 with self.assertRaisesRegex(TypeError, expected):
                     self.runner.start('echo', with_args=args)
+        with self.assertRaisesRegex(ValueError, 'with_args: no argument'):
+            self.runner.start('echo', with_args=['a\0b'])
         self.assertEqual([], self.runner.aliases())
+
+    def test_an_environment_that_cannot_be_meant(self):
+        for error, env in (TypeError, {'A': 1}), (ValueError, {'A=': '1'}):
+            with self.assertRaisesRegex(
+                    error, "application 'echo': extra_env: "):
+                self.runner.add('echo', 'echo', extra_env=env)
 
     def test_overrides(self):
         self.assertEqual('two\n', self.output('echo', command='echo two'))
