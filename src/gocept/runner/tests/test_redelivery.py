@@ -103,12 +103,12 @@ class RedeliveryCase(LoopCase):
         return len(self.app.numbers) >= self.count
 
     def disturb(self):
-        if (self.disturbed >= self.disturbances
-                or self.random.random() < self.count / self.disturbances):
+        if self.disturbed >= self.disturbances or (
+                self.random.random() < self.count / self.disturbances / 2):
             return
         self.disturbed += 1
-        self.random.choice([self.conflict, self.conflict_itself, self.raise_error,
-                            self.doom, self.roll_back])()
+        self.random.choice([self.conflict, self.conflict_itself, self.doom,
+                            self.raise_error, self.roll_back])()
 
     def conflict(self):
         """Another connection changes what this one changes."""
@@ -208,8 +208,8 @@ class DeathTests(RedeliveryCase):
         super().disturb()
 
     def test_all_numbers_are_stored(self):
-        self.start(SLOW_FEED, redeliveries=None, restart='always', restart_delay=0,
-                   restart_limit=10 ** 6)
+        self.start(SLOW_FEED, redeliveries=None, restart='always',
+                   restart_delay=0, restart_limit=10 ** 6)
         self.runner._instances['feed']._on_restart = self.poller.wakeup
         self.run_loop(self.store)
         self.assertEqual(0, self.kills)
