@@ -93,7 +93,8 @@ class RedeliveryCase(LoopCase):
                     self.take(int(line), source)
         if pairs:
             self.disturb()
-        return Exit if self.is_done() else DEADLINE
+        is_over = self.is_done() and not transaction.isDoomed()
+        return Exit if is_over else DEADLINE
 
     def take(self, number, source):
         self.app.numbers.append(number)
@@ -103,8 +104,9 @@ class RedeliveryCase(LoopCase):
         return len(self.app.numbers) >= self.count
 
     def disturb(self):
-        if self.disturbed >= self.disturbances or (
-                self.random.random() < self.count / self.disturbances / 2):
+        # The last number is not stored before all disturbances have come.
+        if self.disturbed >= self.disturbances or not (
+                self.is_done() or self.random.random() < 0.95):
             return
         self.disturbed += 1
         self.random.choice([self.conflict, self.conflict_itself, self.doom,
@@ -138,6 +140,8 @@ class RedeliveryCase(LoopCase):
 
 
 class RedeliveryTests(RedeliveryCase):
+
+    level = 2  # takes some seconds
 
     disturbances = 10_000
 
