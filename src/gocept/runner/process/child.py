@@ -27,6 +27,7 @@ from gocept.runner.process import (
     procfs,
     registry,
 )
+from gocept.runner.process.adoption import adoption
 from gocept.runner.process.launch import (
     Command,
     Launch,
@@ -36,6 +37,7 @@ from gocept.runner.process.launch import (
 )
 from gocept.runner.process.pidfd import Handle, Handles, hold
 from gocept.runner.process.registry import terminate_all
+from gocept.runner.process.roster import roster
 from gocept.runner.waits.closing import Closing
 from gocept.runner.waits.deadline import Deadline, wait_for
 from gocept.runner.waits.forks import Lock, tell_forks
@@ -86,6 +88,7 @@ class Process(Source, Closing):
         self.leads_group = launch.leads_group
         self.adopts = adopt
         self.mark = '' if launch.detached else new_mark()
+        self.pid = 0
         self.returncode: int | None = None
         self.ended_at = 0
         self.channel: PipeChannel | None = None
@@ -100,21 +103,26 @@ class Process(Source, Closing):
         if not self.detached:
             registry.hook()
         if adopt:
-            descendants.adopt_orphans()
+            adoption.begin(self)
         self._poller = poller
-        self._start(launch, self._polled_by, channel, on_start)
+        try:
+            self._start(launch, self._polled_by, channel, on_start)
+        except BaseException:
+            adoption.end(self)
+            raise
 
     def _start(self, launch: Launch, poller: Poller, channel: dict[str, Any],
                on_start: Callable[['Process'], object] | None) -> None:
-        self.before_start = numbers.now()
-        self.started_at = descendants.clock()
         newborn = Newborn(self.mark, self.leads_group)
         with shortages(), contextlib.ExitStack() as undo:
             undo.callback(self._abandon, newborn)
-            launch.start(newborn)
-            self.pid = newborn.pid
-            descendants.started.add(self.pid)
-            undo.callback(descendants.started.discard, self.pid)
+            with roster.starting():
+                self.before_start = numbers.now()
+                self.started_at = descendants.clock()
+                launch.start(newborn)
+                self.pid = newborn.pid
+                roster.add(self.pid)
+            undo.callback(roster.discard, self.pid)
             for name, faucet, sink in (
                     ('channel', newborn.stdout, newborn.stdin),
                     ('stderr', newborn.stderr, -1)):
@@ -188,7 +196,7 @@ class Process(Source, Closing):
             return
         after.append(lambda: self._tell_end(is_lost))
         try:
-            descendants.started.discard(self.pid)
+            roster.discard(self.pid)
             self.ended_at = descendants.clock()
             if self.leads_group:
                 for handle in descendants.group(self, self.ended_at):
@@ -364,7 +372,7 @@ class Process(Source, Closing):
     def after_fork(self) -> None:
         """In a fork of this process, of which the child is none."""
         registry.processes.discard(self)
-        descendants.started.discard(self.pid)
+        roster.discard(self.pid)
 
     def __repr__(self) -> str:
         state = ('running' if self.returncode is None

@@ -6,8 +6,6 @@ It is held by a pidfd and looked at once more afterwards, so that no other
 process is ever taken for it.
 """
 
-import contextlib
-import ctypes
 import math
 import os
 import signal
@@ -24,6 +22,7 @@ from gocept.runner.process.pidfd import (
     PidAndStart,
     hold,
 )
+from gocept.runner.process.roster import roster
 
 _LOOKS = 100  # where others start processes all the time
 
@@ -133,10 +132,6 @@ def group(child: Child, until: int) -> Iterator[Handle]:
     yield from hold_all(filter(belongs, Numbers([child]).pids()), belongs)
 
 
-started: set[int] = set()
-"""The pids of our children that are a `Process`, and so nobody's orphans."""
-
-
 class Adopted:
     """Finds the orphans of children with ``adopt=True``, which are ours then.
 
@@ -211,13 +206,13 @@ def strangers() -> Iterator[int]:
     They are adopted, or another library has started them.
     """
     for pid in procfs.children(os.getpid()):
-        if pid not in started:
+        if pid not in roster:
             yield pid
 
 
 def is_stranger(pid: int) -> bool:
     """Whether a process is a child of ours that is no `Process`."""
-    return pid not in started and procfs.look(pid).parent == os.getpid()
+    return pid not in roster and procfs.look(pid).parent == os.getpid()
 
 
 def marks(pid: int) -> list[str]:
@@ -262,31 +257,12 @@ def reap(handle: Handle) -> bool:
     False if it is not, or not yet: its parent may be about to end.
     """
     # A `Process` may be found by its own mark, and needs its status itself.
-    if handle.pid not in started:
+    if handle.pid not in roster:
         try:
             handle.reap()
         except ChildProcessError:
             return False
     return True
-
-
-_PR_SET_CHILD_SUBREAPER = 36
-
-_adopting: set[int] = set()
-
-
-def adopt_orphans() -> None:
-    """Become the parent of all descendants whose own parent ends.
-
-    This holds for the whole process, and as long as it runs. See
-    PR_SET_CHILD_SUBREAPER in prctl(2).
-    """
-    if os.getpid() not in _adopting:
-        if ctypes.CDLL(None, use_errno=True).prctl(
-                _PR_SET_CHILD_SUBREAPER, 1):
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number))
-        _adopting.add(os.getpid())
 
 
 def of(process: Child) -> Handles:
@@ -304,14 +280,6 @@ def of(process: Child) -> Handles:
         else:
             found.add(handle)
     return found
-
-
-def reap_orphans() -> None:
-    """Reap all adopted processes that are dead, at the exit of this one."""
-    if os.getpid() in _adopting:
-        for pid in procfs.children(os.getpid()):
-            with contextlib.suppress(ChildProcessError):
-                os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)
 
 
 def clock() -> int:

@@ -7,7 +7,7 @@ import signal
 from collections.abc import Iterable
 
 from gocept.runner.errors import DeadlineExceeded
-from gocept.runner.process import descendants
+from gocept.runner.process.adoption import adoption
 from gocept.runner.process.descendants import Child
 from gocept.runner.process.ending import Ending, end
 
@@ -53,6 +53,8 @@ def terminate_all(children: Iterable[Child], signum: int | None = None,
         for child, ending in endings.items():
             child.killed = child.killed or ending.killing
             child.finished = all_seen and not ending.failed
+            if child.finished and child.adopts:
+                adoption.end(child)
     failed = [ending for ending in endings.values() if ending.failed]
     processes.difference_update(
         child for child, ending in endings.items() if not ending.failed)
@@ -68,6 +70,6 @@ def end_all(pid: int) -> None:
     end([Ending(None, signal.SIGTERM, 10.0), *(
         Ending(child, child.stop_signal, child.stop_timeout)
         for child in children)])
-    descendants.reap_orphans()
+    adoption.reap_all()
     for child in children:
         child.close_channels()

@@ -4,7 +4,6 @@ Programs of tests import this as well, so it needs to be quick.
 """
 
 import contextlib
-import ctypes
 import os
 import select
 import sys
@@ -15,6 +14,7 @@ from typing import TypeVar
 from unittest import mock
 
 from gocept.runner.process import Process, descendants, pidfd, procfs
+from gocept.runner.process.adoption import adoption
 from gocept.runner.process.pidfd import Handle
 from gocept.runner.waits.deadline import Deadline, wait_for
 
@@ -127,11 +127,8 @@ def marked(marks: Iterable[str]) -> list[int]:
 
 def adopt_no_more() -> None:
     """Reap the dead, and leave the orphans of other tests to init again."""
-    descendants.reap_orphans()
-    if os.getpid() in descendants._adopting:
-        assert not ctypes.CDLL(None).prctl(
-            descendants._PR_SET_CHILD_SUBREAPER, 0)
-        descendants._adopting.remove(os.getpid())
+    adoption.reap_all()
+    assert not adoption.adopts
 
 
 @contextlib.contextmanager

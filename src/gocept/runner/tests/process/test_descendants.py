@@ -2,7 +2,6 @@ import errno
 import os
 import signal
 import subprocess
-import unittest
 from unittest import mock
 
 from gocept.runner.process import descendants, launch, procfs
@@ -276,31 +275,3 @@ class DescendantsTests(ProcessTestCase):
 
 class FallbackDescendantsTests(Fallback, DescendantsTests):
     pass
-
-
-class AdoptionTests(unittest.TestCase):
-
-    def test_once_a_process(self):
-        with mock.patch('ctypes.CDLL') as library, mock.patch.object(
-                descendants, '_adopting', set()):
-            library.return_value.prctl.return_value = 0
-            descendants.adopt_orphans()
-            descendants.adopt_orphans()
-            self.assertEqual([mock.call(36, 1)],
-                             library.return_value.prctl.mock_calls)
-            self.assertEqual({os.getpid()}, descendants._adopting)
-
-    def test_refused(self):
-        with mock.patch('ctypes.CDLL') as library, mock.patch.object(
-                descendants, '_adopting', set()), mock.patch(
-                'ctypes.get_errno', return_value=errno.EINVAL):
-            library.return_value.prctl.return_value = -1
-            with self.assertRaisesRegex(OSError, 'Invalid argument'):
-                descendants.adopt_orphans()
-            self.assertEqual(set(), descendants._adopting)
-
-    def test_nobody_is_reaped_that_was_not_adopted(self):
-        child = subprocess.Popen(['sh', '-c', 'exit 3'])
-        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-        descendants.reap_orphans()
-        self.assertEqual(3, child.wait())
