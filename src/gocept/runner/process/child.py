@@ -121,7 +121,7 @@ class Process(Source, Closing):
                 self.started_at = descendants.clock()
                 launch.start(newborn)
                 self.pid = newborn.pid
-                roster.add(self.pid)
+                roster.add(self.pid, self)
             undo.callback(roster.discard, self.pid)
             for name, faucet, sink in (
                     ('channel', newborn.stdout, newborn.stdin),

@@ -9,6 +9,7 @@ import contextlib
 import logging
 import signal
 from collections.abc import Iterator
+from weakref import WeakValueDictionary
 
 from gocept.runner.waits.forks import Lock, tell_forks
 from gocept.runner.waits.sigaction import SA_NOCLDWAIT, Action, action
@@ -21,7 +22,9 @@ class _Roster:
     def __init__(self) -> None:
         self._lock = Lock()
         self._starts = 0
-        self._pids: set[int] = set()
+        # One that nobody refers to any more, as it is detached, is no member.
+        self._members: WeakValueDictionary[int, object] = (
+            WeakValueDictionary())
         self._before: Action | None = None
         """The action that was there before ours."""
         tell_forks(self)
@@ -44,13 +47,13 @@ class _Roster:
                 self._starts -= 1
                 self._put_back()
 
-    def add(self, pid: int) -> None:
+    def add(self, pid: int, process: object) -> None:
         """The child is a `Process`, and nobody's orphan."""
-        self._pids.add(pid)
+        self._members[pid] = process
 
     def discard(self, pid: int) -> None:
         """It was reaped, or could not be started as a whole."""
-        self._pids.discard(pid)
+        self._members.pop(pid, None)
         if self._before is not None:
             with self._lock:
                 self._put_back()
@@ -63,7 +66,7 @@ class _Roster:
         return not self._starts
 
     def __contains__(self, pid: object) -> bool:
-        return pid in self._pids
+        return pid in self._members
 
     def _heed(self) -> bool:
         """Whether the action had to be changed. With the lock held."""
@@ -84,7 +87,7 @@ class _Roster:
 
         With the lock held.
         """
-        if self._before is None or self._starts or self._pids:
+        if self._before is None or self._starts or self._members:
             return
         before, self._before = self._before, None
         now = action(signal.SIGCHLD)
@@ -95,7 +98,7 @@ class _Roster:
     def after_fork(self) -> None:
         """In a forked child, which has no children."""
         self._starts = 0
-        self._pids.clear()
+        self._members.clear()
         self._put_back()
 
 

@@ -1,3 +1,4 @@
+import gc
 import os
 import signal
 import threading
@@ -21,9 +22,14 @@ class RosterTests(unittest.TestCase):
 
     def test_members(self):
         self.assertNotIn(1, roster)
-        roster.add(1)
+        roster.add(1, self)
         self.assertIn(1, roster)
         roster.discard(1)
+        self.assertNotIn(1, roster)
+
+    def test_one_that_was_forgotten_is_no_member(self):
+        roster.add(1, type('Process', (), {})())
+        gc.collect()
         self.assertNotIn(1, roster)
 
 
