@@ -196,8 +196,9 @@ class AlreadyRunning(ExecutorError):
 class ProcessExitedWithError(ExecutorError):
     """Raised when an executor's child ends before it is ready."""
 
-    def __init__(self, executor: Any, exit_code: int) -> None:
-        super().__init__(executor, f'ended with {exit_code}')
+    def __init__(self, executor: Any, exit_code: int,
+                 status_text: str = '') -> None:
+        super().__init__(executor, f'ended with {status_text or exit_code}')
         self.exit_code = exit_code
 
 

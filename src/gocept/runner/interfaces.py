@@ -703,10 +703,14 @@ class IProcess(ISource):
     * ``stop_signal=SIGTERM``, ``stop_timeout=10``, ``kill_signal=SIGKILL``:
       see `terminate`.
     * ``adopt=False``: whether we become the parent of descendants that have
-      lost their own parent. Those that are known to descend from this child
-      end with it. They are known by a mark in their environment; or, if they
-      have overwritten it, by their session or process group. All adopted
-      processes that are dead are reaped when we exit.
+      lost their own parent, until this child was ended by `terminate`. Those
+      that are known to descend from this child end with it. They are known by
+      a mark in their environment; or, if they have overwritten it, by their
+      session or process group. They are reaped as they end, within a second or
+      so. Meanwhile, orphans of children of other libraries come to us, too.
+      Of these, those are reaped that are in a session which is neither ours
+      nor their own, as they cannot be a child that a library waits for. Others
+      that end meanwhile stay zombies until we exit.
 
     A child that has not ended when the interpreter exits is ended then, but
     nothing is ended by a forked copy of the interpreter. A process is a
@@ -723,6 +727,12 @@ class IProcess(ISource):
         'None until the end of the child was noticed; then its status, or -N '
         'if signal N ended it, or `gocept.runner.process.LOST_STATUS` if '
         'others have reaped it.')
+
+    lost = Attribute(
+        'Whether others have reaped the child, so that its status is not '
+        'known. A lost status counts as no failure.')
+
+    status_text = Attribute('The status for messages, which may be unknown.')
 
     channel = Attribute(
         'An `IChannel` that reads the standard output and writes to the '

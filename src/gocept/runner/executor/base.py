@@ -275,7 +275,8 @@ class SimpleExecutor:
         """See `IExecutor`."""
         process = self.process
         return self.running() or (
-            process is not None and process.returncode == 0
+            process is not None
+            and (process.returncode == 0 or process.lost)
             and process.has_left)
 
     def stop(self, stop_signal: int | None = None,
@@ -292,7 +293,8 @@ class SimpleExecutor:
             expected_returncode, self._expected_returncode, -stop_signal)
             if each is not None)
         try:
-            if status and status != expected and not run.process.killed:
+            if (status and status != expected
+                    and not (run.process.killed or run.process.lost)):
                 raise self._explained(ProcessFinishedWithError(self, status))
         finally:
             self._forget(run)
@@ -433,7 +435,7 @@ class _Run:
             if self.check.seen:
                 yield f'seen last: {self.check.seen}'
         if self.process.returncode is not None:
-            yield f'its status is {self.process.returncode}'
+            yield f'its status is {self.process.status_text}'
         for name, capture in self.captures.items():
             capture.read_rest()
             tail = capture.tail

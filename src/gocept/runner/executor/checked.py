@@ -76,15 +76,18 @@ class Executor(SimpleExecutor):
             for capture in run.captures.values():
                 capture.read_rest()
         said_by_child = check is not None and check.said_by_child
-        if (not status or said_by_child) and self.after_start_check():
+        failed = status and not run.process.lost
+        if (not failed or said_by_child) and self.after_start_check():
             return True
         if check is not None and check.pending:
             return False  # another thread is about to
         hopeless = '' if check is None else check.hopeless
         if hopeless:
             status = run.process.poll()  # it may have ended meanwhile
-        if status or (hopeless and status is not None):
-            raise ProcessExitedWithError(self, status)
+        if (status and not run.process.lost) or (
+                hopeless and status is not None):
+            raise ProcessExitedWithError(
+                self, status, run.process.status_text)
         if hopeless:
             raise ExecutorError(self, hopeless)
         return False

@@ -74,9 +74,9 @@ class _Adoption:
             if not self._adopting:
                 self._before = _subreaper()
                 _set_subreaper(1)
-            self._adopting[id(child)] = weakref.ref(
-                child, lambda gone, key=id(child): hand_over(  # type: ignore[misc]
-                    lambda: self._end(key, gone)))
+            key = id(child)
+            self._adopting[key] = weakref.ref(
+                child, lambda gone: hand_over(lambda: self._end(key, gone)))
         self._watch()
 
     def end(self, child: Child) -> None:
@@ -141,6 +141,7 @@ class _Adoption:
 
     def look(self) -> None:
         """Reap orphans that have ended, and hold those that run."""
+        self._reap_held()
         pids = procfs.children(os.getpid())
         if not roster.is_complete():
             return
@@ -186,6 +187,12 @@ class _Adoption:
             now.session not in (pid, self._session)
             and self._session == os.getsid(0))
 
+    def _reap_held(self) -> None:
+        # Somebody may have closed the poller that waits for them.
+        for handle in [*self._held.values()]:
+            if handle.has_ended():
+                self._reap(True, handle)
+
     def _reap(self, ended: bool, handle: Handle) -> None:
         with self._lock:
             if self._held.get(handle.pid) is handle:
@@ -195,6 +202,7 @@ class _Adoption:
 
     def reap_all(self) -> None:
         """At our exit, reap all children but those that a library knows."""
+        self._reap_held()
         dead = {pid for pid in procfs.children(os.getpid())
                 if procfs.look(pid).state in 'ZX'}
         for pid in dead and dead.difference(_known_to_libraries()):

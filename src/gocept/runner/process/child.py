@@ -90,6 +90,7 @@ class Process(Source, Closing):
         self.mark = '' if launch.detached else new_mark()
         self.pid = 0
         self.returncode: int | None = None
+        self.lost = False
         self.ended_at = 0
         self.channel: PipeChannel | None = None
         self.stderr: PipeChannel | None = None
@@ -154,6 +155,11 @@ class Process(Source, Closing):
         if self.returncode is None:  # else on_start has waited for it
             newborn.abandon()
 
+    @property
+    def status_text(self) -> str:
+        """See `IProcess`."""
+        return 'an unknown status' if self.lost else str(self.returncode)
+
     def channels(self) -> Iterator[PipeChannel]:
         """See `IProcess`."""
         for channel in (self.channel, self.stderr):
@@ -186,15 +192,14 @@ class Process(Source, Closing):
 
     def _reap(self, after: list[Callable[[], None]]) -> None:
         """Take the status, if the child has ended; with the lock held."""
-        is_lost = False
         try:
             status = self.handle.reap()
         except ChildProcessError:
-            is_lost = self.handle.has_ended()
-            status = LOST_STATUS if is_lost else None
+            self.lost = self.handle.has_ended()
+            status = LOST_STATUS if self.lost else None
         if status is None:
             return
-        after.append(lambda: self._tell_end(is_lost))
+        after.append(self._tell_end)
         try:
             roster.discard(self.pid)
             self.ended_at = descendants.clock()
@@ -208,13 +213,12 @@ class Process(Source, Closing):
             # A thread that sees this may change what is left behind.
             self.returncode = status
 
-    def _tell_end(self, is_lost: bool) -> None:
+    def _tell_end(self) -> None:
         # Which tells the pollers. So it must not be under a lock: a thread
         # that is in a poller may want to send a signal.
         self.handle.close()
-        if is_lost:
-            log.warning('Somebody else has reaped %r; its status is lost',
-                        self)
+        if self.lost:
+            log.warning('%r: somebody else has reaped it', self)
         self._watch_left()
         if self._on_end is not None:
             try:
@@ -376,5 +380,5 @@ class Process(Source, Closing):
 
     def __repr__(self) -> str:
         state = ('running' if self.returncode is None
-                 else f'ended with {self.returncode}')
+                 else f'ended with {self.status_text}')
         return f'<Process {self.name!r} ({self.pid}): {state}>'

@@ -83,8 +83,9 @@ def connect_when_listening(path: str, process: Process, output: Output,
         if status is not None:
             output.read_rest()
             raise StartError(
-                f'{process.name!r} ended with {status} before it listened '
-                f'on {path}; its output {output}', status, output.tail)
+                f'{process.name!r} ended with {process.status_text} before it '
+                f'listened on {path}; its output {output}', status,
+                output.tail)
         try:
             return connect(path)
         except OSError as error:

@@ -19,7 +19,6 @@ from gocept.runner.errors import EndpointClosedException, StartError
 from gocept.runner.events import ChildEnded, ChildReady, ChildStarted, Queue
 from gocept.runner.poller import Poller, Timer, background
 from gocept.runner.process import Process, unixsocket
-from gocept.runner.process.child import LOST_STATUS
 from gocept.runner.process.output import Output
 from gocept.runner.spawn.application import Application
 from gocept.runner.waits.forks import Lock
@@ -271,14 +270,16 @@ class Instance:
 
     def _ended(self, process: Process) -> None:
         """Restart it later, if that is wanted; with the lock held."""
-        application, status = self._application, process.returncode
+        application = self._application
+        # A failure is only what is known to be one.
+        status = 0 if process.lost else process.returncode
         if (process is not self.process or application is None
                 or self._is_awaited or self._timer is not None):
             return
         if (status is None or _exiting()
                 or not application.is_to_restart(status)):
             self._application = None
-            if status in (None, 0, LOST_STATUS) or _exiting():
+            if status in (None, 0) or _exiting():
                 self._news.put(log.info, '%r', process)
             else:
                 self._give_up(log.warning, f'{process!r}; it is not restarted')

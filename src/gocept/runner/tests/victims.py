@@ -131,6 +131,18 @@ def adopt_no_more() -> None:
 
 
 @contextlib.contextmanager
+def losing_statuses() -> Iterator[None]:
+    """As with a library that reaps all children."""
+    def reap(handle: Handle) -> int | None:
+        if reap_really(handle) is not None:
+            raise ChildProcessError
+        return None
+    reap_really = Handle.reap
+    with mock.patch.object(Handle, 'reap', reap):
+        yield
+
+
+@contextlib.contextmanager
 def without_pidfds() -> Iterator[None]:
     """As on a system that has none."""
     with mock.patch.object(pidfd, 'has_pidfds', lambda: False):

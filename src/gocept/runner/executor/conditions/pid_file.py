@@ -15,6 +15,7 @@ from gocept.runner.executor.conditions.base import Check, Condition, Setting
 from gocept.runner.executor.conditions.inotify import Directory
 from gocept.runner.poller import Poller
 from gocept.runner.process import Process, descendants, procfs
+from gocept.runner.process.roster import roster
 from gocept.runner.waits.deadline import Deadline
 
 _BRIEFLY = 0.1
@@ -79,7 +80,7 @@ class pid_file(Condition):
                 return True
             if writer.has_left and descendants.is_stranger(pid):
                 return True
-        if pid in descendants.started:
+        if pid in roster:
             return False
         if self._setting is None:
             return True

@@ -60,8 +60,9 @@ class _ExitCheck(Check):
                 self.poller.register(channel, self._hear)
         status = self._probe.poll()
         if status is not None:
+            ended = f'it ended with {self._probe.status_text}'
             self.close()
-            self._state = f'it ended with {status}'
+            self._state = ended
             self._hear()
         return status == 0
 

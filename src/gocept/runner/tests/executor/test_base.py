@@ -42,7 +42,7 @@ from gocept.runner.tests.executors import (
     is_gone,
 )
 from gocept.runner.tests.support import DEADLINE
-from gocept.runner.tests.victims import until, victim
+from gocept.runner.tests.victims import losing_statuses, until, victim
 from gocept.runner.waits.deadline import Deadline, wait_for
 
 
@@ -348,6 +348,14 @@ class StopTests(ExecutorTestCase):
         self.assertIn('ended with 7', str(caught.exception))
         self.assertIsNone(executor.process)
 
+    def test_a_status_that_others_have_taken_is_no_error(self) -> None:
+        with losing_statuses():
+            executor = self.stopping(SimpleExecutor('sleep 100').start())
+            process = executor.process
+            executor.stop()
+        self.assertTrue(process.lost)
+        self.assertIn('ended with an unknown status', repr(process))
+
     def test_a_status_may_be_expected(self) -> None:
         command = victim('''
             signal.signal(signal.SIGINT, lambda *args: sys.exit(7))
@@ -456,7 +464,7 @@ class StopTests(ExecutorTestCase):
         self.assertFalse(any(map(is_gone, pids)))
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
+            until(lambda: is_gone(pid))
 
     def leave_detached(self, command: str, **options: Any) -> bytes:
         process = Process(command, stdin='null', stdout='pipe',

@@ -4,7 +4,8 @@ import subprocess
 import unittest
 from unittest import mock
 
-from gocept.runner.process import Process, adoption as module, procfs
+from gocept.runner.process import Process
+from gocept.runner.process import adoption as module
 from gocept.runner.process.adoption import adoption
 from gocept.runner.tests.process.test_child import (
     Fallback,

@@ -791,7 +791,9 @@ class EndTests(ProcessTestCase):
             os.waitpid(child.pid, 0)
             with self.assertLogs('gocept.runner.process', 'WARNING') as logs:
                 self.assertEqual(LOST_STATUS, child.wait(DEADLINE))
-            self.assertIn('Somebody else has reaped', logs.output[0])
+            self.assertIn('ended with an unknown status>: somebody else has '
+                          'reaped it', logs.output[0])
+            self.assertTrue(child.lost)
             self.assertEqual([(LOST_STATUS, child)], poller.poll(DEADLINE))
 
     def test_pollers_are_told_of_its_end_without_its_lock(self):

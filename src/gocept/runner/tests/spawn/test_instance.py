@@ -17,6 +17,7 @@ from gocept.runner.spawn import instance
 from gocept.runner.tests.spawn.test_runner import ECHO, SpawnTestCase, settle
 from gocept.runner.tests.streams import read_to_end, wait_readable
 from gocept.runner.tests.support import DEADLINE, open_descriptors
+from gocept.runner.tests.victims import losing_statuses
 
 FOREVER = {'restart': 'always', 'restart_delay': 0, 'restart_limit': 10 ** 6}
 
@@ -67,6 +68,17 @@ class PolicyTests(RestartTestCase):
 
     def test_a_signal_is_a_failure(self):
         self.run_it('kill -TERM $$', shell=True, restart='on-failure')
+        self.assertRestarted()
+
+    def test_a_status_that_others_have_taken_is_none(self):
+        with losing_statuses():
+            self.run_it('false', restart='on-failure')
+            self.assertNotRestarted()
+        self.assertIn('ended with an unknown status',
+                      self.log.having('ended with')[0])
+
+    def test_a_true_255_is_a_failure(self):
+        self.run_it('exit 255', shell=True, restart='on-failure')
         self.assertRestarted()
 
     def test_always(self):
