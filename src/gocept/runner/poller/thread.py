@@ -7,6 +7,7 @@ back, and does what finalizers have handed over; it reads no channel that was
 handed out.
 """
 
+import errno
 import logging
 import os
 import sys
@@ -14,7 +15,7 @@ import threading
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 
-from gocept.runner.errors import PollerInUse
+from gocept.runner.errors import PollerInUse, ShortageError
 from gocept.runner.poller.poller import Pair, Poller
 from gocept.runner.waits.forks import Lock
 from gocept.runner.waits.threads import (
@@ -51,7 +52,10 @@ _handed_over: 'SimpleQueue[tuple[int, Callable[[], object]]]' = SimpleQueue()
 
 
 def background() -> Poller:
-    """The poller of the daemon thread, which ends when somebody closes it."""
+    """The poller of the daemon thread, which ends when somebody closes it.
+
+    ShortageError if no thread can be started now; the next call tries again.
+    """
     global _background
     with _lock:
         if _background is None or _background.closed:
@@ -59,8 +63,10 @@ def background() -> Poller:
             try:
                 threading.Thread(target=_serve, args=(poller,), daemon=True,
                                  name='gocept.runner.poller').start()
-            except BaseException:
+            except BaseException as error:
                 poller.close()  # as nobody would poll it
+                if isinstance(error, RuntimeError):  # too many threads
+                    raise ShortageError(errno.EAGAIN, str(error)) from error
                 raise
             _background = poller
         return _background

@@ -88,6 +88,14 @@ class Application:
                                 if key not in elsewhere})
 
     @property
+    def program(self) -> str:
+        """What is run."""
+        if self.options.get('shell'):
+            return '/bin/sh'
+        return os.fspath(shlex.split(self.command)[0] if isinstance(
+            self.command, str) else self.command[0])
+
+    @property
     def channel(self) -> Keywords:
         """The keywords of its channels."""
         return {key: self.options[key]

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import functools
 import logging
+import os
 import signal
 import termios
 import threading
@@ -15,10 +16,15 @@ from gocept.runner.channel import (
     SocketChannel,
     TransactionalChannel,
 )
-from gocept.runner.errors import EndpointClosedException, StartError
+from gocept.runner.errors import (
+    EndpointClosedException,
+    ShortageError,
+    StartError,
+)
 from gocept.runner.events import ChildEnded, ChildReady, ChildStarted, Queue
 from gocept.runner.poller import Poller, Timer, background
 from gocept.runner.process import Process, unixsocket
+from gocept.runner.process.launch import shortages
 from gocept.runner.process.output import Output
 from gocept.runner.spawn.application import Application
 from gocept.runner.waits.forks import Lock
@@ -148,11 +154,16 @@ class Instance:
 
         So its end is told after its start.
         """
-        if application.type == 'socket':
-            unixsocket.make_way(application.socket_path)
-        process = Process(
-            application.command, name=self.alias, poller=self._poller,
-            on_end=self._tell_end, **application.keywords(self._extra_paths))
+        try:
+            with shortages():
+                if application.type == 'socket':
+                    unixsocket.make_way(application.socket_path)
+                process = Process(
+                    application.command, name=self.alias, poller=self._poller,
+                    on_end=self._tell_end,
+                    **application.keywords(self._extra_paths))
+        except OSError as error:
+            raise self._explained(error, application) from None
         self._news.put(ChildStarted.tell, process)
         output = Output(
             self.alias,
@@ -185,6 +196,20 @@ class Instance:
         if not self._is_socket:
             self._tell_ready(process)
         return process
+
+    def _explained(self, error: OSError, application: Application) -> OSError:
+        """The same error, but one line says what was not found for whom."""
+        cwd, missing = application.options.get('cwd'), error.filename
+        if missing is None:
+            reason = error.strerror or str(error)
+        elif cwd is not None and os.fspath(missing) == os.fspath(cwd):
+            reason = (f'cannot start in the directory '
+                      f'{os.path.abspath(cwd)!r}: {error.strerror}')
+        elif missing == application.program:
+            reason = f'cannot run {missing!r}: {error.strerror}'
+        else:
+            reason = f'{missing!r}: {error.strerror}'
+        return type(error)(error.errno, f'app {self.alias!r}: {reason}')
 
     def _tell_ready(self, process: Process) -> None:
         self.ready = process
@@ -446,7 +471,7 @@ class Instance:
 
 def _is_ours(error: Exception) -> bool:
     """Whether it says that this process lacks something for now."""
-    return isinstance(error, MemoryError) or (
+    return isinstance(error, MemoryError | ShortageError) or (
         isinstance(error, RuntimeError) and 'new thread' in str(error))
 
 

@@ -123,7 +123,10 @@ class Supervisor:
             try:
                 it.start()
             except Exception as error:
-                raise CannotStart(f'{self._name(it)}: {error}') from error
+                name = self._name(it)
+                reason = getattr(error, 'strerror', None) or ''
+                raise CannotStart(reason if reason.startswith(name)
+                                  else f'{name}: {error}') from error
         try:
             # Those that are up by then are left to our `stop`, which knows
             # the order, and prevents restarts.

@@ -5,7 +5,7 @@ import sys
 import threading
 from unittest import mock
 
-from gocept.runner.errors import RunnerError
+from gocept.runner.errors import RunnerError, ShortageError
 from gocept.runner.poller import Timer, background, thread
 from gocept.runner.tests.declaring import DeclaringTestCase
 from gocept.runner.tests.poller.test_poller import Fallback
@@ -88,7 +88,7 @@ class BackgroundTests(BackgroundTestCase):
     def test_a_thread_that_cannot_be_started_is_started_later(self):
         with mock.patch('threading.Thread.start', side_effect=RuntimeError(
                 "can't start new thread")):
-            with self.assertRaisesRegex(RuntimeError, 'new thread'):
+            with self.assertRaisesRegex(ShortageError, 'new thread'):
                 background()
         called = threading.Event()
         background().register(Timer(0), lambda *result: called.set())

@@ -1,6 +1,7 @@
 """Restarts, and the channels before and after them."""
 
 import contextlib
+import errno
 import logging
 import os
 import signal
@@ -604,6 +605,47 @@ class WaitingTests(RestartTestCase):
         # It did not count.
         self.assertEqual(3, len(self.log.having('restarting in 0.1')))
         self.assertEqual([], self.log.having('given up'))
+
+
+    def test_a_shortage_of_ours_is_no_failure_of_the_child(self):
+        self.runner.add('cat', 'cat', restart='always', restart_delay=0,
+                        restart_limit=1)
+        self.runner.start('cat')
+        errors = [OSError(number, 'too many') for number in (
+            errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)]
+        errors += [MemoryError()]
+        start = instance.Process
+
+        def failing(*args, **kwargs):
+            if errors:
+                raise errors.pop(0)
+            return start(*args, **kwargs)
+        with (mock.patch.object(instance, '_SHORTAGE', 0.01),
+              mock.patch.object(instance, 'Process', failing)):
+            self.process('cat').send_signal(signal.SIGKILL)
+            self.wait_started('cat', 2)
+        self.assertEqual(5, len(self.log.having('restarting in 0.01')))
+        self.assertEqual([], self.log.having('given up'))
+
+
+class MessageTests(RestartTestCase):
+
+    def assertSays(self, expected, error=FileNotFoundError, **options):
+        with self.assertRaises(error) as caught:
+            self.runner.start('shout', **options)
+        for text in repr(caught.exception), str(caught.exception):
+            self.assertIn(f"app 'shout': {expected}", text)
+
+    def test_what_was_not_found_and_for_whom(self):
+        self.runner.add('shout', 'pyton3 shout.py')
+        self.assertSays("cannot run 'pyton3': No such file or directory")
+        self.assertSays("cannot run 'pyton3': No such file", umask=0o22)
+        self.assertSays("cannot run '/etc/passwd': Permission denied",
+                        PermissionError, command='/etc/passwd')
+        for options in {}, {'umask': 0o22}:
+            self.assertSays("cannot start in the directory '/nonexistent'",
+                            command='cat', cwd='/nonexistent', **options)
+        self.assertSays("'/nonexistent/file'", stdin='/nonexistent/file')
 
 
 class StateTests(RestartTestCase):
