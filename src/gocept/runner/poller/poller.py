@@ -636,4 +636,5 @@ class Poller(Owning):
         self._descriptors.pipe.close_in_child()
         self._release()
         if not self.closed:
+            self.closed = True  # if there are no descriptors left
             self._open()

@@ -45,8 +45,14 @@ def _after_fork() -> None:
     for lock in list(_locks):  # first, as the others take them
         if not lock._is_owned():  # it forks itself with the lock held
             lock._at_fork_reinit()
+    failure = None
     for each in list(_forked):
-        each.after_fork()
+        try:
+            each.after_fork()
+        except Exception as error:  # the others are told
+            failure = error
+    if failure is not None:
+        raise failure  # Python reports it on standard error
 
 
 class Lock(type(threading.RLock())):  # type: ignore[misc]

@@ -1,7 +1,11 @@
+import errno
 import os
+import sys
 import threading
 import unittest
+from unittest import mock
 
+from gocept.runner.poller import Poller
 from gocept.runner.waits.forks import Lock, tell_forks
 
 
@@ -24,6 +28,26 @@ class TellForksTests(unittest.TestCase):
             os._exit(0 if told.pids == [os.getpid()] else 1)
         self.assertEqual((pid, 0), os.waitpid(pid, 0))
         self.assertEqual([], told.pids)
+
+
+    def test_one_that_fails_keeps_nothing_from_the_others(self):
+        class Told:
+            told = False
+
+            def after_fork(self):
+                self.told = True
+                raise OSError('no descriptors are left')
+        both = Told(), Told()
+        for each in both:
+            tell_forks(each)
+        with mock.patch.object(sys, 'unraisablehook'):
+            self.assertTrue(forked(lambda: all(each.told for each in both)))
+
+    def test_a_poller_without_descriptors_is_closed(self):
+        with Poller() as poller, mock.patch.object(sys, 'unraisablehook'):
+            with mock.patch('os.pipe', side_effect=OSError(errno.EMFILE)):
+                self.assertTrue(forked(lambda: poller.closed))
+            self.assertFalse(poller.closed)
 
 
 def forked(check):
