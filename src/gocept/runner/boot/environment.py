@@ -70,7 +70,14 @@ def configured(options: Options, *, verbose: int = 0, logs: bool = True,
         log.debug('Set up by %s and %s', os.path.abspath(options.configfile),
                   options.site_definition)
         _report_ignored(options)
-        _load_zcml(options, undo)
+        try:
+            _load_zcml(options, undo)
+        except Exception as error:
+            # Here, as the loggers are put back before it is reported. ZCML
+            # hides the error behind its own.
+            log.debug('This ends the program',
+                      exc_info=error.__context__ or error)
+            raise
         yield
         undo.pop_all()
     for handler in replaced:

@@ -9,18 +9,14 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
-import ZConfig
-import zope.configuration.exceptions
-from zc.lockfile import LockError
 from ZODB.POSException import POSKeyError
-from zope.authentication.interfaces import PrincipalLookupError
-from zope.interface.interfaces import ComponentLookupError
 
 from gocept.runner import errors
 from gocept.runner.boot import program as boot
 from gocept.runner.boot.dryrun import dry_run
 from gocept.runner.boot.program import Decorator, Program, Worker
-from gocept.runner.boot.zopeconf import ConfigFile, path_of
+from gocept.runner.boot.zopeconf import ConfigFile
+from gocept.runner.cli.messages import message
 from gocept.runner.events import Loop
 
 log = logging.getLogger('gocept.runner.command')
@@ -234,32 +230,7 @@ def expecting(status: int, *kinds: type[Exception]) -> Iterator[None]:
         log.debug('This ends the program', exc_info=True)
         if isinstance(error, errors.RunnerError):
             status = error.status
-        raise UserError(_message(error, status), status) from error
-
-
-def _message(error: Exception, status: int | None = None) -> str:
-    message = ' '.join(str(error).split())
-    match error:
-        case LockError():
-            return (f'{message}: another process has the database open; '
-                    'a ZEO server lets several share it')
-        case PrincipalLookupError():
-            return f'no authentication knows the principal {message}'
-        case ComponentLookupError():
-            return ('the principal cannot be looked up, as the ZCML registers '
-                    'no authentication (IAuthentication)')
-        case KeyError() if status == errors.UNKNOWN_SITE:
-            return f'the root folder has no object {message}'
-        case KeyError():
-            return str(error.args[0]) if error.args else 'KeyError'
-        case ZConfig.ConfigurationError() if getattr(error, 'lineno', None):
-            return (f'{path_of(error.url)}, line {error.lineno}: '
-                    f'{error.message}')
-        case (errors.RunnerError() | ZConfig.ConfigurationError()
-              | zope.configuration.exceptions.ConfigurationError()
-              | OSError()):
-            return message
-    return f'{type(error).__name__}: {message}'
+        raise UserError(message(error, status), status) from error
 
 
 class _PostMortem(logging.Handler):

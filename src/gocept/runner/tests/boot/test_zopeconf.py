@@ -6,7 +6,7 @@ import unittest.mock
 import ZConfig
 
 from gocept.runner.boot import zopeconf
-from gocept.runner.cli.worker import _message
+from gocept.runner.cli.messages import message as line_of
 from gocept.runner.errors import ConfigurationError
 from gocept.runner.tests.support import TestCase
 
@@ -93,7 +93,7 @@ class MistakeTests(TestCase):
         with self.assertRaises(
                 (ZConfig.ConfigurationError, ConfigurationError)) as caught:
             zopeconf.load(path)
-        message = _message(caught.exception)
+        message = line_of(caught.exception)
         self.assertTrue(message.startswith(str(self.dir)), message)
         self.assertIn(expected, message)
 
