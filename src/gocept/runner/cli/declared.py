@@ -1,6 +1,8 @@
 """The subcommands ``gocept-runner run`` and ``gocept-runner list``."""
 
 import argparse
+import contextlib
+import inspect
 from collections.abc import Iterator, Sequence
 
 import zope.component
@@ -29,27 +31,57 @@ statuses:
 '''
 
 
+PROG = 'gocept-runner run'
+
+
 def run(argv: Sequence[str]) -> int:
     """Run a worker that ZCML declares, as its command line says."""
-    parser = command.make_parser(
-        'NAME [options] [-- ARGUMENT ...]', 'Run a worker that ZCML declares.',
-        RUN_EXAMPLES + command.STATUSES, 'gocept-runner run')
-    parser.add_argument('name', metavar='NAME', help='the worker')
-    options, args = command.parse(parser, argv)
-    return command.guarded(parser.prog, lambda: command.run(
+    words, _ = command.split(argv)
+    if not {'-h', '--help'}.isdisjoint(words):
+        # The help of a worker is known when ZCML has been read.
+        with contextlib.suppress(command.UserError):  # no name, for instance
+            wish, _ = command.parse(_parser(command.Probe), argv)
+            return command.guarded(
+                PROG, lambda: _help(wish.name, wish.config))
+    options, args = command.parse(_parser(), argv)
+    return command.guarded(PROG, lambda: command.run(
         lambda: _find(options.name, args), options, args))
 
 
+def _parser(kind: type[argparse.ArgumentParser] = argparse.ArgumentParser,
+            ) -> argparse.ArgumentParser:
+    parser = command.make_parser(
+        'NAME [options] [-- ARGUMENT ...]', 'Run a worker that ZCML declares.',
+        RUN_EXAMPLES + command.STATUSES, PROG, kind=kind)
+    parser.add_argument('name', metavar='NAME', help='the worker')
+    command.add_options(parser)
+    return parser
+
+
+def _help(name: str, config: str) -> int:
+    with configuration(config, command.expecting, logs=False):
+        command.parser_of(_named(name), f'{PROG} {name}').print_help()
+    return errors.SUCCESS
+
+
 def _find(name: str, args: Sequence[str]) -> Program:
+    program = _named(name)
+    command.check_arguments(program.worker, args)
+    return program
+
+
+def _named(name: str) -> Program:
     supervisor = zope.component.queryUtility(ISupervisor)
     workers = {} if supervisor is None else supervisor.workers
     if name not in workers:
+        what = f'no worker {name!r} is declared'
+        if supervisor is not None and name in supervisor.children:
+            what = f'{name!r} is no worker, but an ' + (
+                supervisor.children[name].kind)
         raise command.UserError(
-            f'no worker {name!r} is declared; there are: '
-            + (', '.join(sorted(workers)) or 'none'),
+            f'{what}; there are: {", ".join(sorted(workers)) or "none"}',
             errors.BAD_USAGE)
     program: Program = workers[name]
-    command.check_arguments(program.worker, args)
     return program
 
 
@@ -67,7 +99,9 @@ def _list(options: argparse.Namespace) -> int:
     with configuration(options.config, command.expecting, logs=False) as conf:
         rows = list(_rows())
     if not rows:
-        print(f'Nothing is declared in {conf.site_definition}.')
+        print(f'{conf.configfile} names no site-definition, so nothing is '
+              'declared.' if conf.built_in else
+              f'Nothing is declared in {conf.site_definition}.')
     else:
         _print_table([('KIND', 'NAME', 'START', 'REQUIRES', 'WHAT'), *rows])
     return errors.SUCCESS
@@ -87,14 +121,18 @@ def _rows() -> Iterator[tuple[str, str, str, str, str]]:
 def _description(program: Program) -> str:
     decorator, worker = program.decorator, program.worker
     # A worker is a function, or an object that can be called.
-    named = worker if hasattr(worker, '__qualname__') else type(worker)
-    parts = [f'{named.__module__}:{named.__qualname__}',
+    is_function = hasattr(worker, '__qualname__')
+    named = worker if is_function else type(worker)
+    parts = [f'{named.__module__}:{named.__qualname__}'
+             f'{command.usage_of_arguments(worker)}',
              'once' if decorator.once else f'every {decorator.ticks} s']
     if isinstance(decorator.principal, str):
         parts.append(f'as {decorator.principal}')
     elif decorator.principal is not None:
         parts.append('with a principal')  # only its callable is known
-    return ', '.join(parts)
+    doc = inspect.getdoc(worker) if is_function else None
+    purpose, _, _ = (doc or '').partition('\n')
+    return ', '.join(parts) + (f': {purpose}' if purpose else '')
 
 
 def _print_table(rows: Sequence[Sequence[str]]) -> None:

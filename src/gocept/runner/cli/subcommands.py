@@ -46,6 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         status: int = getattr(import_module(module), function)(argv[1:])
         if sys.stdout is not None:  # as where it was closed at the start
             sys.stdout.flush()
+    except KeyboardInterrupt:  # while it was imported, for instance
+        print('gocept-runner: interrupted', file=sys.stderr)
+        return 128 + signal.SIGINT
     except BrokenPipeError:
         # The reader of the output has gone; the flush at exit must not fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -14,7 +14,7 @@ from ZODB.POSException import POSKeyError
 from gocept.runner import errors
 from gocept.runner.boot import program as boot
 from gocept.runner.boot.dryrun import dry_run
-from gocept.runner.boot.program import Decorator, Program, Worker
+from gocept.runner.boot.program import Program, Worker
 from gocept.runner.boot.zopeconf import ConfigFile
 from gocept.runner.cli.messages import message
 from gocept.runner.events import Loop
@@ -49,16 +49,26 @@ def main(program: Program, site: str | None = None,
     `site`, `config` and `args` are the defaults of the command line. If the
     worker raised SystemExit, it is raised again when the database is closed.
     """
-    worker = program.worker
-    parser = make_parser(f'[options]{_usage_of_arguments(worker)}',
-                         inspect.getdoc(worker), STATUSES, config=config)
-    options, given = parse(parser, sys.argv[1:], program.decorator, site)
+    parser = parser_of(program, config=config, site=site)
+    options, given = parse(parser, sys.argv[1:])
     args = given or args
     try:
-        check_arguments(worker, args)
+        check_arguments(program.worker, args)
     except UserError as error:
         parser.error(str(error))
     return guarded(parser.prog, lambda: run(lambda: program, options, args))
+
+
+def parser_of(program: Program, prog: str | None = None, *,
+              config: ConfigFile | None = None, site: str | None = None,
+              ) -> argparse.ArgumentParser:
+    """The parser of a worker, with its help."""
+    worker = program.worker
+    parser = make_parser(
+        f'[options]{usage_of_arguments(worker)}', inspect.getdoc(worker),
+        STATUSES, prog, config=config)
+    add_options(parser, program.decorator.ticks, site)
+    return parser
 
 
 def understands(program: Program, argv: Sequence[str]) -> bool:
@@ -67,7 +77,8 @@ def understands(program: Program, argv: Sequence[str]) -> bool:
 
     Not if a word of it is none of ours: then the script itself reads it.
     """
-    probe = make_parser('', '', '', kind=_Probe)
+    probe = make_parser('', '', '', kind=Probe)
+    add_options(probe)
     probe.set_defaults(config=None)
     probe.register('type', _seconds, str)  # a wrong number is for us to report
     try:
@@ -83,7 +94,7 @@ def understands(program: Program, argv: Sequence[str]) -> bool:
     return False
 
 
-class _Probe(argparse.ArgumentParser):
+class Probe(argparse.ArgumentParser):
     """Looks at a command line without an effect."""
 
     def print_help(self, file: object = None) -> None:
@@ -124,14 +135,10 @@ def make_parser(usage: str, description: str | None, epilog: str,
     return parser
 
 
-def parse(parser: argparse.ArgumentParser, argv: Sequence[str],
-          decorator: Decorator | None = None, site: str | None = None,
-          ) -> tuple[argparse.Namespace, Sequence[str]]:
-    """The options of a worker, and its arguments: what follows ``--``.
-
-    The `decorator` of the worker may not be known yet.
-    """
-    default = 'as the worker says' if decorator is None else decorator.ticks
+def add_options(parser: argparse.ArgumentParser,
+                ticks: float | str = 'as the worker says',
+                site: str | None = None) -> None:
+    """Add the options of a worker, whose decorator may not be known yet."""
     parser.add_argument(
         '--site', metavar='NAME', default=site,
         help='the object in the root folder that becomes the site '
@@ -139,7 +146,7 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str],
              f'{"the root folder" if site is None else "%(default)s"})')
     parser.add_argument(
         '--ticks', metavar='SECONDS', type=_seconds,
-        help=f'how long to pause between two ticks (default: {default})')
+        help=f'how long to pause between two ticks (default: {ticks})')
     parser.add_argument(
         '--once', action='store_true', help='run one tick, and end')
     parser.add_argument(
@@ -152,19 +159,39 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str],
         '-v', '--verbose', action='count', default=0,
         help='log debug messages, and all messages to standard error; given '
              'twice: also debug messages of the libraries')
+
+
+def parse(parser: argparse.ArgumentParser, argv: Sequence[str],
+          ) -> tuple[argparse.Namespace, Sequence[str]]:
+    """The options of a worker, and its arguments: what follows ``--``."""
+    words, args = split(argv)
+    options, unknown = parser.parse_known_args(words)
+    if unknown:
+        hint = ('' if any(word.startswith('-') for word in unknown) else
+                ' (arguments of the worker follow --)')
+        parser.error(f'unrecognized arguments: {" ".join(unknown)}{hint}')
+    return options, args
+
+
+def split(argv: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
+    """What is for us, and what is for the worker."""
     border = argv.index('--') if '--' in argv else len(argv)
-    return parser.parse_args(argv[:border]), argv[border + 1:]
+    return argv[:border], argv[border + 1:]
 
 
-def _usage_of_arguments(worker: Worker) -> str:
+def usage_of_arguments(worker: Worker) -> str:
+    """What follows the options in the usage of a worker."""
+    words = []
     with contextlib.suppress(ValueError):
-        parameters = inspect.signature(worker).parameters
-        if parameters:
-            return ' -- ' + ' '.join(
-                name.upper() if parameter.default is parameter.empty
-                else f'[{name.upper()}]'
-                for name, parameter in parameters.items())
-    return ''
+        for name, parameter in inspect.signature(worker).parameters.items():
+            word = name.upper()
+            if parameter.kind is parameter.VAR_POSITIONAL:
+                words.append(f'[{word} ...]')
+            elif parameter.kind in (parameter.POSITIONAL_ONLY,
+                                    parameter.POSITIONAL_OR_KEYWORD):
+                words.append(word if parameter.default is parameter.empty
+                             else f'[{word}]')
+    return ' '.join([' --', *words]) if words else ''
 
 
 def _seconds(value: str) -> float:

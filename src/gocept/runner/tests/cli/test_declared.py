@@ -250,8 +250,27 @@ class RunTests(CommandTestCase):
         self.conf(self.a_worker('note', name='one')
                   + self.a_worker('note', name='another')
                   + '<runner:app name="w" command="cat" />')
+        self.assertMistake(2, 'run', 'x', expected=(
+            "no worker 'x' is declared; there are: another, one",))
         self.assertMistake(2, 'run', 'w', expected=(
-            "no worker 'w' is declared; there are: another, one",))
+            "'w' is no worker, but an app; there are: another, one",))
+        self.assertFalse(self.has_database)
+
+    def test_the_help_of_a_worker(self) -> None:
+        conf = self.conf(self.a_worker('note', 'ticks="30"')
+                         + self.a_worker('note_two', name='two'))
+        for argv in (['w', '--help'], ['-h', 'w'], ['--ticks', '1', 'w', '-h'],
+                     ['w', '--config', conf, '--help', '--', 'x']):
+            self.assertEqual(0, self.command('run', *argv))
+            for text in ('usage: gocept-runner run w [options] -- [ARGS ...]',
+                         'A worker without a decorator', '(default: 30',
+                         '71  an eager app'):
+                self.assertIn(text, self.output)
+        self.assertEqual(0, self.command('run', 'two', '--help'))
+        self.assertIn('run two [options] -- FIRST [SECOND]\n', self.output)
+        self.assertMistake(2, 'run', 'x', '--help', expected=(
+            "no worker 'x' is declared; there are: two, w",))
+        self.assertEqual([], calls)
         self.assertFalse(self.has_database)
 
     def test_no_worker_at_all(self) -> None:
@@ -267,7 +286,8 @@ class RunTests(CommandTestCase):
         for argv, expected in (
                 ([], 'the following arguments are required: NAME'),
                 (['--', 'w'], 'the following arguments are required: NAME'),
-                (['w', 'more'], 'unrecognized arguments: more'),
+                (['w', 'more'], 'unrecognized arguments: more (arguments of '
+                 'the worker follow --)'),
                 (['w', '--nonsense'], 'unrecognized arguments: --nonsense'),
                 (['w', '--onc'], 'unrecognized arguments: --onc'),
                 (['w', '--ticks', '-1'], "not a number >= 0: '-1'"),
@@ -459,7 +479,8 @@ KIND      NAME       START  REQUIRES          WHAT
 app       converter  lazy   database the log  cat -n
 executor  database   eager  -                 serve --it
 app       the log    lazy   -                 cat
-worker    hourly     -      -                 HERE:note, every 3600 s
+worker    hourly     -      -                 HERE:note -- [ARGS ...], every \
+3600 s: A worker without a decorator, which ends at once.
 worker    nightly    -      -                 HERE:count_up, once, as zope.mgr
 '''
         self.assertEqual(table.replace('HERE', HERE), self.output)
@@ -474,16 +495,22 @@ worker    nightly    -      -                 HERE:count_up, once, as zope.mgr
                     self.output)
                 reset_process()
 
+    def test_no_site_definition(self) -> None:
+        self.zope_conf()
+        self.assertEqual(0, self.command('list'))
+        self.assertEqual('./zope.conf names no site-definition, so nothing is '
+                         'declared.\n', self.output)
+
     def test_workers_of_all_kinds(self) -> None:
         self.conf(''.join(self.a_worker(name, name=name) for name in (
             'note', 'fail', 'as_configured', 'instance', 'partial')))
         self.assertEqual(0, self.command('list'), self.errors)
         for expected in (
-                f'{HERE}:note, every 1 s\n',
-                f'{HERE}:fail, every 7 s, as zope.mgr\n',
+                f'{HERE}:note -- [ARGS ...], every 1 s: A worker without ',
+                f'{HERE}:fail -- [KIND] [ARGS ...], every 7 s, as zope.mgr\n',
                 f'{HERE}:as_configured, every 1 s, with a principal\n',
                 f'{HERE}:CanBeCalled, every 1 s\n',
-                'functools:partial, every 1 s\n'):
+                'functools:partial -- [SECOND], every 1 s\n'):
             self.assertIn(f'  {expected}', self.output)
 
     def test_nothing_is_started_or_opened(self) -> None:

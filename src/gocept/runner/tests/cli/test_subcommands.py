@@ -47,6 +47,12 @@ class MainTests(unittest.TestCase):
                 self.assertEqual(0, cli.main())
         list_.assert_called_once_with(['more'])
 
+    def test_an_interrupt_while_it_is_imported(self) -> None:
+        with mock.patch.object(subcommands, 'import_module',
+                               side_effect=KeyboardInterrupt):
+            self.assertEqual((130, '', 'gocept-runner: interrupted\n'),
+                             self.run_main('list'))
+
     def test_nobody_reads_any_more(self) -> None:
         program = subprocess.Popen(
             [sys.executable, '-c', 'import sys; '
