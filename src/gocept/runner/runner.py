@@ -452,7 +452,7 @@ def init(appname: str | None, configfile: ConfigFile, *,
     """See `IInit`."""
     timeout, before = _seconds(shutdown_timeout), handlers()
     process = OneProcess()
-    with contextlib.ExitStack() as stack:
+    with environment.reaping_strangers(), contextlib.ExitStack() as stack:
         with boot.configuration(configfile) as options:
             app = stack.enter_context(boot.opened(options, appname))
         if stack.enter_context(environment.supervised(timeout)):

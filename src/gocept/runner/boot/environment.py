@@ -287,6 +287,21 @@ def root_of(database: ZODB.DB) -> Iterator[Mapping[str, ISite]]:
 
 
 @contextlib.contextmanager
+def reaping_strangers() -> Iterator[None]:
+    """Reap what others leave to the first process of a container.
+
+    That is this process, or nothing is done.
+    """
+    if os.getpid() != 1:
+        yield
+        return
+    # A worker without children imports nothing of this room.
+    from gocept.runner.process.adoption import adoption
+    with adoption.reaping_strangers():
+        yield
+
+
+@contextlib.contextmanager
 def supervised(shutdown_timeout: float) -> Iterator[ISupervisor | None]:
     """Start what ZCML declares as eager; at the end, stop all children.
 

@@ -152,7 +152,7 @@ def run(find: Callable[[], Program], args: Sequence[object],
     try:
         # Outside the loop the log files are new, or not needed any more.
         with (handling({signal.SIGUSR2: lambda signum, frame: None}),
-              ExitStack() as stack):
+              environment.reaping_strangers(), ExitStack() as stack):
             with configuration(configfile, guard, verbose=verbose) as options:
                 program = find()
                 site = stack.enter_context(

@@ -2,8 +2,6 @@
 
 import _signal  # type: ignore[import-not-found]
 import contextlib
-import ctypes
-import functools
 import os
 import signal
 import threading
@@ -12,6 +10,7 @@ from types import FrameType
 from typing import Any, Protocol
 
 from gocept.runner.logs import Log
+from gocept.runner.waits import sigaction
 
 log = Log('gocept.runner.signals')
 
@@ -64,15 +63,15 @@ def handling(handlers: Mapping[signal.Signals, Handler]) -> Iterator[Keep]:
         for _ in range(2):
             for signum, (previous, action) in before.items():
                 signal.signal(signum, previous)
-                _action(signum, action)
+                sigaction.action(signum, action)
 
 
 def _before(signum: signal.Signals) -> tuple[
-        Handler | int, '_Action | None']:
+        Handler | int, sigaction.Action | None]:
     """What to put back: the handler, and the action unless Python sets it."""
     # Where C code had installed a handler, Python does not know it.
     handler = signal.getsignal(signum) or signal.SIG_DFL
-    action = _action(signum)
+    action = sigaction.action(signum)
     if (os.getpid() == 1 and signum in TERMINATING
             and handler is signal.SIG_DFL and not (action and action.handler)):
         return _exit, None
@@ -179,34 +178,6 @@ _SA_ONSTACK = 0x08000000
 _SA_RESTORER = 0x04000000
 
 
-class _Action(ctypes.Structure):
-    # struct sigaction of the C libraries of Linux, on all but MIPS and s390.
-    # The rest makes it large enough for any system.
-    _fields_ = [
-        ('handler', ctypes.c_void_p),
-        ('mask', ctypes.c_byte * 128),
-        ('flags', ctypes.c_uint),
-        ('rest', ctypes.c_byte * 128),
-    ]
-
-
-@functools.cache
-def _sigaction() -> Callable[..., int] | None:
-    try:
-        return ctypes.CDLL(None).sigaction
-    except (AttributeError, OSError):  # no such library on this system
-        return None
-
-
-def _action(signum: int, new: _Action | None = None) -> _Action | None:
-    """Return the action of a signal, and set `new`; None without sigaction."""
-    call, action = _sigaction(), _Action()
-    if call is None:
-        return None
-    call(signum, new and ctypes.byref(new), ctypes.byref(action))
-    return action
-
-
 def _handle_once(signum: int) -> None:
     """Let the system itself restore the default when a signal is delivered.
 
@@ -217,8 +188,8 @@ def _handle_once(signum: int) -> None:
     """
     if os.getpid() == 1:
         return
-    action = _action(signum)
+    action = sigaction.action(signum)
     if action is not None and not action.flags & ~(
             _SA_ONSTACK | _SA_RESTORER):  # as Python sets it
         action.flags |= _SA_RESETHAND
-        _action(signum, action)
+        sigaction.action(signum, action)

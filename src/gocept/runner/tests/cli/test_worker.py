@@ -528,6 +528,48 @@ class FirstProcessSIGINTTests(OfFirstProcess, EachSignal, ProgramTestCase):
     signum = signal.SIGINT
 
 
+class StrangersTests(OfFirstProcess, ProgramTestCase):
+    """What others leave to the first process of a container."""
+
+    BODY = """
+        import subprocess
+        from gocept.runner.tests.victims import until
+        def zombies():
+            with open('/proc/1/task/1/children') as file:
+                return [int(pid) for pid in file.read().split()]
+        def work():
+            # Its child is in a session that we never were in.
+            subprocess.run(['setsid', 'sh', '-c', 'sleep 0.01 & true'])
+            until(lambda: not zombies())
+            # But this is a child of a library.
+            child = subprocess.Popen(['sh', '-c', 'exit 3'])
+            until(lambda: open(f'/proc/{child.pid}/stat').read().split()[2]
+                  == 'Z')
+            subprocess.run(['setsid', 'sh', '-c', 'sleep 0.01 & true'])
+            until(lambda: zombies() == [child.pid])
+            say(f'its status is {child.wait()}')
+        """
+
+    def test_of_a_worker(self):
+        program = self.start(self.BODY + """
+        @gocept.runner.once()
+        def worker():
+            work()
+        worker(None, 'zope.conf')
+        """)
+        self.assertEnded(0, program)
+        self.assertIn('its status is 3\n', program.output)
+
+    def test_of_a_body(self):
+        program = self.start(self.BODY + """
+        from gocept.runner.runner import init
+        with init(None, 'zope.conf'):
+            work()
+        """)
+        self.assertEnded(0, program)
+        self.assertIn('its status is 3\n', program.output)
+
+
 class TerminalTests(ProgramTestCase):
     """What a program says on a terminal when Ctrl-C is pressed."""
 

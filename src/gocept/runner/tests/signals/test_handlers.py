@@ -12,6 +12,7 @@ from unittest import mock
 from gocept.runner.signals import handlers
 from gocept.runner.signals.handlers import handling
 from gocept.runner.tests.support import SIGNALS, process_state
+from gocept.runner.waits import sigaction
 
 
 class HandlingTests(unittest.TestCase):
@@ -72,8 +73,8 @@ class HandlingTests(unittest.TestCase):
 
     def test_without_the_c_library(self):
         for error in OSError, AttributeError:
-            handlers._sigaction.cache_clear()
-            self.addCleanup(handlers._sigaction.cache_clear)
+            sigaction._sigaction.cache_clear()
+            self.addCleanup(sigaction._sigaction.cache_clear)
             with mock.patch.object(ctypes, 'CDLL', side_effect=error):
                 with handling({signal.SIGTERM: self.handler}):
                     signal.raise_signal(signal.SIGTERM)
