@@ -3,8 +3,8 @@
 Times are in seconds, as int or float, on a clock that is never set back.
 
 A handler of a signal may call `IMainLoop.stop`, `IShutdown.request`,
-`IPoller.wakeup` and `IPoller.interrupt`, and nothing else of this project.
-Other calls may raise RuntimeError there, as the handler may have interrupted
+`IPoller.wakeup`, `IPoller.interrupt` and `IProcess.send_signal` (to pass a
+signal on to a child), and nothing else of this project. Other calls may raise RuntimeError there, as the handler may have interrupted
 a thread that holds a lock which the call needs.
 """
 
@@ -768,7 +768,10 @@ class IProcess(ISource):
         """
 
     def send_signal(signum):
-        """Send a signal to the child alone; nothing if it has ended."""
+        """Send a signal to the child alone; nothing if it has ended.
+
+        A signal handler may call this, too.
+        """
 
     def signal_group(signum):
         """Send a signal to the process group of the child, if the child leads

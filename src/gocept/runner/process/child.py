@@ -273,7 +273,9 @@ class Process(Source, Closing):
 
     def send_signal(self, signum: int) -> None:
         """See `IProcess`."""
-        with self._lock:
+        # A signal handler may have interrupted this thread with the lock held.
+        # Then nobody else reaps the child, and closes its handle, meanwhile.
+        with (contextlib.nullcontext() if self._lock.held else self._lock):
             if self.returncode is None:
                 self.handle.signal(signum)
 

@@ -646,6 +646,16 @@ class EndTests(ProcessTestCase):
             child.signal_group(signal.SIGKILL)
         self.assertFalse(killpg.called or kill.called)
 
+    def test_a_signal_handler_passes_a_signal_on(self):
+        # Whatever this thread was doing with the child.
+        child = self.start()
+        previous = signal.signal(signal.SIGUSR1, lambda signum, frame: (
+            child.send_signal(signal.SIGTERM)))
+        self.addCleanup(signal.signal, signal.SIGUSR1, previous)
+        with child._lock:
+            signal.raise_signal(signal.SIGUSR1)
+        self.assertEqual(-signal.SIGTERM, child.wait(DEADLINE))
+
     def test_an_event_of_a_poller(self):
         with Poller() as poller:
             child = self.start('exit 3', shell=True, poller=poller)
