@@ -173,6 +173,9 @@ class Queue:
         self._calls: deque[Callable[[], object]] = deque()
         self._telling = Lock()  # never waited for
 
+    def __len__(self) -> int:
+        return len(self._calls)
+
     @property
     def is_telling(self) -> bool:
         """Whether this thread was called by `tell`."""

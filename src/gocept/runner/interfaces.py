@@ -4,8 +4,9 @@ Times are in seconds, as int or float, on a clock that is never set back.
 
 A handler of a signal may call `IMainLoop.stop`, `IShutdown.request`,
 `IPoller.wakeup`, `IPoller.interrupt` and `IProcess.send_signal` (to pass a
-signal on to a child), and nothing else of this project. Other calls may raise RuntimeError there, as the handler may have interrupted
-a thread that holds a lock which the call needs.
+signal on to a child), and nothing else of this project. Other calls may raise
+RuntimeError there, as the handler may have interrupted a thread that holds a
+lock which the call needs.
 """
 
 from zope.interface import Attribute, Interface
@@ -391,6 +392,7 @@ class IChannel(Interface):
     def get_fd():
         """Return the descriptor that the channel reads from.
 
+        A poller calls this with a lock held, so it must not wait for anything.
         NotImplementedError if there is none; EndpointClosedException once the
         channel is closed.
         """

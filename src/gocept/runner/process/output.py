@@ -15,6 +15,8 @@ _TAIL = 2 ** 14
 
 _LONGEST_LINE = 2 ** 12
 
+_MOST_LINES = 100_000  # that wait for another thread to log them
+
 _MOST_READS = 64  # of the rest, as a descendant may write for ever
 
 
@@ -35,6 +37,7 @@ class Output(Source):
         self._lock = Lock()  # around reading
         self._news = Queue()  # for the log, whose handlers are users' code
         self._lines = Lines(_LONGEST_LINE)
+        self._lost = 0  # lines
 
     @property
     def is_kept(self) -> bool:
@@ -95,8 +98,17 @@ class Output(Source):
         """With the lock held; they are logged without it."""
         for line in lines:
             text = line.decode('utf-8', 'backslashreplace').rstrip('\n')
-            if text:
-                self._news.put(self._log.info, '%s: %s', self._name, text)
+            if not text:
+                continue
+            if len(self._news) >= _MOST_LINES:
+                self._lost += 1
+                continue
+            if self._lost:
+                self._news.put(
+                    self._log.warning, '%s: %d lines are left out here, as '
+                    'the log takes no more', self._name, self._lost)
+                self._lost = 0
+            self._news.put(self._log.info, '%s: %s', self._name, text)
 
     def __str__(self) -> str:
         if self._channel is None:

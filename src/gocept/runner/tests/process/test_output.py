@@ -6,6 +6,7 @@ import unittest
 from unittest import mock
 
 from gocept.runner.poller import Poller
+from gocept.runner.process import output
 from gocept.runner.process.output import Output
 from gocept.runner.tests.streams import StreamTestCase
 from gocept.runner.tests.support import DEADLINE
@@ -127,6 +128,28 @@ class OutputTests(StreamTestCase):
         read()
         thread.join(DEADLINE)
         self.assertLogged(*range(20_000))
+
+    def test_a_log_that_takes_no_more(self):
+        # A handler that hangs in another thread holds no lock that we need.
+        hangs, may_go = threading.Event(), threading.Event()
+
+        class Handler(logging.Handler):
+            def emit(self, record):
+                hangs.set()
+                may_go.wait(DEADLINE)
+        handler = Handler()
+        log.addHandler(handler)
+        self.addCleanup(log.removeHandler, handler)
+        with mock.patch.object(output, '_MOST_LINES', 3):
+            thread = self.start(self.say, b'0\n')
+            self.assertTrue(hangs.wait(DEADLINE))
+            self.say(b''.join(b'%d\n' % number for number in range(1, 10)))
+            may_go.set()
+            thread.join(DEADLINE)
+            self.say(b'10\n')
+        self.assertLogged(
+            *range(4), '6 lines are left out here, as the log takes no more',
+            10)
 
     def test_somebody_else_writes_on(self):
         more = threading.Event()
