@@ -1,11 +1,13 @@
 """A child of the example: turns reStructuredText into plain text.
 
-Each line of standard input is a request, ``{"path": ..., "stamp": ...}``. The
-answers follow in the same order: ``{"path": ..., "stamp": ..., "text": ...,
-"error": ...}``. A file that cannot be converted has an error and no text.
+The first line of the output is ``{"ready": PID}``. Each line of the input is a
+request, ``{"path": ..., "stamp": ...}``. The answers follow in the same order:
+``{"path": ..., "stamp": ..., "text": ..., "error": ...}``. A file that cannot
+be converted has an error and no text.
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -31,6 +33,7 @@ def convert(source: str) -> str:
 
 def main() -> None:
     """Answer until the input ends."""
+    print(json.dumps({'ready': os.getpid()}), flush=True)
     for line in sys.stdin:
         answer = json.loads(line) | {'text': '', 'error': ''}
         try:

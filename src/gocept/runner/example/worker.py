@@ -16,35 +16,36 @@ and the command of the child::
     </zodb>
 
 Start the worker with one or more directories; it runs until a signal ends it.
-Name at least one: the files of a directory that is not named are removed from
-the index::
+The files of a directory that is not named are removed from the index::
 
     gocept-runner run index --config zope.conf -- DIRECTORY
 
 A tick compares the disk and the database, and indexes a batch of the files
 that differ. So it does not matter whether the tick before was committed,
-aborted or killed: each tick finds the work that is left. The worker remembers
-its requests to the child only so that it sends none of them twice. An answer
-of the child ends the pause between two ticks.
+aborted or killed: each tick finds the work that is left. The child is
+transactional: an answer that was fetched in an aborted tick comes again, and a
+request is sent when the tick is committed, so that the database knows what was
+asked for. An answer of the child ends the pause between two ticks.
 
 `gocept.runner.example.demo` runs the worker on the source of Python's standard
 library.
 """
 
-import collections
 import contextlib
 import json
 import logging
 import os
 import stat
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable, MutableMapping
 from pathlib import Path
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import persistent
 import transaction
 from BTrees.IOBTree import IOBTree
 from BTrees.OOBTree import OOBTree
+from persistent.mapping import PersistentMapping
 from zope.component import getUtility
 from zope.component.hooks import getSite
 from zope.container.contained import Contained
@@ -139,90 +140,113 @@ class Changes(NamedTuple):
                 f'{self.left} to go')
 
 
+class Requests(persistent.Persistent, Contained):  # type: ignore[misc]
+    """What the converter was asked for and has not answered yet.
+
+    They are in the database, since they are sent when the tick is committed.
+    """
+
+    def __init__(self) -> None:
+        self.child = 0  # the pid of the converter that has been asked
+        # By path, in the order of the requests.
+        self.asked: MutableMapping[str, Stamp] = PersistentMapping()
+        # How often the converter has ended, by path.
+        self.losses: MutableMapping[str, int] = PersistentMapping()
+
+    def begin(self, child: int) -> None:
+        """A new converter knows of no request."""
+        self.child = child
+        if self.asked:
+            self.asked.clear()
+
+    def blame(self) -> tuple[str, Stamp] | None:
+        """The converter has ended, so nothing of this will be answered.
+
+        The converter works in the order of the requests, so the first one may
+        be the cause of its end. Returned at its last try.
+        """
+        first = next(iter(self.asked.items()), None)
+        self.begin(0)
+        if first is not None:
+            path, _ = first
+            self.losses[path] = self.losses.get(path, 0) + 1
+            if self.losses[path] >= TRIES:
+                del self.losses[path]
+                return first
+        return None
+
+
 class IConverter(Interface):  # type: ignore[misc]
     """Turns files into text, while the worker does other work."""
 
 
 @implementer(IConverter)
 class Converter:
-    """Sends requests to the child that ZCML declares as "converter".
+    """Talks to the child that ZCML declares as "converter".
+
+    The app is transactional: what `fetch` returns in a tick that is aborted
+    comes again in the next one, and what this tick asks for is not asked. So
+    nothing has to be remembered but the pids that the children have told.
 
     A request is a line with a path and a stamp, and the answer repeats both.
-    A text is kept until the catalog has stored it, since a tick may be
-    aborted. If a file has no text after TRIES ends of the converter, it is
-    indexed without text until the file changes.
+    If a file has no text after TRIES ends of the converter, it is indexed
+    without text until the file changes. A converter that ends before it is
+    ready was not asked for anything, so no file is to blame.
     """
 
     def __init__(self) -> None:
+        self._children: WeakKeyDictionary[Channel, int] = WeakKeyDictionary()
         self._channel: Channel | None = None
-        self._asked: dict[str, Stamp] = {}
-        self._texts: dict[str, tuple[Stamp, str]] = {}
-        self._losses: collections.Counter[str] = collections.Counter()
 
-    def fetch(self, wanted: Collection[str]) -> None:
-        """Read the answers, and forget all but the `wanted` paths."""
-        if self._channel is not None and self._channel.closed:
-            # The channel is that of an earlier loop in this process.
-            self._asked.clear()
-            self._channel = None
-        for line, channel in getUtility(IPoller).poll(0):
-            if channel is self._channel:
-                if line.endswith('\n'):
-                    self._take(line)
-                elif not line:  # the end; part of an answer may come before
-                    self._lose()
-        for path in self._texts.keys() - wanted:
-            del self._texts[path]
+    def fetch(self, requests: Requests) -> dict[str, tuple[Stamp, str]]:
+        """The texts that have come, with the stamps of their files."""
+        poller = getUtility(IPoller)
+        self._channel = getUtility(IRunner).get_channel('converter')
+        if self._channel is not None:
+            poller.register(self._channel)
+        texts = {}
+        new = None
+        for line, channel in poller.poll(0):
+            if not line:
+                log.warning('The converter has ended')
+                if self._children.get(channel) == requests.child:
+                    lost = requests.blame()
+                    if lost is not None:
+                        path, stamp = lost
+                        log.error('The converter has ended at each try to '
+                                  'convert %r', path)
+                        texts[path] = (stamp, '')
+            elif line.endswith('\n'):  # or else the converter has ended in it
+                answer = json.loads(line)
+                if 'ready' in answer:
+                    new = self._children[channel] = answer['ready']
+                else:
+                    path, stamp = answer['path'], tuple(answer['stamp'])
+                    if requests.asked.get(path) == stamp:
+                        del requests.asked[path]
+                    if answer['error']:
+                        log.warning('Cannot convert %r: %s', path,
+                                    answer['error'])
+                    texts[path] = (stamp, answer['text'])
+        if new is not None:
+            requests.begin(new)
+        return texts
 
-    def _take(self, line: str) -> None:
-        answer = json.loads(line)
-        path, stamp = answer['path'], tuple(answer['stamp'])
-        if self._asked.get(path) == stamp:
-            del self._asked[path]
-        if answer['error']:
-            log.warning('Cannot convert %r: %s', path, answer['error'])
-        self._texts[path] = (stamp, answer['text'])
+    def ask(self, requests: Requests, path: str, stamp: Stamp) -> None:
+        """Ask for the text of a file, unless that was done already.
 
-    def _lose(self) -> None:
-        """The child has ended: forget the requests, so that they are repeated.
-
-        The child works in the order of the requests, so the first request
-        without an answer may be the cause of its end.
+        Only a converter that is ready is asked, and for a few at a time.
         """
-        log.warning('The converter has ended')
-        if self._asked:
-            path, stamp = next(iter(self._asked.items()))
-            self._losses[path] += 1
-            if self._losses[path] >= TRIES:
-                del self._losses[path]
-                log.error(
-                    'The converter has ended at each try to convert %r', path)
-                self._texts[path] = (stamp, '')
-        # The output may end a moment before the child does.
-        getUtility(IRunner).terminate('converter')
-        self._asked.clear()
-        self._channel = None
-
-    def text(self, path: str, stamp: Stamp) -> str | None:
-        """The text of a file, or None if the answer has not come yet."""
-        known, text = self._texts.get(path, (None, ''))
-        if known == stamp:
-            return text
-        if self._asked.get(path) != stamp and len(self._asked) < ASKED:
-            self._ask(path, stamp)
-        return None
-
-    def _ask(self, path: str, stamp: Stamp) -> None:
-        if self._channel is None:
-            runner = getUtility(IRunner)
-            runner.ensure_running('converter')
-            self._channel = runner.get_channel('converter')
-            getUtility(IPoller).register(self._channel)
+        if (self._channel is None
+                or self._children.get(self._channel) != requests.child
+                or requests.asked.get(path) == stamp
+                or len(requests.asked) >= ASKED):
+            return
         # If the child has ended, the poller gives the end at the next `fetch`.
         with contextlib.suppress(EndpointClosedException):
             self._channel.write(
                 json.dumps({'path': path, 'stamp': stamp}) + '\n')
-            self._asked[path] = stamp
+            requests.asked[path] = stamp
 
 
 def scan(directory: str) -> dict[str, Stamp]:
@@ -263,7 +287,7 @@ def read(path: str) -> str:
         return ''
 
 
-def update(catalog: Catalog, directories: Iterable[str],
+def update(catalog: Catalog, requests: Requests, directories: Iterable[str],
            converter: Converter) -> Changes:
     """Bring one batch of the catalog in line with the files on the disk."""
     found: dict[str, Stamp] = {}
@@ -272,18 +296,21 @@ def update(catalog: Catalog, directories: Iterable[str],
     known = catalog.stamps()
     different = sorted(path for path in found.keys() | known.keys()
                        if found.get(path) != known.get(path))
-    converter.fetch(different)
+    texts = converter.fetch(requests)
     batch: dict[str, str] = {}
     waiting = 0
     for path in different:
-        # Requests go beyond the batch, so that the child works meanwhile.
-        converted = path in found and path.endswith(CONVERTED)
-        text = converter.text(path, found[path]) if converted else None
-        if converted and text is None:
-            waiting += 1
+        if path in found and path.endswith(CONVERTED):
+            stamp, text = texts.get(path, (None, ''))
+            if stamp == found[path]:
+                # Beyond the size of a batch, too: it will not come again.
+                batch[path] = text
+            else:
+                # So that the child works meanwhile.
+                converter.ask(requests, path, found[path])
+                waiting += 1
         elif len(batch) < BATCH:
-            batch[path] = (text if text is not None
-                           else read(path) if path in found else '')
+            batch[path] = read(path) if path in found else ''
     for path, text in batch.items():
         if path in found:
             catalog.put(path, found[path], text)
@@ -299,9 +326,11 @@ def update(catalog: Catalog, directories: Iterable[str],
 def tick(directories: Iterable[str]) -> Changes:
     """Update the catalog of the site, and note this in log and database."""
     site = getSite()
-    if 'catalog' not in site:
-        site['catalog'] = Catalog()
-    changes = update(site['catalog'], directories, getUtility(IConverter))
+    for name, factory in ('catalog', Catalog), ('requests', Requests):
+        if name not in site:
+            site[name] = factory()
+    changes = update(site['catalog'], site['requests'], directories,
+                     getUtility(IConverter))
     if changes.new or changes.changed or changes.gone:
         principal = getInteraction().participations[0].principal
         log.info('%s (as %s)', changes, principal.id)
@@ -312,9 +341,9 @@ def tick(directories: Iterable[str]) -> Changes:
 
 
 @gocept.runner.appmain(ticks=10, principal='zope.mgr')
-def index_tree(*directory: str) -> int | None:
-    """Keep a full-text index of the files below each DIRECTORY up to date."""
-    changes = tick(directory)
+def index_tree(directory: str, *more: str) -> int | None:
+    """Keep a full-text index of the files below each directory up to date."""
+    changes = tick([directory, *more])
     return 0 if changes.left > changes.waiting else None
 
 
@@ -327,5 +356,10 @@ def fill(directories: Iterable[str],
     transaction.get().addAfterCommitHook(
         lambda committed: committed and report(changes))
     if not changes.left:
+        return gocept.runner.Exit
+    if (changes.left == changes.waiting
+            and getUtility(IRunner).state('converter') == 'given-up'):
+        log.error('The converter has failed, so %d files are not indexed',
+                  changes.waiting)
         return gocept.runner.Exit
     return 0 if changes.left > changes.waiting else None

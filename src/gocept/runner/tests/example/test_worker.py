@@ -11,12 +11,14 @@ import subprocess
 import sys
 import unittest.mock
 
+import transaction
+import ZODB
 import zope.component
 from ZODB.FileStorage import FileStorage
 
 from gocept.runner import errors, runner
 from gocept.runner.boot import environment
-from gocept.runner.channel import PipeChannel
+from gocept.runner.channel import PipeChannel, TransactionalChannel
 from gocept.runner.example import converter, worker
 from gocept.runner.interfaces import IPoller, IRunner
 from gocept.runner.poller import Poller
@@ -104,17 +106,18 @@ def words(catalog):
 class FakeConverter:
     """Has the texts that a test gives it."""
 
-    def __init__(self):
+    def __init__(self, tree):
+        self.tree = tree
         self.texts = {}
-        self.wanted = []
         self.asked = []
 
-    def fetch(self, wanted):
-        self.wanted = [os.path.basename(path) for path in wanted]
+    def fetch(self, requests):
+        stamps = worker.scan(str(self.tree))
+        return {path: (stamps[path], text) for path in stamps
+                if (text := self.texts.get(os.path.basename(path)))}
 
-    def text(self, path, stamp):
+    def ask(self, requests, path, stamp):
         self.asked.append(os.path.basename(path))
-        return self.texts.get(os.path.basename(path))
 
 
 class UpdateTest(TestCase):
@@ -123,11 +126,13 @@ class UpdateTest(TestCase):
     def setUp(self):
         super().setUp()
         self.catalog = worker.Catalog()
-        self.converter = FakeConverter()
+        self.converter = FakeConverter(self.tree)
 
-    def update(self):
-        return worker.update(
-            self.catalog, [str(self.tree)], self.converter)[:5]
+    def update(self, *more):
+        self.changes = worker.update(
+            self.catalog, worker.Requests(), [str(self.tree), *more],
+            self.converter)
+        return self.changes[:5]
 
     def found(self, query):
         return self.names(self.catalog.search(query))
@@ -194,28 +199,37 @@ class UpdateTest(TestCase):
         for name in 'bc':
             (self.tree / f'{name}.rst').write_text('markup')
         self.converter.texts['c.rst'] = 'gamma'
-        changes = worker.update(
-            self.catalog, [str(self.tree)], self.converter)
-        self.assertEqual((3, 0, 0, 1, 4, 1), changes)
-        self.assertEqual(['a.py', 'b.rst', 'c.rst', 'd.py'],
-                         self.converter.wanted)
-        self.assertEqual(['b.rst', 'c.rst'], self.converter.asked)
+        self.update()
+        self.assertEqual((3, 0, 0, 1, 4, 1), self.changes)
+        self.assertEqual(['b.rst'], self.converter.asked)
         self.converter.texts['b.rst'] = 'beta'
         self.assertEqual((1, 0, 0, 0, 4), self.update())
-        self.assertEqual(['b.rst'], self.converter.wanted)
         self.assertEqual((0, 0, 0, 0, 4), self.update())
-        self.assertEqual([], self.converter.wanted)
         self.assertEqual(
             {'a.py': ['alpha'], 'b.rst': ['beta'], 'c.rst': ['gamma'],
              'd.py': ['delta']}, words(self.catalog))
+
+    def test_all_texts_that_have_come_are_stored(self):
+        self.batch(2)
+        self.write_files(a='alpha', b='beta')
+        for name in 'xyz':
+            (self.tree / f'{name}.rst').write_text('markup')
+            self.converter.texts[f'{name}.rst'] = name * 3
+        self.assertEqual((5, 0, 0, 0, 5), self.update())
+
+    def test_a_text_of_another_version_is_not_stored(self):
+        (self.tree / 'a.rst').write_text('markup')
+        self.converter.fetch = lambda requests: {
+            str(self.tree / 'a.rst'): ((1, 2), 'old')}
+        self.assertEqual((0, 0, 0, 1, 1), self.update())
+        self.assertEqual(['a.rst'], self.converter.asked)
 
     def test_a_batch_is_filled_while_others_wait(self):
         self.batch(2)
         self.write_files(x='alpha', y='beta', z='gamma')
         (self.tree / 'a.rst').write_text('markup')
-        changes = worker.update(
-            self.catalog, [str(self.tree)], self.converter)
-        self.assertEqual((2, 0, 0, 2, 4, 1), changes)
+        self.update()
+        self.assertEqual((2, 0, 0, 2, 4, 1), self.changes)
         (self.tree / 'a.rst').unlink()
         self.assertEqual((1, 0, 0, 0, 3), self.update())
 
@@ -224,9 +238,7 @@ class UpdateTest(TestCase):
         other = self.dir / 'other'
         other.mkdir()
         (other / 'b.py').write_text('beta')
-        changes = worker.update(
-            self.catalog, [str(self.tree), str(other)], self.converter)
-        self.assertEqual(2, changes.new)
+        self.assertEqual((2, 0, 0, 0, 2), self.update(str(other)))
         self.assertEqual((0, 0, 1, 0, 1), self.update())
 
     def test_leaves_out_what_would_block(self):
@@ -509,7 +521,9 @@ class ChildTest(support.TestCase):
             CONVERTER, input=requests, capture_output=True, text=True,
             timeout=support.DEADLINE, check=True)
         self.assertEqual('', done.stderr)
-        return [json.loads(line) for line in done.stdout.splitlines()]
+        ready, *answers = map(json.loads, done.stdout.splitlines())
+        self.assertEqual(['ready'], [*ready])
+        return answers
 
     def test_answers_each_request(self):
         a = self.write('a.rst', 'Title\n=====\n\nSome *emphasis* here.\n')
@@ -551,30 +565,38 @@ class FakeRunner:
         self.started = 0
         self.channel = None
 
-    def ensure_running(self, name):
+    def start(self, ready=True):
+        """Start another child, which has another pid."""
         self.started += 1
         requests, request_end = os.pipe()
         answers_end, self.answers = os.pipe()
         self.requests = open(  # noqa: SIM115
             requests, encoding='utf-8')
         self._test.addCleanup(self.requests.close)
-        self.channel = PipeChannel(
-            answers_end, request_end, buffering='line', encoding='utf-8')
+        self.channel = TransactionalChannel(PipeChannel(
+            answers_end, request_end, buffering='line', encoding='utf-8'))
         self._test.addCleanup(self.channel.close)
+        if ready:
+            self.say(ready=self.started)
 
     def get_channel(self, name):
         return self.channel
 
-    def terminate(self, name):
-        self.channel.close()
-
     def asked(self):
-        return os.path.basename(json.loads(self.requests.readline())['path'])
+        """What it is asked for next."""
+        return json.loads(self.requests.readline())['path']
+
+    def asked_in_all(self):
+        """How often it was asked, up to its end."""
+        self.channel.write_eof()
+        transaction.commit()
+        return len(self.requests.readlines())
+
+    def say(self, **answer):
+        os.write(self.answers, (json.dumps(answer) + '\n').encode())
 
     def answer(self, path, stamp, text, error=''):
-        os.write(self.answers, (json.dumps(
-            {'path': path, 'stamp': stamp, 'text': text, 'error': error},
-        ) + '\n').encode())
+        self.say(path=path, stamp=stamp, text=text, error=error)
 
     def end(self):
         self.requests.close()
@@ -589,114 +611,169 @@ class ConverterTest(support.TestCase):
         self.runner = FakeRunner(self)
         self.poller = Poller()
         self.addCleanup(self.poller.close)
+        self.addCleanup(transaction.abort)
         zope.component.provideUtility(self.runner, IRunner)
         zope.component.provideUtility(self.poller, IPoller)
         self.converter = worker.Converter()
+        db = ZODB.DB(None)
+        self.addCleanup(db.close)
+        self.root = db.open().root()
+        self.addCleanup(lambda: self.root._p_jar.close())
+        self.addCleanup(transaction.abort)
+        self.root['requests'] = worker.Requests()
+        transaction.commit()
+        self.requests = self.root['requests']
+
+    def tick(self, *paths, stamp=(1, 2), commit=True):
+        """Ask for files, and have what has come."""
+        texts = self.converter.fetch(self.requests)
+        for path in paths:
+            self.converter.ask(self.requests, path, stamp)
+        if commit:
+            transaction.commit()
+        return texts
+
+    def wait(self, *paths):
+        self.poller.register(self.runner.channel)
+        self.assertTrue(self.poller.pause(support.DEADLINE))
+        return self.tick(*paths)
+
+    def start(self, *paths):
+        self.runner.start()
+        while self.requests.child != self.runner.started:
+            self.tick(*paths)
 
     def test_asks_once_and_has_the_answer_later(self):
-        for _ in range(2):
-            self.assertIsNone(self.converter.text('/a', (1, 2)))
-        self.assertIsNone(self.converter.text('/b', (1, 2)))
-        self.assertEqual(['a', 'b'],
+        self.start('/a')
+        self.assertEqual({}, self.tick('/a', '/b'))
+        self.assertEqual(['/a', '/b'],
                          [self.runner.asked(), self.runner.asked()])
+        self.runner.answer('/a', (1, 2), 'alpha')
+        self.assertEqual({'/a': ((1, 2), 'alpha')}, self.wait('/b'))
+        self.assertEqual({'/b': (1, 2)}, dict(self.requests.asked))
+        self.assertEqual(0, self.runner.asked_in_all())
+
+    def test_one_that_is_not_ready_is_not_asked(self):
+        self.runner.start(ready=False)
+        for _ in range(2):
+            self.tick('/a')
+        self.assertEqual({}, dict(self.requests.asked))
+        self.assertEqual(0, self.runner.asked_in_all())
+
+    def test_without_a_child_nothing_is_asked(self):
+        self.tick('/a')
+        self.assertEqual({}, dict(self.requests.asked))
+
+    def test_an_aborted_tick_asks_nothing_and_loses_nothing(self):
+        self.runner.start()
+        self.poller.register(self.runner.channel)
+        self.assertTrue(self.poller.pause(support.DEADLINE))
+        for _ in range(3):
+            self.tick('/a', commit=False)
+            self.assertEqual({'/a': (1, 2)}, dict(self.requests.asked))
+            transaction.abort()
+            self.assertEqual({}, dict(self.requests.asked))
+        self.tick('/a')
+        self.assertEqual('/a', self.runner.asked())
         self.runner.answer('/a', (1, 2), 'alpha')
         self.assertTrue(self.poller.pause(support.DEADLINE))
-        self.converter.fetch(['/a', '/b'])
-        self.assertEqual('alpha', self.converter.text('/a', (1, 2)))
-        self.assertIsNone(self.converter.text('/b', (1, 2)))
-        self.assertEqual(1, self.runner.started)
-
-    def test_an_answer_is_kept_until_it_is_stored(self):
-        self.converter.text('/a', (1, 2))
-        self.runner.answer('/a', (1, 2), 'alpha')
-        for _ in range(2):
-            self.converter.fetch(['/a'])
-            self.assertEqual('alpha', self.converter.text('/a', (1, 2)))
-        self.converter.fetch([])
-        self.assertIsNone(self.converter.text('/a', (1, 2)))
+        for _ in range(3):
+            self.assertEqual({'/a': ((1, 2), 'alpha')},
+                             self.tick(commit=False))
+            transaction.abort()
+        self.tick()
+        self.assertEqual({}, dict(self.requests.asked))
+        self.assertEqual(0, self.runner.asked_in_all())
 
     def test_a_file_that_has_changed_is_asked_for_again(self):
-        self.converter.text('/a', (1, 2))
-        self.runner.answer('/a', (1, 2), 'alpha')
-        self.converter.fetch(['/a'])
-        self.assertIsNone(self.converter.text('/a', (3, 4)))
-        self.assertEqual(['a', 'a'],
+        self.start('/a')
+        self.tick('/a', stamp=(3, 4))
+        self.assertEqual(['/a', '/a'],
                          [self.runner.asked(), self.runner.asked()])
+        self.runner.answer('/a', (1, 2), 'alpha')
+        self.assertEqual({'/a': ((1, 2), 'alpha')}, self.wait())
+        self.assertEqual({'/a': (3, 4)}, dict(self.requests.asked))
         self.runner.answer('/a', (3, 4), 'other')
-        self.converter.fetch(['/a'])
-        self.assertEqual('other', self.converter.text('/a', (3, 4)))
+        self.assertEqual({'/a': ((3, 4), 'other')}, self.wait())
+        self.assertEqual({}, dict(self.requests.asked))
 
     def test_asks_for_so_many_at_a_time(self):
-        for number in range(worker.ASKED + 1):
-            self.converter.text(f'/{number}', (1, 2))
-        self.runner.channel.write_eof()
-        self.assertEqual(worker.ASKED,
-                         len(self.runner.requests.readlines()))
+        self.start()
+        self.tick(*map(str, range(worker.ASKED + 1)))
+        self.assertEqual(worker.ASKED, self.runner.asked_in_all())
 
     def test_an_error_is_logged(self):
-        self.converter.text('/a', (1, 2))
+        self.start('/a')
         self.runner.answer('/a', (1, 2), '', 'ValueError: broken')
         with self.assertLogs(worker.log) as logged:
-            self.converter.fetch(['/a'])
+            self.assertEqual({'/a': ((1, 2), '')}, self.wait())
         self.assertIn("Cannot convert '/a': ValueError: broken",
                       logged.output[0])
-        self.assertEqual('', self.converter.text('/a', (1, 2)))
 
     def lose(self):
+        """End the child; returns the texts, and what was logged."""
         self.runner.end()
+        texts = {}
         with self.assertLogs(worker.log) as logged:
             while not logged.output:  # first what was said before
-                self.assertTrue(self.poller.pause(support.DEADLINE))
-                self.converter.fetch(['/a', '/b'])
-        return logged.output
+                texts |= self.wait()
+        return texts, logged.output
 
-    def test_one_that_has_ended_is_started_anew_and_asked_again(self):
-        self.converter.text('/a', (1, 2))
-        self.converter.text('/b', (1, 2))
+    def test_one_that_has_ended_is_asked_again(self):
+        self.start('/a', '/b')
         self.runner.answer('/a', (1, 2), 'alpha')
+        texts, output = self.lose()
+        self.assertEqual({'/a': ((1, 2), 'alpha')}, texts)
         self.assertEqual(
-            ['WARNING:gocept.runner.example:The converter has ended'],
-            self.lose())
-        self.assertEqual('alpha', self.converter.text('/a', (1, 2)))
-        self.assertIsNone(self.converter.text('/b', (1, 2)))
-        self.assertEqual(2, self.runner.started)
-        self.assertEqual('b', self.runner.asked())
+            ['WARNING:gocept.runner.example:The converter has ended'], output)
+        self.assertEqual({}, dict(self.requests.asked))
+        self.start('/b')
+        self.assertEqual('/b', self.runner.asked())
 
     def test_one_that_has_ended_unnoticed(self):
-        self.converter.text('/a', (1, 2))
+        self.start('/a')
         self.runner.end()
-        self.assertIsNone(self.converter.text('/b', (1, 2)))
+        self.converter.ask(self.requests, '/b', (1, 2))
+        transaction.commit()
+        self.assertEqual({'/a': (1, 2)}, dict(self.requests.asked))
+
+    def test_a_new_one_is_asked_after_the_end_of_the_old_one(self):
+        self.start('/a')
+        self.runner.end()
         with self.assertLogs(worker.log):
-            self.converter.fetch(['/a', '/b'])
-        self.assertIsNone(self.converter.text('/b', (1, 2)))
-        self.assertEqual('b', self.runner.asked())
+            self.start('/a')
+        self.assertEqual({'/a': 1}, dict(self.requests.losses))
+        self.assertEqual('/a', self.runner.asked())
+
+    def test_requests_of_a_run_before_are_forgotten(self):
+        self.requests.asked['/a'] = (1, 2)
+        self.requests.child = 4711
+        self.start('/a')
+        self.assertEqual('/a', self.runner.asked())
 
     def test_a_piece_of_an_answer_is_none(self):
-        self.converter.text('/a', (1, 2))
+        self.start('/a')
         os.write(self.runner.answers, b'{"path": "/a", ')
-        self.lose()
-        self.assertIsNone(self.converter.text('/a', (1, 2)))
-        self.assertEqual(2, self.runner.started)
-
-    def test_a_channel_that_was_closed_with_its_loop(self):
-        self.converter.text('/a', (1, 2))
-        self.runner.channel.close()
-        self.poller.poll(0)
-        self.converter.fetch(['/a'])
-        self.assertIsNone(self.converter.text('/a', (1, 2)))
-        self.assertEqual('a', self.runner.asked())
-        self.assertEqual(2, self.runner.started)
+        self.assertEqual({}, self.lose()[0])
 
     def test_what_it_does_not_survive_is_given_up(self):
         for number in range(worker.TRIES):
-            self.assertIsNone(self.converter.text('/a', (1, 2)))
-            self.converter.text('/b', (1, 2))
-            self.assertEqual('a', self.runner.asked())
-            output = self.lose()
-            self.assertEqual(number == worker.TRIES - 1, len(output) > 1)
+            self.start('/a', '/b')
+            self.assertEqual('/a', self.runner.asked())
+            texts, output = self.lose()
+            is_last = number == worker.TRIES - 1
+            self.assertEqual(is_last, len(output) > 1)
+            self.assertEqual({'/a': ((1, 2), '')} if is_last else {}, texts)
         self.assertIn("has ended at each try to convert '/a'", output[-1])
-        self.assertEqual('', self.converter.text('/a', (1, 2)))
-        self.assertIsNone(self.converter.text('/b', (1, 2)))
+        self.assertEqual({}, dict(self.requests.losses))
+
+    def test_one_that_never_is_ready_is_no_fault_of_a_file(self):
+        self.requests.asked['/a'] = (1, 2)
+        self.requests.child = 4711
+        for _ in range(2 * worker.TRIES):
+            self.runner.start(ready=False)
+            self.assertEqual({}, self.lose()[0])
+        self.assertEqual({}, dict(self.requests.losses))
 
 
 class ConvertedTest(TestCase):
@@ -768,3 +845,43 @@ class ConvertedTest(TestCase):
         self.assertEqual(
             "gocept-runner run: error: app 'converter': [Errno 2] No such "
             f"file or directory: '{self.dir}/missing'\n", program.output)
+
+    def test_a_converter_that_ends_at_once(self):
+        self.write_markup(2)
+        conf = self.zope_conf()
+        path = pathlib.Path(conf)
+        whole = path.read_text()
+        path.write_text(whole.replace(shlex.join(CONVERTER), 'false'))
+        zcml = self.dir / 'few.zcml'
+        zcml.write_text(
+            pathlib.Path(worker.__file__).with_name('example.zcml')
+            .read_text().replace('restart_limit="20"', 'restart_limit="2"'))
+        path.write_text(path.read_text().replace(
+            str(pathlib.Path(worker.__file__).with_name('example.zcml')),
+            str(zcml)))
+        with self.assertLogs(worker.log, 'ERROR') as logged:
+            worker.fill(None, conf, [str(self.tree)], lambda changes: None)
+        self.assertIn('has failed, so 2 files are not', logged.output[0])
+        self.assertEqual([], self.stored(conf))
+        # When it was repaired, all is indexed.
+        support.reset_process()
+        path.write_text(path.read_text().replace(
+            'converter false', f'converter {shlex.join(CONVERTER)}'))
+        worker.fill(None, conf, [str(self.tree)], lambda changes: None)
+        self.assertEqual(['0.rst', '1.rst'], self.stored(conf))
+
+    def stored(self, conf):
+        with runner.init(None, conf) as site:
+            return sorted(words(site['catalog']))
+
+    def test_without_a_directory_nothing_is_removed(self):
+        self.write_files(a='alpha')
+        self.fill()
+        program = self.program('''
+            import sys
+            from gocept.runner import cli
+            sys.exit(cli.main())
+            ''', 'run', 'index', '--config', self.zope_conf(''))
+        self.assertEqual(errors.BAD_USAGE, program.end(), program.output)
+        self.assertIn("'directory'", program.output)
+        self.assertEqual({'a.py': ['alpha']}, self.contents())
