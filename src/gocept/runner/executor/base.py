@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import logging
 import os
 import shlex
 import signal
@@ -19,13 +20,14 @@ from gocept.runner.errors import (
     ProcessFinishedWithError,
     TimeoutExpired,
 )
-from gocept.runner.events import ChildEnded, ChildReady, ChildStarted
+from gocept.runner.events import ChildEnded, ChildReady, ChildStarted, Queue
 from gocept.runner.executor.capture import Capture, Reader
 from gocept.runner.executor.conditions.base import (
     Check,
     Condition,
     Setting,
 )
+from gocept.runner.executor.requirements import in_levels
 from gocept.runner.interfaces import IExecutor
 from gocept.runner.poller import Poller, background
 from gocept.runner.poller.thread import hand_over
@@ -40,12 +42,22 @@ from gocept.runner.process.launch import (
 )
 from gocept.runner.waits.deadline import Deadline
 from gocept.runner.waits.forks import Lock
+from gocept.runner.waits.threads import refuse_to_wait
+
+log = logging.getLogger('gocept.runner.executor')
 
 _FIRST_PAUSE = 0.001  # seconds between two probes
+
+_PATIENCE = 5.0
+"""Seconds until the log says what is waited for."""
 
 _SLOWING = 200
 """A pause is so small a part of the time since the start. So pauses make no
 start longer by more than half a per cent."""
+
+
+_awaited: 'dict[threading.Thread, SimpleExecutor]' = {}
+"""The threads that wait until another thread has started an executor."""
 
 
 @zope.interface.implementer(IExecutor)
@@ -88,7 +100,7 @@ class SimpleExecutor:
         self._timeout = timeout
         self._sleep = sleep
         self._stop_signal = stop_signal
-        self._stop_timeout = timeout if stop_timeout is None else stop_timeout
+        self._stop_timeout = stop_timeout
         self._kill_signal = kill_signal
         self._expected_returncode = expected_returncode
         for each, variables in (('envvars', envvars),
@@ -103,8 +115,11 @@ class SimpleExecutor:
         self.name = name or os.path.basename(self.command_parts[0])
         self._deadline: Deadline | None = None
         self._changing = threading.Condition(Lock())
-        # The lock of `_changing` guards `_run` and this one:
+        # The lock of `_changing` guards `_run` and these:
         self._starter: threading.Thread | None = None
+        """The thread that starts a child now."""
+        self._claimant: threading.Thread | None = None
+        """The thread in which `ensure_running` starts the child."""
 
     def _set_command(self, command: Command) -> None:
         if self.condition is not None:
@@ -138,22 +153,91 @@ class SimpleExecutor:
     def start(self) -> Self:
         """See `IExecutor`."""
         self._set_timeout()
-        process = self._start()
-        if process is not None:
-            ChildReady.tell(process)
+        self._start()
+        self._settle(self._run, True)
         return self
 
     def ensure_running(self) -> Self:
         """See `IExecutor`."""
-        if not self.is_up():
+        if not self._is_ready():
+            in_levels([self])  # an error if they require each other
             for each in self.requires:
                 each.ensure_running()
-            if not self.is_up():  # another thread may have started it now
-                self.start()
+            if self._claim():
+                try:
+                    if not self.is_up():
+                        self.start()
+                finally:
+                    with self._changing:
+                        self._claimant = None
+                        self._changing.notify_all()
         return self
 
-    def _start(self) -> Process | None:
-        """Start the child; None if it runs, or another thread starts it.
+    def _is_ready(self) -> bool:
+        run = self._run
+        return run is not None and run.is_settled and self.is_up()
+
+    def _claim(self) -> bool:
+        """Whether it is up to this thread to start the child.
+
+        Not if the child is ready. Waits for a thread that starts the child.
+        """
+        me = threading.current_thread()
+        # It may notice an end, which is told without the lock.
+        while not self._is_ready():
+            with self._changing:
+                if me in self._starters():
+                    return False  # a subscriber has called back
+                if not self._starters():
+                    self._claimant = me
+                    return True
+                self._await_starters()
+        return False
+
+    def _starters(self) -> set[threading.Thread]:
+        """The threads that start the child, or wait until it is ready."""
+        run = self._run
+        threads = (self._claimant, self._starter,
+                   None if run is None or run.is_settled else run.starter)
+        # In a forked child, those of the parent are not alive.
+        return {each for each in threads if each is not None
+                and each.is_alive()}
+
+    def _await_starters(self) -> None:
+        """Wait for news of the threads that start it; with `_changing` held.
+
+        ExecutorError if one of them waits for an executor that this thread
+        starts.
+        """
+        refuse_to_wait(f'ensure_running() of {self}')
+        me = threading.current_thread()
+        _awaited[me] = self
+        try:
+            pending, seen = [self], {self}
+            for each in pending:  # it grows
+                for thread in each._starters():
+                    other = _awaited.get(thread)
+                    if thread is me:
+                        raise ExecutorError(
+                            self, f'is being started by a thread that waits '
+                            f'for {each}, which this thread starts')
+                    if other is not None and other not in seen:
+                        seen.add(other)
+                        pending.append(other)
+            self._changing.wait()
+        finally:
+            del _awaited[me]
+
+    def _settle(self, run: '_Run | None', ready: bool) -> None:
+        """The start of a child is over; tells whether the child is ready."""
+        if run is not None:
+            run.settle(ready)
+            with self._changing:
+                self._changing.notify_all()
+            run.news.tell()
+
+    def _start(self) -> None:
+        """Start the child, unless it runs, or another thread starts it.
 
         Subscribers of the start are called meanwhile, so no lock is held.
         """
@@ -165,20 +249,21 @@ class SimpleExecutor:
         with self._changing:
             if self._starter is me:
                 raise RuntimeError(f'{self} is just being started')
-            # In a forked child the thread of the starter is not alive.
-            self._changing.wait_for(lambda: not (
-                self._starter is not None and self._starter.is_alive()))
+            while self._starter is not None and self._starter.is_alive():
+                self._await_starters()
             if self._run is not None:
-                return None
+                return
             self._starter = me
         run = None
         try:
             run = _Run(self)
+        except OSError as error:
+            self._name_in(error)
+            raise
         finally:
             with self._changing:
                 self._run, self._starter = run, None
                 self._changing.notify_all()
-        return run.process
 
     @property
     def _setting(self) -> Setting:
@@ -213,9 +298,10 @@ class SimpleExecutor:
             'popen_kwargs': {key: value for key, value in popen.items()
                              if key not in _KNOWN},
             'stop_signal': self._stop_signal,
-            'stop_timeout': self._stop_timeout,
-            'kill_signal': self._kill_signal, 'name': self.name,
-            'on_start': ChildStarted.tell, 'on_end': ChildEnded.tell}
+            # At our exit, a time that was given is another one.
+            **({} if self._stop_timeout is None else {
+                'stop_timeout': self._stop_timeout}),
+            'kill_signal': self._kill_signal, 'name': self.name}
 
     def _set_timeout(self) -> None:
         """Begin the time that a start may take."""
@@ -227,10 +313,16 @@ class SimpleExecutor:
 
     def wait_for(self, wait_for: Callable[[], object]) -> Self:
         """See `IExecutor`."""
+        refuse_to_wait(f'The start of {self}')
         began = time.monotonic()
         run = self._run
+        patience = Deadline(_PATIENCE)
         try:
             while not wait_for():
+                if patience.passed:  # after 5, 10, 20 ... seconds
+                    patience = Deadline(time.monotonic() - began)
+                    log.info('%s: still waiting%s', self, '' if run is None
+                             else '; '.join(['', *run.looks()]))
                 self._require(run)
                 if not self.check_timeout():
                     raise TimeoutExpired(self, self._timeout)
@@ -241,6 +333,8 @@ class SimpleExecutor:
             if isinstance(error, ExecutorError) and error.executor is self:
                 self._explained(error)
             if run is not None:
+                run.is_ending = True
+                self._settle(run, False)
                 try:
                     run.process.terminate(self._kill_signal, 0)
                 except DeadlineExceeded as failure:  # `stop` may try again
@@ -285,6 +379,7 @@ class SimpleExecutor:
         run = self._run
         if run is None:
             return self
+        run.is_ending = True
         if stop_signal is None:
             stop_signal = self._stop_signal
         self._end(run, stop_signal, 'stopped')
@@ -305,6 +400,7 @@ class SimpleExecutor:
         run = self._run
         if run is None:
             return self
+        run.is_ending = True
         sig = self._kill_signal if sig is None else sig
         if wait:
             self._end(run, sig, 'killed')
@@ -312,6 +408,11 @@ class SimpleExecutor:
             run.process.signal_all(sig)
         self._forget(run)
         return self
+
+    def expect_end(self) -> None:
+        """Take the end of the child for wanted, whatever its status is."""
+        if self._run is not None:
+            self._run.is_ending = True
 
     def _end(self, run: '_Run', signum: int, how: str) -> None:
         try:
@@ -326,6 +427,7 @@ class SimpleExecutor:
             if self._run is not run:
                 return
             self._run = self._deadline = None
+        self._settle(run, False)
         run.close()
 
     @contextlib.contextmanager
@@ -361,10 +463,35 @@ class SimpleExecutor:
                    ) -> ExecutorError:
         """Add to an error of this executor what is known of the child."""
         run = self._run
-        parts = [obstacle, *(() if run is None else run.facts())]
+        parts = [obstacle]
+        if run is not None:
+            if run.check is not None:
+                if isinstance(error, TimeoutExpired):
+                    parts.append(self._port_hint())
+                parts += run.looks()
+            parts += [run.status, *run.tails()]
         error.situation = error.situation or ''.join(
             f'; {part}' for part in parts if part)
         return error
+
+    def _port_hint(self) -> str:
+        """What may be wrong with the port that the child uses."""
+        port = self._replaced('{port}')
+        where = [self.command, *self._envvars.values()]
+        if port == '{port}':
+            return ('' if port not in self.command else
+                    '{port} in the command is replaced for port 0 only')
+        return ('' if any(port in each for each in where) else
+                f'neither the command nor envvars have {{port}}, so the child '
+                f'may not know that its port is {port}')
+
+    def _name_in(self, error: OSError) -> None:
+        """Have the error say what could not be started."""
+        if error.strerror and str(self) not in error.strerror:
+            cwd = self._popen['cwd']
+            what = ('directory' if cwd is not None
+                    and str(error.filename) == str(cwd) else 'program')
+            error.strerror += f' (the {what} of {self})'
 
     def __enter__(self) -> Self:
         return self.start()
@@ -393,11 +520,20 @@ class _Run:
 
     def __init__(self, executor: SimpleExecutor) -> None:
         self.began = time.monotonic()
+        self.starter = threading.current_thread()
+        self.is_settled = False
+        """Whether the start is over: the child is ready, or was given up."""
+        self.is_ending = False
+        """Whether somebody wants the child to end."""
+        self.news = Queue()  # without a lock; put with this one held:
+        self._telling = Lock()
+        self._has_ended = False
         self.check: Check | None = None
         self.captures: dict[str, Capture] = {}  # of the pipes of the child
         self.readers: dict[str, Reader] = {}
         self._waiting = contextlib.ExitStack()  # the wait for readiness
         popen = executor._popen
+        self._is_stderr_lost = popen['stderr'] is None
         with contextlib.ExitStack() as undo:
             undo.enter_context(self._waiting)
             self.poller: Poller | None = self._waiting.enter_context(Poller())
@@ -405,9 +541,14 @@ class _Run:
                 executor._setting)
             if condition is not None:
                 self.check = self._waiting.enter_context(condition.check())
+            undo.callback(self.news.tell)
+            undo.callback(self.settle, False)
             self.process = Process(
-                **executor._options(self.check),
+                **executor._options(self.check), on_start=self._tell_start,
+                on_end=self._tell_end,
                 servers=None if condition is None else condition.servers)
+            if executor._stop_timeout is None:
+                self.process.stop_timeout = executor._timeout
             undo.callback(self.process.close)
             undo.callback(self.process.terminate, signal.SIGKILL, 0)
             for name, channel in (('stdout', self.process.channel),
@@ -427,20 +568,74 @@ class _Run:
                 background().register(capture)
             undo.pop_all()
 
-    def facts(self) -> Iterator[str]:
-        """Parts of a message that say what is known of the child."""
-        if self.check is not None:
+    def _tell_start(self, process: Process) -> None:
+        self.process = process
+        with self._telling:
+            self.news.put(ChildStarted.tell, process)
+            self.news.put(log.info, 'Started %s', repr(process))
+        self.news.tell()
+
+    def settle(self, ready: bool) -> None:
+        """Put what there is to tell at the end of the start; once.
+
+        Only now the end of a child is told that has become a daemon before it
+        was ready.
+        """
+        with self._telling:
+            if not self.is_settled:
+                self.is_settled = True
+                if ready:
+                    self.news.put(ChildReady.tell, self.process)
+                    self.news.put(log.info, 'Ready after %.2f s: %r',
+                                  time.monotonic() - self.began, self.process)
+                if self._has_ended:
+                    self._put_end()
+
+    def _tell_end(self, process: Process) -> None:
+        process.find_servers()  # so that a daemon ends when we exit
+        with self._telling:
+            self._has_ended = True
+            if self.is_settled:
+                self._put_end()
+        self.news.tell()
+
+    def _put_end(self) -> None:
+        self.news.put(ChildEnded.tell, self.process)
+        self.news.put(self._log_end)
+
+    def _log_end(self) -> None:
+        process = self.process
+        if (self.is_ending or process.lost or not process.returncode
+                or not threading.main_thread().is_alive()):  # at our exit
+            log.info('%r', process)
+        else:
+            log.warning('%s', '; '.join([repr(process), *self.tails()]))
+
+    @property
+    def status(self) -> str:
+        """What a message says of the end of the child; '' before the end."""
+        status = self.process.returncode
+        return ('' if status is None
+                else f'its status is {self.process.status_text}')
+
+    def looks(self) -> Iterator[str]:
+        """What a message says of the wait until the child is ready."""
+        check = self.check
+        if check is not None:
             yield (f'waited {time.monotonic() - self.began:.2f} s for '
-                   f'{self.check.awaited}')
-            if self.check.seen:
-                yield f'seen last: {self.check.seen}'
-        if self.process.returncode is not None:
-            yield f'its status is {self.process.status_text}'
+                   f'{check.awaited}')
+            if seen := check.seen:
+                yield f'seen last: {seen}'
+
+    def tails(self) -> Iterator[str]:
+        """What a message says of the end of the output."""
+        hint = (' (its standard error was not read: stderr=PIPE shows it here)'
+                if self._is_stderr_lost and self.process.returncode else '')
         for name, capture in self.captures.items():
             capture.read_rest()
             tail = capture.tail
             yield (f'its {name} ends with:\n{tail}' if tail
-                   else f'its {name} is empty')
+                   else f'its {name} is empty{hint}')
 
     def end_waiting(self) -> None:
         """Close what only the wait for readiness needs."""
@@ -460,6 +655,7 @@ class _Run:
         The background thread does this. After the kill signal, it has next to
         nothing to wait for.
         """
+        self.is_ending = True
         try:
             if self.process.is_ours:
                 self.process.terminate(signum, 0)

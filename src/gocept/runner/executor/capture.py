@@ -19,7 +19,11 @@ from gocept.runner.executor.logfile import LogFile
 from gocept.runner.waits.closing import Closing
 from gocept.runner.waits.forks import Lock, tell_forks
 from gocept.runner.waits.source import Source
-from gocept.runner.waits.threads import log_exception, survived
+from gocept.runner.waits.threads import (
+    log_exception,
+    refuse_to_wait,
+    survived,
+)
 
 log = logging.getLogger('gocept.runner.executor')
 
@@ -198,7 +202,7 @@ class _Raw(io.RawIOBase):
     """The bytes of a capture. A line says where some were dropped."""
 
     def __init__(self, capture: Capture) -> None:
-        self._capture = capture
+        self.capture = capture
         self._position = 0
         self._notice = b''
         self.skipping = False
@@ -226,7 +230,7 @@ class _Raw(io.RawIOBase):
             return min(len(data), len(buffer))
 
     def _next(self, size: int) -> bytes:
-        position, data = self._capture.take(self._position, size)
+        position, data = self.capture.take(self._position, size)
         lost, self._position = position - self._position, position + len(data)
         if lost:
             return b'\n[%d bytes were not kept]\n' % lost + data
@@ -246,10 +250,18 @@ class Reader(io.TextIOWrapper):
                          encoding=capture.encoding,
                          errors=errors or 'backslashreplace')
 
+    def _refuse_to_wait(self) -> None:
+        # What is there already may be half a line, which would be lost.
+        capture = self.raw.capture
+        if not capture.ended:
+            refuse_to_wait('reading the output of a child that goes on')
+
     def read(self, size: int | None = -1, /) -> str:
+        self._refuse_to_wait()
         with self._turn:
             return super().read(size)
 
     def readline(self, size: int = -1, /) -> str:  # type: ignore[override]
+        self._refuse_to_wait()
         with self._turn:
             return super().readline(size)

@@ -10,13 +10,14 @@ from gocept.runner.errors import (
     ExecutorError,
     ProcessExitedWithError,
 )
-from gocept.runner.events import ChildReady
 from gocept.runner.executor.base import SimpleExecutor
 from gocept.runner.executor.conditions.base import Condition
 from gocept.runner.interfaces import ICheckedExecutor, IConditionExecutor
 from gocept.runner.poller import Poller
+from gocept.runner.process import Process
 from gocept.runner.process.launch import Command
 from gocept.runner.waits.deadline import NEVER
+from gocept.runner.waits.threads import refuse_to_wait
 
 
 @zope.interface.implementer(ICheckedExecutor)
@@ -39,14 +40,15 @@ class Executor(SimpleExecutor):
         if not self._overrides('pre_start_check', 'after_start_check',
                                'check_subprocess'):
             return super().start()
-        if self.process is not None and self.process.poll():
+        refuse_to_wait(f'The start of {self}')
+        if self.process is not None and _has_failed(self.process):
             # What a child that has failed has left must not be in the way.
             self.kill()
         self._set_timeout()
         self._obstacle = ''
         if self._overrides('pre_start_check') and self.pre_start_check():
             raise self._explained(AlreadyRunning(self), self._obstacle)
-        process = self._start()
+        self._start()
         self.wait_for(self.check_subprocess)
         run = self._run  # None if another thread has stopped it
         if run is not None:
@@ -56,8 +58,7 @@ class Executor(SimpleExecutor):
                     run.readers[name].raw.skip_to(*check.place(capture))
             run.end_waiting()
             run.process.find_servers()  # so that a daemon ends when we exit
-        if process is not None:
-            ChildReady.tell(process)
+        self._settle(run, True)
         return self
 
     def _overrides(self, *methods: str) -> bool:
@@ -76,7 +77,7 @@ class Executor(SimpleExecutor):
             for capture in run.captures.values():
                 capture.read_rest()
         said_by_child = check is not None and check.said_by_child
-        failed = status and not run.process.lost
+        failed = _has_failed(run.process)
         if (not failed or said_by_child) and self.after_start_check():
             return True
         if check is not None and check.pending:
@@ -84,13 +85,17 @@ class Executor(SimpleExecutor):
         hopeless = '' if check is None else check.hopeless
         if hopeless:
             status = run.process.poll()  # it may have ended meanwhile
-        if (status and not run.process.lost) or (
-                hopeless and status is not None):
+            failed = _has_failed(run.process)
+        if status is not None and (failed or hopeless):
             raise ProcessExitedWithError(
                 self, status, run.process.status_text)
         if hopeless:
             raise ExecutorError(self, hopeless)
         return False
+
+
+def _has_failed(process: Process) -> bool:
+    return bool(process.poll()) and not process.lost
 
 
 @zope.interface.implementer(IConditionExecutor)

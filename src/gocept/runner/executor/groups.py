@@ -3,15 +3,9 @@
 import math
 import signal
 import threading
-from collections.abc import Callable, Collection, Iterable, Sequence
-from concurrent.futures import (
-    FIRST_EXCEPTION,
-    Future,
-    ThreadPoolExecutor,
-    wait,
-)
-from graphlib import CycleError, TopologicalSorter
-from typing import Protocol, TypeVar, cast
+from collections.abc import Callable, Collection, Iterable
+from concurrent.futures import FIRST_EXCEPTION, Future, wait
+from typing import TypeVar
 
 from gocept.runner.errors import (
     DeadlineExceeded,
@@ -19,31 +13,47 @@ from gocept.runner.errors import (
     Terminated,
 )
 from gocept.runner.executor.base import SimpleExecutor
-from gocept.runner.process import Process, terminate_all
+from gocept.runner.executor.requirements import Startable, in_levels
+from gocept.runner.process import terminate_all
 from gocept.runner.signals import Shutdown
+from gocept.runner.waits.closing import Closing
 from gocept.runner.waits.deadline import Deadline
 
-T = TypeVar('T', bound='Startable')
+T = TypeVar('T', bound=Startable)
 
 _KILL_AGAIN = 0.05  # seconds, as a child may have been started meanwhile
 
 
-class Startable(Protocol):
-    """An executor, or what has these methods of one; see `IExecutor`."""
+class _Threads(Closing):
+    """Threads that are waited for at the end.
 
-    @property
-    def requires(self) -> Sequence['Startable']: ...
+    Those of concurrent.futures cannot be started after the end of the main
+    thread, though other threads may go on.
+    """
 
-    @property
-    def process(self) -> Process | None: ...
+    def __init__(self) -> None:
+        self._threads: list[threading.Thread] = []
 
-    def is_up(self) -> bool: ...
+    def submit(self, function: Callable[..., object],
+               *args: object) -> Future[None]:
+        future: Future[None] = Future()
 
-    def start(self) -> object: ...
+        def run() -> None:
+            try:
+                function(*args)
+            except BaseException as error:  # raised where it is waited for
+                future.set_exception(error)
+            else:
+                future.set_result(None)
 
-    def stop(self) -> object: ...
+        thread = threading.Thread(target=run, name='gocept.runner.groups')
+        thread.start()
+        self._threads.append(thread)
+        return future
 
-    def kill(self) -> object: ...
+    def close(self) -> None:
+        for thread in self._threads:
+            thread.join()
 
 
 def start_all(executors: Iterable[T], *, shutdown: Shutdown | None = None,
@@ -89,7 +99,7 @@ def start_all(executors: Iterable[T], *, shutdown: Shutdown | None = None,
     down = [each for each in ordered if not each.is_up()]
     if not down:
         return []
-    with ThreadPoolExecutor(len(ordered)) as threads:
+    with _Threads() as threads:
         try:
             for executor in ordered:
                 # Its thread looks for the futures of those that it requires.
@@ -141,7 +151,10 @@ def stop_all(executors: Iterable[Startable],
              if not _stops_itself(each)}
     errors: list[BaseException] = []
     deadline = Deadline(None if math.isinf(timeout) else timeout)
-    with ThreadPoolExecutor(max(len(own), 1)) as threads:
+    for each in there.values():
+        if isinstance(each, SimpleExecutor):
+            each.expect_end()
+    with _Threads() as threads:
         stops = {threads.submit(each.stop): each for each in own}
         try:
             terminate_all(plain, at_most=timeout)
@@ -176,31 +189,3 @@ def _raise(doing: str, errors: list[BaseException]) -> None:
         raise errors[0]
     if errors:
         raise BaseExceptionGroup(f'{doing} executors', errors)
-
-
-def in_levels(executors: Iterable[T],
-              name: Callable[[T], str] = str) -> list[list[T]]:
-    """Lists of executors; what they require, which is added, is in others
-    before them.
-
-    ValueError, with the names, if they require each other.
-    """
-    found: dict[int, T] = {}
-    order: TopologicalSorter[int] = TopologicalSorter()
-    pending = list(executors)
-    for each in pending:  # it grows
-        if id(each) not in found:
-            found[id(each)] = each
-            order.add(id(each), *map(id, each.requires))
-            pending += cast(Sequence[T], each.requires)
-    try:
-        order.prepare()
-    except CycleError as error:
-        cycle = [name(found[key]) for key in reversed(error.args[1])]
-        raise ValueError(
-            f'these require each other: {", ".join(cycle)}') from None
-    levels = []
-    while ready := order.get_ready():
-        levels.append([found[key] for key in ready])
-        order.done(*ready)
-    return levels

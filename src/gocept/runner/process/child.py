@@ -309,9 +309,9 @@ class Process(Source, Closing):
                              if procfs.look(pid).group == self.pid}
                 self._signal_group(signum)
             # The child may have ended, and have become a daemon.
-            servers = self.find_servers()
+            self.find_servers()  # or another thread finds them now
             with self._lock:
-                for handle in (*others.values(), *servers):
+                for handle in (*others.values(), *self._left.values()):
                     if handle.pid not in told:
                         told.add(handle.pid)
                         handle.signal(signum)

@@ -11,7 +11,8 @@ import zope.interface
 from gocept.runner.boot.program import Program
 from gocept.runner.errors import CannotStart, Terminated
 from gocept.runner.executor.base import SimpleExecutor
-from gocept.runner.executor.groups import in_levels, start_all, stop_all
+from gocept.runner.executor.groups import start_all, stop_all
+from gocept.runner.executor.requirements import in_levels
 from gocept.runner.interfaces import IPoller, IRunner, ISupervisor
 from gocept.runner.signals import Shutdown
 from gocept.runner.signals.handlers import restore_defaults

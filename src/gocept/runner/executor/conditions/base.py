@@ -91,6 +91,29 @@ class Check(Closing):
         """See `Closing`."""
 
 
+class Pauses:
+    """Pauses between requests to a child that answers that it is not ready.
+
+    To look costs us little, but to answer may cost the child more.
+    """
+
+    _FIRST, _LAST = 0.01, 0.1  # seconds
+
+    def __init__(self) -> None:
+        self._deadline = Deadline(0)
+        self._seconds = self._FIRST
+
+    def begin(self) -> None:
+        """After an answer; each is twice as long as the one before."""
+        self._deadline = Deadline(self._seconds)
+        self._seconds = min(2 * self._seconds, self._LAST)
+
+    @property
+    def over(self) -> bool:
+        """Whether it is time for the next request."""
+        return self._deadline.passed
+
+
 @zope.interface.implementer(ICondition)
 class Condition:
     """See `ICondition`."""

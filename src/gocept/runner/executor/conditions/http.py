@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from urllib.parse import urlencode, urlsplit
 
-from gocept.runner.executor.conditions.base import Check
+from gocept.runner.executor.conditions.base import Check, Pauses
 from gocept.runner.executor.conditions.network import TCPCheck, tcp
 from gocept.runner.executor.conditions.threads import in_thread
 from gocept.runner.waits.deadline import Deadline
@@ -87,6 +87,7 @@ class _HTTPCheck(TCPCheck):
         self._sock: socket.socket | None = None
         self._asking: Future[tuple[bool, str]] | None = None
         self._limit = Deadline(0)
+        self._pauses = Pauses()
         self._answer = ''
         url = condition.url  # shown without a user and a password
         shown = url._replace(netloc=url.netloc.rpartition('@')[2]).geturl()
@@ -95,7 +96,8 @@ class _HTTPCheck(TCPCheck):
 
     def holds(self) -> bool:
         if self._asking is None:
-            self._begin_asking()
+            if self._pauses.over:
+                self._begin_asking()
             return False
         if not self._asking.done() and not self._limit.passed:
             return False
@@ -109,6 +111,7 @@ class _HTTPCheck(TCPCheck):
             self._answer = f'{type(error).__name__}: {error}'
         finally:
             self._abandon()
+            self._pauses.begin()
         self.seen = self._answer
         return right
 

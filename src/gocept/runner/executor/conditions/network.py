@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from gocept.runner.executor.conditions import listeners
-from gocept.runner.executor.conditions.base import Check, Condition
+from gocept.runner.executor.conditions.base import Check, Condition, Pauses
 from gocept.runner.executor.conditions.threads import in_thread
 from gocept.runner.poller import Poller
 from gocept.runner.process import descendants, unixsocket
@@ -184,6 +184,7 @@ class TCPCheck(Check):
         self._condition = condition
         self._resolving, condition.looked_up = condition.looked_up, None
         self._connector: Connector | None = None
+        self._pauses = Pauses()  # between two failures of the name's look-up
         self.awaited = (f'connections to {condition.host} port '
                         f'{condition.port}')
 
@@ -197,6 +198,8 @@ class TCPCheck(Check):
     def connect(self) -> socket.socket | None:
         """Return a connected socket; or None, and say why in `seen`."""
         if self._connector is None:
+            if not self._pauses.over:
+                return None
             resolving = self._resolving = (
                 self._resolving or self._condition.look_up(self.poller))
             if not resolving.done():
@@ -206,7 +209,8 @@ class TCPCheck(Check):
                 self._connector = Connector(resolving.result())
             except OSError as error:
                 self.seen = f'{self._condition.host!r}: {error}'
-                self._resolving = self._condition.look_up(self.poller)
+                self._resolving = None
+                self._pauses.begin()
                 return None
         sock = self._connector.attempt()
         self.seen = self._connector.seen

@@ -9,7 +9,12 @@ from typing import Any, Self
 
 from gocept.runner.channel import PipeChannel
 from gocept.runner.errors import EndpointClosedException
-from gocept.runner.executor.conditions.base import Check, Condition, Setting
+from gocept.runner.executor.conditions.base import (
+    Check,
+    Condition,
+    Pauses,
+    Setting,
+)
 from gocept.runner.process import Process
 from gocept.runner.process.launch import checked_arguments
 
@@ -44,6 +49,7 @@ class _ExitCheck(Check):
                  options: dict[str, Any]) -> None:
         self._command = command
         self._options = options
+        self._pauses = Pauses()
         self._probe: Process | None = None
         self._said = b''
         self.awaited = f'{shlex.join(command)!r} to end with 0'
@@ -51,6 +57,8 @@ class _ExitCheck(Check):
 
     def holds(self) -> bool:
         if self._probe is None:
+            if not self._pauses.over:
+                return False
             self._probe = Process(
                 self._command, stdin='null', stdout='pipe', stderr='merge',
                 setsid=True, adopt=True, **self._options)
@@ -58,11 +66,12 @@ class _ExitCheck(Check):
             self.poller.register(self._probe)
             for channel in self._probe.channels():
                 self.poller.register(channel, self._hear)
-        status = self._probe.poll()
+        probe = self._probe
+        status = probe.poll()
         if status is not None:
-            ended = f'it ended with {self._probe.status_text}'
             self.close()
-            self._state = ended
+            self._pauses.begin()
+            self._state = f'it ended with {probe.status_text}'
             self._hear()
         return status == 0
 

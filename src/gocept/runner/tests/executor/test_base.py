@@ -4,15 +4,18 @@ import gc
 import os
 import select
 import signal
+import socket
 import subprocess
+import threading
 import unittest
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 from unittest import mock
 
 import zope.event
 import zope.interface.verify
 
+from gocept.runner.errors import RunnerError
 from gocept.runner.events import ChildStarted
 from gocept.runner.executor import (
     Executor,
@@ -23,9 +26,12 @@ from gocept.runner.executor import (
     SimpleExecutor,
     TCPExecutor,
     TimeoutExpired,
+    base,
     exits_zero,
+    stop_all,
     unix,
 )
+from gocept.runner.executor.base import _awaited
 from gocept.runner.executor.conditions.base import Check
 from gocept.runner.interfaces import (
     ICheckedExecutor,
@@ -34,6 +40,7 @@ from gocept.runner.interfaces import (
     IExecutor,
 )
 from gocept.runner.poller import background
+from gocept.runner.poller.thread import hand_over
 from gocept.runner.process import Process, ending, procfs
 from gocept.runner.tests.executors import (
     ExecutorTestCase,
@@ -623,3 +630,339 @@ class OptionsTests(unittest.TestCase):
             self.assertEqual(expected, options['command'])
         self.assertEqual((5, 17), options['pass_fds'])
         self.assertEqual({'NOTIFY_FD': '17'}, options['extra_env'])
+
+
+class Heard:
+    """Notes down what is told of children."""
+
+    def __init__(self, case: ExecutorTestCase, hear: Any = None) -> None:
+        self.told: list[tuple[str, str]] = []
+        self.hear = hear or (lambda kind, event: None)
+        case.enterContext(
+            mock.patch.object(zope.event, 'subscribers', [self.note]))
+
+    def note(self, event: Any) -> None:
+        kind = type(event).__name__.removeprefix('Child')
+        self.told.append((event.name, kind))
+        self.hear(kind, event)
+
+    def of(self, executor: SimpleExecutor) -> list[str]:
+        return [kind for name, kind in self.told if name == executor.name]
+
+
+class EventTests(ExecutorTestCase):
+
+    def test_they_come_in_order_for_each_child(self) -> None:
+        heard = Heard(self)
+        for executor in (
+                SimpleExecutor('true', name='simple'),
+                OutputExecutor('echo ready', 'ready', name='checked')):
+            for _ in range(20):
+                executor.start()
+                executor.process.wait(DEADLINE)
+                executor.stop()
+            self.assertEqual(['Started', 'Ready', 'Ended'] * 20,
+                             heard.of(executor))
+
+    def test_a_daemon_ends_for_subscribers_when_it_is_ready(self) -> None:
+        heard = Heard(self)
+        executor = self.stopping(OutputExecutor(
+            'exec 3<&0; (read line <&3; echo ready; exec sleep 100) &',
+            'ready', shell=True, name='daemon'))
+        starting = Starting(executor)
+        until(lambda: executor.process
+              and executor.process.poll() is not None)
+        self.assertEqual(['Started'], heard.of(executor))
+        starting.go_on()
+        starting.wait()
+        self.assertEqual(['Started', 'Ready', 'Ended'], heard.of(executor))
+        executor.stop()
+        self.assertEqual(['Started', 'Ready', 'Ended'], heard.of(executor))
+
+    def test_a_child_that_was_never_ready_ends_as_well(self) -> None:
+        heard = Heard(self)
+        bad = OutputExecutor('exit 3', 'ready', shell=True, name='bad')
+        self.assertRaises(ProcessExitedWithError, bad.start)
+        late = OutputExecutor('sleep 100', 'ready', timeout=0.01, name='late')
+        self.assertRaises(TimeoutExpired, late.start)
+        gone = SimpleExecutor('sleep 100', log_file='/no/where', name='gone')
+        self.assertRaises(FileNotFoundError, gone.start)
+        for each in bad, late, gone:
+            self.assertEqual(['Started', 'Ended'], heard.of(each))
+
+    def test_a_subscriber_that_waits_for_the_end_does_not_turn_them(
+            self) -> None:
+        heard = Heard(self, lambda kind, event: (
+            kind == 'Started' and event.process.wait(DEADLINE)))
+        with SimpleExecutor('true') as executor:
+            pass
+        self.assertEqual(['Started', 'Ready', 'Ended'], heard.of(executor))
+
+    def test_the_log_tells_them(self) -> None:
+        with self.assertLogs('gocept.runner.executor', 'INFO') as logged:
+            with OutputExecutor('echo ready; exec sleep 100', 'ready',
+                                shell=True, name='web') as executor:
+                pid = executor.process.pid
+        started, ready, ended = logged.output
+        self.assertEqual(
+            'INFO:gocept.runner.executor:Started '
+            f"<Process 'web' ({pid}): running>", started)
+        self.assertRegex(
+            ready, rf"Ready after \d+\.\d\d s: <Process 'web' \({pid}\): ")
+        self.assertEqual(
+            'INFO:gocept.runner.executor:'
+            f"<Process 'web' ({pid}): ended with -15>", ended)
+
+    def test_an_end_that_nobody_wants_is_a_warning_with_its_output(
+            self) -> None:
+        with self.assertLogs('gocept.runner.executor', 'WARNING') as logged:
+            executor = self.stopping(SimpleExecutor(
+                'echo the disk is full; exit 3', shell=True, name='web'))
+            executor.start()
+            until(lambda: executor._run._has_ended and logged.output)
+        self.assertRegex(
+            logged.output[0], r"'web' \(\d+\): ended with 3>; its stdout ends "
+            'with:\nthe disk is full')
+
+    def test_an_end_that_is_wanted_is_none(self) -> None:
+        def end(executor: SimpleExecutor) -> None:
+            stop_all([executor])
+
+        for how in (SimpleExecutor.stop, SimpleExecutor.kill, end,
+                    lambda executor: executor.kill(wait=False)):
+            with self.assertNoLogs('gocept.runner.executor', 'WARNING'):
+                executor = SimpleExecutor('sleep 100').start()
+                process = executor.process
+                how(executor)
+                process.wait(DEADLINE)
+
+
+class WaitingTests(ExecutorTestCase):
+    """Several threads, and threads that must not wait."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.threads = self.enterContext(ThreadPoolExecutor(4))
+
+    def executor(self, **options: Any) -> OutputExecutor:
+        return self.stopping(OutputExecutor(
+            'read line; echo ready; exec sleep 100', 'ready', shell=True,
+            **options))
+
+    def test_the_others_wait_until_it_is_ready(self) -> None:
+        executor = self.executor()
+        starting = Starting(executor)
+        until(lambda: executor.process)
+        others = [self.threads.submit(executor.ensure_running)
+                  for _ in range(3)]
+        until(lambda: len(_awaited) == 3)
+        self.assertFalse(any(each.done() for each in others))
+        starting.go_on()
+        for each in others:
+            self.assertIs(executor, each.result(DEADLINE))
+        starting.wait()
+        self.assertIs(executor, executor.ensure_running())
+
+    def test_one_of_the_others_starts_it_after_a_failure(self) -> None:
+        marker = self.dir / 'marker'
+        executor = self.stopping(OutputExecutor(
+            f'read line; if test -e {marker}; then echo ready; exec sleep 100;'
+            ' fi; exit 3', 'ready', shell=True))
+        starting = Starting(executor)
+        until(lambda: executor.process)
+        first = executor.process
+        others = [self.threads.submit(executor.ensure_running)
+                  for _ in range(3)]
+        until(lambda: len(_awaited) == 3)
+        starting.go_on()
+        self.assertRaises(ProcessExitedWithError, starting.wait)
+        marker.touch()
+        until(lambda: executor.process not in (None, first))
+        starting.go_on()
+        for each in others:
+            self.assertIs(executor, each.result(DEADLINE))
+
+    def test_a_subscriber_may_ask_for_what_is_being_started(self) -> None:
+        executor = SimpleExecutor('sleep 100')
+        asked = []
+        Heard(self, lambda kind, event: asked.append(
+            executor.ensure_running()))
+        with executor:
+            self.assertEqual([executor] * 2, asked)
+
+    def test_two_that_wait_for_each_other_are_an_error(self) -> None:
+        one, two = (self.stopping(SimpleExecutor('sleep 100', name=name))
+                    for name in ('one', 'two'))
+        both = threading.Barrier(2, timeout=DEADLINE)
+        errors = []
+
+        def start_the_other(kind: str, event: Any) -> None:
+            if kind == 'Started':
+                both.wait()
+                try:
+                    (two if event.name == 'one' else one).ensure_running()
+                except ExecutorError as error:
+                    errors.append(str(error))
+
+        Heard(self, start_the_other)
+        started = [self.threads.submit(each.start) for each in (one, two)]
+        for each in started:
+            each.result(DEADLINE)
+        [error] = errors
+        self.assertRegex(error, 'is being started by a thread that waits for '
+                                '<SimpleExecutor .*, which this thread starts')
+
+    def test_those_that_require_each_other_are_an_error(self) -> None:
+        one, two = SimpleExecutor('sleep 1'), SimpleExecutor('sleep 2')
+        one.requires, two.requires = (two,), (one,)
+        self.assertRaisesRegex(
+            ValueError, 'these require each other: .*sleep 1.*sleep 2',
+            one.ensure_running)
+
+    def in_background(self, function: Any) -> Any:
+        """Call it in the background thread; returns what it does."""
+        future: Future[Any] = Future()
+
+        def call() -> None:
+            try:
+                future.set_result(function())
+            except Exception as error:
+                future.set_exception(error)
+
+        background()
+        hand_over(call)
+        return future.result(DEADLINE)
+
+    def test_the_background_thread_cannot_wait_for_itself(self) -> None:
+        executor = self.executor()
+        for method in (executor.start, executor.ensure_running,
+                       executor.__enter__):
+            self.assertRaisesRegex(
+                RunnerError, 'would wait in the background thread',
+                self.in_background, method)
+            self.assertIsNone(executor.process)
+        starting = Starting(executor)
+        until(lambda: executor.process)
+        self.assertRaisesRegex(
+            RunnerError, 'would wait in the background thread',
+            self.in_background, executor.ensure_running)
+        starting.go_on()
+        starting.wait()
+        self.assertTrue(self.in_background(executor.is_up))
+        self.in_background(executor.ensure_running)
+        self.in_background(executor.stop)
+
+    def test_an_output_is_not_awaited_in_the_background_thread(self) -> None:
+        executor = self.stopping(SimpleExecutor('cat').start())
+        reader = executor.output()
+        for method in reader.read, reader.readline, lambda: [*reader]:
+            self.assertRaisesRegex(
+                RunnerError, 'reading the output .* would wait',
+                self.in_background, method)
+        executor.process.channel.write(b'one\ntwo\n')
+        executor.process.channel.write_eof()
+        until(lambda: executor._run.captures['stdout'].ended)
+        self.assertEqual('one\n', self.in_background(reader.readline))
+        self.assertEqual('two\n', self.in_background(reader.read))
+
+
+class LostStatusTests(ExecutorTestCase):
+    """Somebody else reaps the children."""
+
+    def reap(self, executor: SimpleExecutor) -> None:
+        """In place of the thread that does it."""
+        process = executor.process
+        with process._lock:
+            process.handle.signal(signal.SIGKILL)
+            os.waitpid(process.pid, 0)
+
+    def test_it_is_no_failure(self) -> None:
+        executor = self.stopping(SimpleExecutor('sleep 100').start())
+        with self.assertLogs('gocept.runner', 'INFO') as logged:
+            self.reap(executor)
+            executor.stop()
+        self.assertNotIn('ended with 255', str(logged.output))
+        self.assertIn('an unknown status', str(logged.output))
+
+    def test_a_real_255_is_one(self) -> None:
+        executor = self.stopping(SimpleExecutor('exit 255', shell=True))
+        executor.start()
+        executor.process.wait(DEADLINE)
+        self.assertRaisesRegex(
+            ProcessFinishedWithError, 'ended with 255; its status is 255',
+            executor.stop)
+
+    def test_who_waits_for_a_port_goes_on_waiting(self) -> None:
+        starting = Starting(TCPExecutor('sleep 100', '127.0.0.1', 0))
+        until(lambda: starting.executor.process)
+        self.reap(starting.executor)
+        until(lambda: starting.executor.process.poll() is not None)
+        self.assertFalse(starting.executor.check_subprocess())
+        starting.executor._deadline = Deadline(0)
+        self.assertRaisesRegex(
+            TimeoutExpired, 'its status is an unknown status; its stdout',
+            starting.wait)
+
+    def test_who_can_hear_no_more_says_so(self) -> None:
+        starting = Starting(OutputExecutor('sleep 100', 'ready'))
+        until(lambda: starting.executor.process)
+        self.reap(starting.executor)
+        with self.assertRaisesRegex(
+                ProcessExitedWithError, 'ended with an unknown status; '
+                '.*its status is an unknown status'):
+            starting.wait()
+
+
+class MessageTests(ExecutorTestCase):
+
+    def timed_out(self, executor: SimpleExecutor) -> str:
+        with self.assertRaises(TimeoutExpired) as caught:
+            executor.start()
+        return str(caught.exception)
+
+    def test_a_command_that_does_not_know_its_port(self) -> None:
+        for command, envvars, told in (
+                ('sleep 100', {}, False), ('sleep 100; {port}', {}, True),
+                ('sleep 100', {'PORT': '{port}'}, True)):
+            executor = TCPExecutor(command, '127.0.0.1', 0, timeout=0.01,
+                                   envvars=envvars, shell=True)
+            self.assertIs(told, 'may not know that its port is'
+                          not in self.timed_out(executor))
+
+    def test_a_port_that_is_not_replaced(self) -> None:
+        with socket.socket() as sock:
+            sock.bind(('127.0.0.1', 0))
+            self.assertIn('is replaced for port 0 only', self.timed_out(
+                TCPExecutor('sleep 100; {port}', *sock.getsockname(),
+                            shell=True, timeout=0.01)))
+
+    def test_errors_that_were_not_read(self) -> None:
+        for stderr, told in ((None, True), (subprocess.PIPE, False),
+                             (subprocess.STDOUT, False)):
+            with self.assertRaises(ProcessExitedWithError) as caught:
+                OutputExecutor('exit 3', 'ready', shell=True,
+                               stderr=stderr).start()
+            self.assertIs(told, 'stderr=PIPE' in str(caught.exception))
+
+    def test_a_program_or_a_directory_that_is_not_there(self) -> None:
+        for options, what in (
+                ({'command': 'no-such-program'}, 'program'),
+                ({'command': 'true', 'cwd': self.dir / 'no'}, 'directory')):
+            executor = SimpleExecutor(**options, name='web')
+            self.assertRaisesRegex(
+                FileNotFoundError, f'the {what} of <SimpleExecutor ',
+                executor.start)
+
+    def test_a_long_wait_is_logged(self) -> None:
+        executor = self.stopping(OutputExecutor(
+            "printf 'rea'; read line; echo dy; exec sleep 100", '^rea$|^ready',
+            shell=True))
+        with mock.patch.object(base, '_PATIENCE', 0.01):
+            with self.assertLogs('gocept.runner.executor', 'INFO') as logged:
+                starting = Starting(executor)
+                until(lambda: 'is not finished' in str(logged.output))
+                starting.go_on()
+                starting.wait()
+        self.assertRegex(
+            str(logged.output), r'still waiting; waited \d+\.\d\d s for .* in '
+            'its output; seen last: the line .* is not finished')

@@ -5,7 +5,6 @@ import os
 import signal
 import socket
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from unittest import mock
 
@@ -113,14 +112,15 @@ class TogetherTests(TogetherTestCase):
 
     def test_an_interrupt_before_all_have_begun(self) -> None:
         many = [self.make(str(number)) for number in range(3)]
-        submit = ThreadPoolExecutor.submit
+        start = threading.Thread.start
         calls = iter(range(2))
 
-        def interrupted(*args: Any) -> Any:
-            if next(calls, None) is None:
+        def interrupted(thread: threading.Thread) -> None:
+            if thread.name == 'gocept.runner.groups' and (
+                    next(calls, None) is None):
                 raise KeyboardInterrupt
-            return submit(*args)
-        with mock.patch.object(ThreadPoolExecutor, 'submit', interrupted):
+            start(thread)
+        with mock.patch.object(threading.Thread, 'start', interrupted):
             self.assertRaises(KeyboardInterrupt, start_all, many)
         self.assertEqual([None] * 3, [each.process for each in many])
 
