@@ -661,6 +661,8 @@ class EventTests(ExecutorTestCase):
                 executor.start()
                 executor.process.wait(DEADLINE)
                 executor.stop()
+                # By the thread that has noticed the end.
+                until(lambda: heard.of(executor)[-1] == 'Ended')
             self.assertEqual(['Started', 'Ready', 'Ended'] * 20,
                              heard.of(executor))
 
@@ -675,7 +677,7 @@ class EventTests(ExecutorTestCase):
         self.assertEqual(['Started'], heard.of(executor))
         starting.go_on()
         starting.wait()
-        self.assertEqual(['Started', 'Ready', 'Ended'], heard.of(executor))
+        until(lambda: len(heard.of(executor)) == 3)
         executor.stop()
         self.assertEqual(['Started', 'Ready', 'Ended'], heard.of(executor))
 
@@ -688,6 +690,7 @@ class EventTests(ExecutorTestCase):
         gone = SimpleExecutor('sleep 100', log_file='/no/where', name='gone')
         self.assertRaises(FileNotFoundError, gone.start)
         for each in bad, late, gone:
+            until(lambda: len(heard.of(each)) == 2)
             self.assertEqual(['Started', 'Ended'], heard.of(each))
 
     def test_a_subscriber_that_waits_for_the_end_does_not_turn_them(
@@ -695,7 +698,7 @@ class EventTests(ExecutorTestCase):
         heard = Heard(self, lambda kind, event: (
             kind == 'Started' and event.process.wait(DEADLINE)))
         with SimpleExecutor('true') as executor:
-            pass
+            until(lambda: len(heard.of(executor)) == 3)
         self.assertEqual(['Started', 'Ready', 'Ended'], heard.of(executor))
 
     def test_the_log_tells_them(self) -> None:
@@ -703,6 +706,7 @@ class EventTests(ExecutorTestCase):
             with OutputExecutor('echo ready; exec sleep 100', 'ready',
                                 shell=True, name='web') as executor:
                 pid = executor.process.pid
+            until(lambda: len(logged.output) == 3)
         started, ready, ended = logged.output
         self.assertEqual(
             'INFO:gocept.runner.executor:Started '
