@@ -46,8 +46,11 @@ class Directory(Source):
             fd, self._fd = self._fd, -1
             self._tell_closing(fd)
             # This takes some 15 ms, as the system waits for all processors.
-            threading.Thread(target=os.close, args=(fd,), daemon=True,
-                             name='gocept.runner.inotify').start()
+            try:
+                threading.Thread(target=os.close, args=(fd,), daemon=True,
+                                 name='gocept.runner.inotify').start()
+            except RuntimeError:  # there are too many threads now
+                os.close(fd)
 
 
 def _checked(result: int) -> int:

@@ -8,7 +8,7 @@ from unittest import mock
 from gocept.runner.executor.conditions.inotify import Directory
 from gocept.runner.poller import Poller
 from gocept.runner.tests.executors import ExecutorTestCase
-from gocept.runner.tests.support import DEADLINE
+from gocept.runner.tests.support import DEADLINE, open_descriptors
 
 
 class DirectoryTests(ExecutorTestCase):
@@ -98,6 +98,13 @@ class DirectoryTests(ExecutorTestCase):
             with self.assertRaises(OSError) as caught:
                 Directory(str(self.path))
         self.assertEqual(errno.ENOSPC, caught.exception.errno)
+
+    def test_closing_while_no_thread_can_be_started(self) -> None:
+        before = open_descriptors()
+        directory = Directory(str(self.path))
+        with mock.patch('threading.Thread.start', side_effect=RuntimeError):
+            directory.close()
+        self.assertEqual(before, open_descriptors())
 
     def test_closing(self) -> None:
         directory, poller = self.watched()

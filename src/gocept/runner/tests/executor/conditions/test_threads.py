@@ -5,6 +5,7 @@ from concurrent.futures import Future
 from typing import Any
 from unittest import mock
 
+from gocept.runner.errors import ShortageError
 from gocept.runner.executor.conditions.threads import in_thread
 from gocept.runner.poller import Poller
 from gocept.runner.tests.executors import ExecutorTestCase
@@ -37,6 +38,12 @@ class ThreadTestCase(ExecutorTestCase):
 
 
 class InThreadTests(ThreadTestCase):
+
+    def test_no_thread_can_be_started_now(self) -> None:
+        with mock.patch.object(threading.Thread, 'start', side_effect=(
+                RuntimeError("can't start new thread"))):
+            future = in_thread(self.wait, self.poller)
+        self.assertRaises(ShortageError, future.result, 0)
 
     def test_its_end_wakes_the_poller(self) -> None:
         future = in_thread(self.wait, self.poller)
