@@ -1,0 +1,300 @@
+"""A worker that gets into trouble; see `chaos.trouble`.
+
+The file ``plan`` in the working directory is JSON: what happens in which tick.
+What goes wrong is appended to the file ``failures``.
+"""
+
+import contextlib
+import faulthandler
+import json
+import os
+import pathlib
+import resource
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from unittest import mock
+
+import zope.event
+
+import gocept.runner
+from chaos.processes import arguments
+from gocept.runner.errors import EndpointClosedException, WriteBufferFull
+from gocept.runner.executor import SimpleExecutor
+from gocept.runner.poller import Timer, background
+from gocept.runner.process import Process, procfs
+from gocept.runner.spawn import Runner
+from gocept.runner.tests.cli.test_worker import acknowledge, count
+
+LONGEST_WAIT = 20
+"""For what has to happen, in seconds."""
+
+ERRORS = {error.__name__: error for error in (
+    ValueError, SystemExit, KeyboardInterrupt, GeneratorExit, BaseException,
+    MemoryError, StopIteration)}
+
+STATUSES = {'return': 0, 'ImportError': 1, 'SystemExit': 7, '_exit': 0}
+"""What a forked child ends with, by how it ends."""
+
+plan: dict = {}
+runner = Runner()
+runner.add('echo', 'cat', buffering='line', restart='always',
+           restart_delay=0.001, restart_limit=1000)
+real_time = time.time
+
+
+def fail(text: str) -> None:
+    """Have the run fail."""
+    with open('failures', 'a') as file:
+        file.write(f'{os.getpid()}: {text}\n')
+
+
+@gocept.runner.appmain(attempts=1000, max_backoff=0.02)
+def worker() -> object:
+    """Count, and do what the plan has for this number."""
+    number = count()
+    for fd in 1, 2:  # as a library does that reports something
+        os.write(fd, b'tick\n')
+    for name, detail in plan['acts'].pop(str(number), ()):
+        # Whatever an act fails with is none of its own errors.
+        if globals()[f'do_{name}'](detail):
+            break  # a fork, which goes on as code of users may
+    acknowledge(number, 'worker.acknowledged')
+    return gocept.runner.Exit if number >= plan['last'] else None
+
+
+def do_fork(how: str) -> bool:
+    """Fork, and let the child come back to the loop; whether it is that."""
+    pid = os.fork()
+    if pid:
+        _, status = os.waitpid(pid, 0)
+        if os.waitstatus_to_exitcode(status) != STATUSES[how]:
+            fail(f'a fork that ended by {how} has {status}')
+        return False
+    if how == '_exit':
+        os._exit(0)
+    if how == 'ImportError':
+        raise ImportError('in a fork')
+    if how == 'SystemExit':
+        sys.exit(7)
+    return True
+
+
+def do_daemon(detail: object) -> bool:
+    """Become a daemon, as programs do that know nothing of us."""
+    pid = os.fork()
+    if pid:
+        os.waitpid(pid, 0)
+        return False
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    os.closerange(3, 256)
+    files = [open(f'daemon{number}', 'w') for number in range(8)]
+    with contextlib.suppress(Exception):
+        Process('true', stdin='pipe', stdout='pipe').close()
+    for file in files:
+        try:
+            file.write('mine')
+            file.close()
+        except OSError as error:
+            fail(f'the file of a daemon: {error}')
+    return True
+
+
+def do_callback(name: str) -> None:
+    """Raise an error in the thread of the background, in all its places."""
+    called = threading.Semaphore(0)
+
+    def fails(*args: object) -> None:
+        called.release()
+        raise ERRORS[name]
+
+    background().register(Timer(0), fails)
+    child = Process('true', on_end=fails)
+    for _ in range(2):
+        if not called.acquire(timeout=LONGEST_WAIT):
+            fail('a callback was not called')
+    child.wait(LONGEST_WAIT)
+
+    def subscriber(event: object) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            raise ERRORS[name]
+
+    zope.event.subscribers.append(subscriber)
+    do_kill(signal.SIGKILL)
+    do_echo(1)
+    zope.event.subscribers.remove(subscriber)
+    probe()
+
+
+def probe() -> None:
+    """The thread of the background goes on."""
+    alive = threading.Event()
+    background().register(Timer(0), lambda *args: alive.set())
+    if not alive.wait(LONGEST_WAIT):
+        fail('the background thread is dead')
+
+
+def do_threads(number: int) -> None:
+    """No thread can be started for a while, the background's neither."""
+    with mock.patch('threading.Thread.start',
+                    side_effect=RuntimeError("can't start new thread")):
+        background().close()
+        for _ in range(number):
+            with contextlib.suppress(RuntimeError, OSError):
+                runner.ensure_running('echo')
+            with contextlib.suppress(RuntimeError, OSError):
+                Process('true', detached=True).wait(LONGEST_WAIT)
+    probe()
+
+
+def do_descriptors(number: int) -> None:
+    """No descriptor is left for a while."""
+    held = []
+    with contextlib.suppress(OSError):
+        while True:
+            held.append(os.open(os.devnull, os.O_RDONLY))
+    for _ in range(number):
+        with contextlib.suppress(OSError):
+            Process('true', stdin='pipe').close()
+    for fd in held:
+        os.close(fd)
+    probe()
+
+
+def do_clock(seconds: float) -> None:
+    """Somebody sets the clock."""
+    def stepped() -> float:
+        return real_time() + seconds
+    time.time = stepped
+
+
+def do_disk(detail: list) -> None:
+    """No file gets longer than the database for a while."""
+    more, seconds = detail
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (
+        os.stat('Data.fs').st_size + more, hard))
+    lift: Callable[..., None] = resource.setrlimit
+    threading.Timer(
+        seconds, lift, [resource.RLIMIT_FSIZE, (hard, hard)]).start()
+
+
+def do_kill(signum: int) -> None:
+    """The child ends."""
+    runner.ensure_running('echo')
+    process = runner.get_process('echo')
+    assert process is not None
+    process.send_signal(signum)
+
+
+def do_interrupt(seconds: float) -> None:
+    """A signal handler raises an exception while children are started."""
+    def handler(*args: object) -> None:
+        raise InterruptedError
+
+    before = signal.signal(signal.SIGALRM, handler)
+    children = []
+    try:
+        try:
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+            for _ in range(20):
+                children.append(Process(
+                    [sys.executable, '-c', 'pass', 'interrupted'],
+                    stdin='pipe'))
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+    except InterruptedError:
+        pass
+    signal.signal(signal.SIGALRM, before)
+    for each in children:
+        each.close()
+    if any(b'interrupted' in arguments(pid)
+           for pid in procfs.children(os.getpid())):
+        fail('an interrupted start has left a child')
+
+
+def do_log(detail: object) -> None:
+    """The disk is full for a while, with the log of an executor on it."""
+    path = pathlib.Path('executor.log')
+    with SimpleExecutor('cat', log_file=path) as executor:
+        assert executor.process is not None
+        channel = executor.process.channel
+        assert channel is not None
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        channel.write(b'before\n')
+        until(lambda: path.read_bytes().endswith(b'before\n'))
+        resource.setrlimit(
+            resource.RLIMIT_FSIZE, (path.stat().st_size, hard))
+        channel.write(b'lost\n')
+        if not executor.output().readline() or (
+                not executor.output().readline()):
+            fail('an executor has no output')
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        channel.write(b'after\n')
+        until(lambda: path.read_bytes().endswith(b'after\n'))
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait for something that has to happen."""
+    deadline = time.monotonic() + LONGEST_WAIT
+    while not condition():
+        if time.monotonic() > deadline:
+            fail(''.join(traceback.format_stack(limit=2)))
+            return
+        time.sleep(0.002)
+
+
+def do_orphans(number: int) -> None:
+    """Another library leaves children behind."""
+    for _ in range(number):
+        pid = os.fork()
+        if not pid:
+            if not os.fork():
+                time.sleep(0.01)
+            os._exit(0)
+        os.waitpid(pid, 0)
+    if os.getpid() == 1:  # they are ours now
+        until(lambda: not any(procfs.look(pid).state == 'Z'
+                              for pid in procfs.children(1)))
+
+
+def do_echo(number: int) -> None:
+    """The child answers, also if it was killed or could not be started."""
+    line = b'%d\n' % number
+    deadline = time.monotonic() + LONGEST_WAIT
+    sent = None
+    while time.monotonic() < deadline:
+        runner.ensure_running('echo')
+        channel = runner.get_channel('echo')
+        with contextlib.suppress(EndpointClosedException, WriteBufferFull):
+            if channel is not None and channel is not sent:
+                channel.write(line)
+                sent = channel
+            if channel is not None and channel.read() == line:
+                return
+        time.sleep(0.001)
+    fail('the child does not answer')
+
+
+def main() -> None:
+    """Be the worker that the plan says."""
+    plan.update(json.loads(pathlib.Path('plan').read_text()))
+    pid = os.getpid()
+    faulthandler.register(signal.SIGUSR1, file=open('stacks', 'w'))
+    pathlib.Path('begun').touch()
+    try:
+        status = worker()
+    finally:
+        if os.getpid() != pid:
+            fail('a fork has come to the end')
+    runner.close()
+    sys.exit(status)
+
+
+if __name__ == '__main__':
+    main()

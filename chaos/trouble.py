@@ -1,0 +1,192 @@
+"""A worker that forks, has no threads, descriptors or disk, or is process 1.
+
+Each run is one program; `chaos.scripts.trouble` says what may happen in it.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import random
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from chaos.processes import alive, described
+from chaos.scripts import trouble
+from chaos.worker import CONF, Scene, check
+from gocept.runner.process import procfs
+from gocept.runner.tests.support import child_environment
+
+LONGEST_RUN = 40
+"""How long a program may take, in seconds."""
+
+LONGEST_LIFE = 0.6
+"""How long a program lives at most before its signal comes, in seconds, since
+it has begun, or since its first commit."""
+
+LAST = 12
+"""The number of ticks, if no signal is to end the program."""
+
+FIRST_PROCESS = 'unshare --pid --fork --mount-proc'.split()
+
+
+def run(randomly: random.Random, runs: int) -> Iterator[str]:
+    """Run programs; yields what each of them was and how it ended."""
+    may_be_first = not subprocess.run(
+        [*FIRST_PROCESS, 'true'], capture_output=True).returncode
+    for _ in range(runs):
+        plan = chosen_by(randomly)
+        plan['is_first'] = plan['is_first'] and may_be_first
+        with tempfile.TemporaryDirectory() as directory:
+            yield Run(plan, pathlib.Path(directory)).run()
+
+
+def chosen_by(randomly: random.Random) -> dict[str, Any]:
+    """A plan. All choices are made here, so that a seed makes them again."""
+    acts: dict[str, list[tuple[str, object]]] = {}
+    for _ in range(randomly.randrange(1, 7)):
+        acts.setdefault(str(randomly.randrange(1, LAST)), []).append(
+            randomly.choice([
+                ('fork', randomly.choice([*trouble.STATUSES])),
+                ('daemon', None),
+                ('callback', randomly.choice([*trouble.ERRORS])),
+                ('threads', randomly.randrange(3)),
+                ('descriptors', randomly.randrange(1, 3)),
+                ('clock', randomly.uniform(-1e6, 1e6)),
+                ('disk', [randomly.randrange(1500),
+                          randomly.uniform(0, 0.1)]),
+                ('kill', randomly.choice([signal.SIGTERM, signal.SIGKILL])),
+                ('interrupt', randomly.uniform(0.0005, 0.02)),
+                ('log', None),
+                ('orphans', randomly.randrange(1, 4)),
+                ('echo', randomly.randrange(1000)),
+            ]))
+    acts[str(LAST)] = [('echo', LAST)]
+    signum = randomly.choice([
+        None, None, None, signal.SIGTERM, signal.SIGHUP, signal.SIGINT,
+        signal.SIGKILL])
+    return {
+        'acts': acts, 'last': LAST if signum is None else sys.maxsize,
+        'closed': [fd for fd in range(3) if randomly.random() < 0.15],
+        'is_first': randomly.random() < 0.2,
+        'signum': signum, 'works': randomly.random() < 0.6,
+        # The first process of a system has no default action; so its handlers
+        # have to be there.
+        'delay': randomly.uniform(0.05, LONGEST_LIFE)}
+
+
+class Run:
+    """One program, and what is left of it."""
+
+    def __init__(self, plan: dict[str, Any], directory: pathlib.Path) -> None:
+        self.plan = plan
+        self.scene = Scene(directory, CONF, ticks=0.001)
+        self.directory = directory
+        self.word = f'chaos={directory}'
+        (directory / 'plan').write_text(json.dumps(plan))
+
+    def run(self) -> str:
+        """Returns what was done; AssertionError with all that is known."""
+        try:
+            try:
+                status = self.start_and_wait()
+            finally:
+                left = self.end_all()
+            check(not left, 'it has left behind:\n' + '\n'.join(left))
+            return f'{self}: status {status}, {self.check(status)} stored'
+        except Exception as error:
+            error.add_note('\n'.join([
+                f'the plan: {json.dumps(self.plan)}', *(
+                    f'{path.name}: {path.read_text(errors="replace")}'
+                    for path in (self.directory / name for name in (
+                        'output', 'worker.log', 'failures', 'stacks'))
+                    if path.exists())]))
+            raise
+
+    def start_and_wait(self) -> int:
+        """Run the program, and send it its signal; returns the status."""
+        command = shlex.join([
+            sys.executable, trouble.__file__,
+            '--ticks', str(self.scene.ticks)])
+        closed = ''.join(f' {fd}>&-' for fd in self.plan['closed'])
+        script = f'exec {command}{closed}'
+        first = FIRST_PROCESS if self.plan['is_first'] else []
+        with open(self.directory / 'output', 'wb') as output:
+            process = subprocess.Popen(
+                [*first, 'sh', '-c', script], cwd=self.directory,
+                env=child_environment(CHAOS=self.word),
+                stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                start_new_session=True)
+        try:
+            if self.plan['signum'] is not None:
+                awaited = self.directory / (
+                    'worker.acknowledged' if self.plan['works'] else 'begun')
+                while process.poll() is None and not awaited.exists():
+                    time.sleep(0.005)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(self.plan['delay'])
+                self.send(process, self.plan['signum'])
+            return process.wait(LONGEST_RUN)
+        except subprocess.TimeoutExpired:
+            self.send(process, signal.SIGUSR1)
+            time.sleep(0.5)  # while all stacks are written
+            raise AssertionError(f'no end within {LONGEST_RUN} s') from None
+        finally:
+            process.kill()
+            process.wait()
+
+    def send(self, process: 'subprocess.Popen[bytes]', signum: int) -> None:
+        """Send a signal to the program, which may be another's child."""
+        pids = [process.pid]
+        if self.plan['is_first']:
+            pids = procfs.children(process.pid)
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                if process.poll() is None:
+                    os.kill(pid, signum)
+
+    def end_all(self) -> list[str]:
+        """Kill all that is left, and describe it."""
+        # A daemon that has come back to the loop ends by itself.
+        deadline = time.monotonic() + 5
+        while (pids := [*alive(self.word)]) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        left = [described(pid) for pid in pids]
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return [] if self.plan['signum'] == signal.SIGKILL else left
+
+    def check(self, status: int) -> int:
+        """The status, what it has said of itself, and the database."""
+        signum = self.plan['signum']
+        expected = {0}
+        if signum is not None:
+            expected |= {-signum, 128 + signum}
+        if signum == signal.SIGKILL and self.plan['is_first']:
+            expected.add(1)  # of unshare
+        check(status in expected, f'its status is {status}')
+        failures = self.directory / 'failures'
+        check(not failures.exists(), 'it has found failures')
+        self.scene.in_flight += signum == signal.SIGKILL
+        if not self.scene.storage.exists():
+            return 0
+        stored = self.scene.check()
+        check(signum is not None or stored == LAST, f'{stored} are stored')
+        return stored
+
+    def __str__(self) -> str:
+        acts = ' '.join(name for acts in self.plan['acts'].values()
+                        for name, _ in acts)
+        marks = ' '.join([
+            *(['as process 1'] if self.plan['is_first'] else []),
+            *(f'without {fd}' for fd in self.plan['closed'])])
+        signum = self.plan['signum']
+        ending = '' if signum is None else f', {signal.Signals(signum).name}'
+        return f'{acts}{f" ({marks})" if marks else ""}{ending}'
