@@ -33,7 +33,7 @@ it has begun, or since its first commit."""
 LAST = 12
 """The number of ticks, if no signal is to end the program."""
 
-FIRST_PROCESS = 'unshare --pid --fork --mount-proc'.split()
+FIRST_PROCESS = ['unshare', '--pid', '--fork', '--mount-proc']
 
 
 def run(randomly: random.Random, runs: int) -> Iterator[str]:
@@ -73,7 +73,8 @@ def chosen_by(randomly: random.Random) -> dict[str, Any]:
         signal.SIGKILL])
     return {
         'acts': acts, 'last': LAST if signum is None else sys.maxsize,
-        'closed': [fd for fd in range(3) if randomly.random() < 0.15],
+        'closed': randomly.choice(
+            [[], [], [], [], [], [0], [2], [1, 2], [0, 1, 2]]),
         'is_first': randomly.random() < 0.2,
         'signum': signum, 'works': randomly.random() < 0.6,
         # The first process of a system has no default action; so its handlers

@@ -6,6 +6,7 @@ What goes wrong is appended to the file ``failures``.
 
 import contextlib
 import faulthandler
+import fcntl
 import json
 import os
 import pathlib
@@ -93,13 +94,14 @@ def do_daemon(detail: object) -> bool:
     if os.fork():
         os._exit(0)
     os.closerange(3, 256)
-    files = [open(f'daemon{number}', 'w') for number in range(8)]
+    files = [os.open(f'daemon{number}', os.O_WRONLY | os.O_CREAT)
+             for number in range(8)]
     with contextlib.suppress(Exception):
         Process('true', stdin='pipe', stdout='pipe').close()
-    for file in files:
+    for fd in files:
         try:
-            file.write('mine')
-            file.close()
+            os.write(fd, b'mine')
+            os.close(fd)
         except OSError as error:
             fail(f'the file of a daemon: {error}')
     return True
@@ -113,9 +115,10 @@ def do_callback(name: str) -> None:
         called.release()
         raise ERRORS[name]
 
-    background().register(Timer(0), fails)
+    for _ in range(3):
+        background().register(Timer(0), fails)
     child = Process('true', on_end=fails)
-    for _ in range(2):
+    for _ in range(4):
         if not called.acquire(timeout=LONGEST_WAIT):
             fail('a callback was not called')
     child.wait(LONGEST_WAIT)
@@ -254,6 +257,7 @@ def do_orphans(number: int) -> None:
     for _ in range(number):
         pid = os.fork()
         if not pid:
+            os.setsid()  # so that it is known that they are not ours
             if not os.fork():
                 time.sleep(0.01)
             os._exit(0)
@@ -285,7 +289,11 @@ def main() -> None:
     """Be the worker that the plan says."""
     plan.update(json.loads(pathlib.Path('plan').read_text()))
     pid = os.getpid()
-    faulthandler.register(signal.SIGUSR1, file=open('stacks', 'w'))
+    # Not under the number of a stream that is closed.
+    stacks = os.open('stacks', os.O_WRONLY | os.O_CREAT)
+    faulthandler.register(signal.SIGUSR1, file=fcntl.fcntl(
+        stacks, fcntl.F_DUPFD_CLOEXEC, 100))
+    os.close(stacks)
     pathlib.Path('begun').touch()
     try:
         status = worker()

@@ -12,9 +12,13 @@ from gocept.runner.errors import (
     TimeoutExpired,
 )
 from gocept.runner.executor import Executor, SimpleExecutor
+from gocept.runner.tests.support import end_background
 
 
 class ExecutorErrorTests(unittest.TestCase):
+
+    def setUp(self) -> None:
+        self.addCleanup(end_background)
 
     def errors(self) -> list[ExecutorError]:
         executor = SimpleExecutor('true')
