@@ -12,7 +12,7 @@ import traceback
 
 from gocept.runner.tests import services
 
-PARTS = ('worker', 'trouble', 'server', 'children', 'house')
+PARTS = ('worker', 'trouble', 'crowd', 'server', 'children', 'house')
 
 
 def main() -> int:

@@ -18,6 +18,7 @@ from gocept.runner import errors
 from gocept.runner.boot import environment
 from gocept.runner.example import demo, worker
 from gocept.runner.tests.example.test_worker import CONVERTER, TestCase
+from gocept.runner.tests.support import end_background
 
 
 class DemoTest(TestCase):
@@ -25,6 +26,7 @@ class DemoTest(TestCase):
 
     def setUp(self):
         super().setUp()
+        self.addCleanup(end_background)
         self.write_files(
             a='parse the http header', b='other',
             c='parse a long text without any http in the header, or so')
