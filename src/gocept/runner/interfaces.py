@@ -714,9 +714,13 @@ class IProcess(ISource):
       nor their own, as they cannot be a child that a library waits for. Others
       that end meanwhile stay zombies until we exit.
 
-    A child that has not ended when the interpreter exits is ended then, but
-    nothing is ended by a forked copy of the interpreter. A process is a
-    context manager, which closes it.
+    A child that has not ended when the interpreter exits is ended then, with
+    less patience: see `exit_timeout`. Ctrl-C kills the children at once then.
+    Afterwards, the start of a child that is not detached is a RuntimeError.
+    Nothing is ended by a forked copy of the interpreter. A worker of
+    `multiprocessing` ends its children when it returns; one that is killed by
+    a signal, as by ``terminate``, cannot: start these children with
+    `die_with_parent`. A process is a context manager, which closes it.
     """
 
     pid = Attribute('The number of the child.')
@@ -742,6 +746,11 @@ class IProcess(ISource):
 
     stderr = Attribute(
         'An `IChannel` that reads the standard error of the child, or None.')
+
+    exit_timeout = Attribute(
+        'The number of seconds that the child has at our exit, until it is '
+        'killed: `stop_timeout`, 30 at most; or 5 if no `stop_timeout` was '
+        'given. You may change it.')
 
     killed = Attribute('Whether `terminate` had to use its `kill_signal`.')
 
@@ -1045,6 +1054,8 @@ class IExecutor(Interface):
       would split it. With `shell`, ``/bin/sh`` runs it.
     * `timeout` is the number of seconds that a start may take. A stop may take
       as long until the child is killed, unless `stop_timeout` says otherwise.
+      At our exit it is killed after 5 seconds at most, or 30 if you have given
+      a `stop_timeout`.
     * `sleep` is the longest pause, in seconds, between two probes.
     * `envvars` are added to our environment. ``{port}`` in a value is replaced
       by the port that the condition has chosen.

@@ -549,6 +549,8 @@ class _Run:
                 servers=None if condition is None else condition.servers)
             if executor._stop_timeout is None:
                 self.process.stop_timeout = executor._timeout
+                self.process.exit_timeout = min(
+                    executor._timeout, self.process.exit_timeout)
             undo.callback(self.process.close)
             undo.callback(self.process.terminate, signal.SIGKILL, 0)
             for name, channel in (('stdout', self.process.channel),
@@ -648,6 +650,7 @@ class _Run:
         for capture in self.captures.values():
             capture.close()
         self.process.close_channels()
+        self.process.forget_servers()
 
     def abandon(self, signum: int) -> None:
         """End the child of an executor that was forgotten.

@@ -58,7 +58,7 @@ class Process(Source, Closing):
 
     def __init__(self, command: Command, *,
                  stop_signal: int = signal.SIGTERM,
-                 stop_timeout: float = 10.0,
+                 stop_timeout: float | None = None,
                  kill_signal: int = signal.SIGKILL,
                  adopt: bool = False,
                  poller: Poller | None = None,
@@ -77,10 +77,7 @@ class Process(Source, Closing):
         self.args = launch.args
         self.name = name or os.path.basename(self.args[0])
         self.stop_signal = signal.Signals(stop_signal)
-        if not isinstance(stop_timeout, int | float) or not stop_timeout >= 0:
-            raise ValueError('stop_timeout must be a number of seconds >= 0, '
-                             f'not {stop_timeout!r}')
-        self.stop_timeout = stop_timeout
+        self.stop_timeout, self.exit_timeout = _timeouts(stop_timeout)
         self.kill_signal = signal.Signals(kill_signal)
         self.killed = False
         self.finished = False
@@ -230,7 +227,7 @@ class Process(Source, Closing):
         """Let go of processes that are left behind as soon as they end."""
         with self._lock:
             left = list(self._left.values())
-            if not left:
+            if not left and self._servers is None:
                 registry.processes.discard(self)
         for handle in left:
             # The poller may be closed, or not be made without descriptors.
@@ -328,6 +325,17 @@ class Process(Source, Closing):
             left, self._left = self._left, Handles()
         return list(left.values())
 
+    def put_left(self, handles: Iterable[Handle]) -> None:
+        with self._lock:
+            # While the child runs, they are found again.
+            rest = [each for each in handles
+                    if self.returncode is None or not self._left.add(each)]
+            if self._left:
+                registry.processes.add(self)
+        for handle in rest:
+            handle.close()
+        self._watch_left()
+
     def find_servers(self) -> list[Handle]:
         if (self._servers is None or self.finished or not self.is_ours
                 or self.poll() is None):
@@ -344,6 +352,12 @@ class Process(Source, Closing):
             registry.processes.add(self)
             self._watch_left()
         return new
+
+    def forget_servers(self) -> None:
+        """Ask for daemons no more, also not at exit."""
+        self._servers = None
+        if self.returncode is not None:
+            self._watch_left()
 
     def terminate(self, signum: int | None = None,
                   timeout: float | None = None) -> int:
@@ -384,3 +398,13 @@ class Process(Source, Closing):
         state = ('running' if self.returncode is None
                  else f'ended with {self.status_text}')
         return f'<Process {self.name!r} ({self.pid}): {state}>'
+
+
+def _timeouts(stop_timeout: float | None) -> tuple[float, float]:
+    """Seconds that a child has in `terminate`, and at our exit."""
+    if stop_timeout is None:
+        return 10.0, 5.0
+    if not isinstance(stop_timeout, int | float) or not stop_timeout >= 0:
+        raise ValueError('stop_timeout must be a number of seconds >= 0, '
+                         f'not {stop_timeout!r}')
+    return stop_timeout, min(stop_timeout, 30.0)

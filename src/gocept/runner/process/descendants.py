@@ -45,6 +45,8 @@ class Child(Protocol):
     """Whose event is the end of the child."""
     stop_signal: signal.Signals
     stop_timeout: float
+    exit_timeout: float
+    """Seconds that the child has at our exit."""
     kill_signal: signal.Signals
     killed: bool
     """Whether `kill_signal` had to be sent; set by `terminate_all`."""
@@ -74,6 +76,9 @@ class Child(Protocol):
 
     def take_left(self) -> list[Handle]:
         """Hand over the handles of all that the child has left behind."""
+
+    def put_left(self, handles: Iterable[Handle]) -> None:
+        """Take the handles of those back that could not be ended."""
 
 
 T = TypeVar('T')

@@ -195,11 +195,14 @@ class Ending:
             yield self.child.handle
 
     def close(self) -> None:
-        """Let go of those that could not be ended, and of the dead."""
+        """Let go of the dead, and give those back that were not ended."""
         for handle in self._dead:
             descendants.reap(handle)
             handle.close()
-        self._members.close()
+        if self.child is not None:
+            self.child.put_left(self._members.values())
+        else:
+            self._members.close()
 
     def __str__(self) -> str:
         pids = ', '.join(map(str, self._members))

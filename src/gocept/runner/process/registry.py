@@ -1,9 +1,13 @@
 """The processes that have not ended, and their end, also at our exit."""
 
 import atexit
+import contextlib
+import importlib
+import logging
 import math
 import os
 import signal
+import sys
 from collections.abc import Iterable
 
 from gocept.runner.errors import DeadlineExceeded
@@ -11,22 +15,43 @@ from gocept.runner.process.adoption import adoption
 from gocept.runner.process.descendants import Child
 from gocept.runner.process.ending import Ending, end
 
+log = logging.getLogger('gocept.runner.process')
+
 processes: set[Child] = set()
 """Each `Process` that runs, or has left descendants behind."""
 
 _hooks: set[int] = set()  # the pids of processes, forks too, with a hook
+_called: set[int] = set()  # those whose hook was called
+
+_STRAYS_TIMEOUT = 5.0  # seconds for descendants whose child is forgotten
 
 
 def hook() -> None:
     """End all children at the exit of this process.
 
     To be called before a child is started: a signal handler may raise an
-    exception as soon as the child is there.
+    exception as soon as the child is there. RuntimeError if nobody would end
+    the child, as this process exits already.
     """
     pid = os.getpid()
+    if pid in _called:
+        raise RuntimeError(
+            'this process exits and has ended its children: no other child '
+            'can be started any more, unless it is detached')
     if pid not in _hooks:
         _hooks.add(pid)
-        atexit.register(end_all, pid)
+        atexit.register(_at_exit, pid)
+        process = sys.modules.get('multiprocessing.process')
+        if process is not None and process.parent_process() is not None:
+            # A worker, which leaves by os._exit().
+            util = importlib.import_module('multiprocessing.util')
+            util.Finalize(None, _at_exit, (pid,), exitpriority=0)
+
+
+def _at_exit(pid: int) -> None:
+    if pid == os.getpid():  # a fork does not end the children of its parent
+        _called.add(pid)
+        end_all()
 
 
 def terminate_all(children: Iterable[Child], signum: int | None = None,
@@ -62,14 +87,29 @@ def terminate_all(children: Iterable[Child], signum: int | None = None,
         raise DeadlineExceeded('still there: ' + '; '.join(map(str, failed)))
 
 
-def end_all(pid: int) -> None:
-    """End all children that are left, and descendants of earlier ones."""
-    if pid != os.getpid():
-        return  # a fork does not end the children of its parent
+def end_all() -> None:
+    """End all children that are left, and descendants of earlier ones.
+
+    Ctrl-C kills them at once.
+    """
     children = list(processes)
-    end([Ending(None, signal.SIGTERM, 10.0), *(
-        Ending(child, child.stop_signal, child.stop_timeout)
-        for child in children)])
+    try:
+        end([Ending(None, signal.SIGTERM, _STRAYS_TIMEOUT), *(
+            Ending(child, child.stop_signal, child.exit_timeout)
+            for child in children)])
+    except BaseException as error:  # of a signal handler
+        _kill_all(children)
+        if not isinstance(error, KeyboardInterrupt):
+            raise
     adoption.reap_all()
     for child in children:
         child.close_channels()
+
+
+def _kill_all(children: Iterable[Child]) -> None:
+    log.warning('The end of the children was interrupted: they are killed')
+    while True:
+        with contextlib.suppress(KeyboardInterrupt):  # once more, say
+            end([Ending(None, signal.SIGKILL, 0), *(
+                Ending(child, signal.SIGKILL, 0) for child in children)])
+            return

@@ -3,7 +3,12 @@ import signal
 import time
 from unittest import mock
 
-from gocept.runner.process import descendants, registry, terminate_all
+from gocept.runner.process import (
+    descendants,
+    procfs,
+    registry,
+    terminate_all,
+)
 from gocept.runner.tests.process.test_child import Fallback, ProcessTestCase
 from gocept.runner.tests.support import DEADLINE
 
@@ -18,12 +23,12 @@ class UnfinishedTests(ProcessTestCase):
 
     def test_all_are_ended(self):
         children = [self.start() for _ in range(3)]
-        registry.end_all(os.getpid())
+        registry.end_all()
         self.assertFalse(any(each.returncode is None for each in children))
 
     def test_a_fork_ends_nothing(self):
         child = self.start()
-        registry.end_all(os.getpid() + 1)
+        registry._at_exit(os.getpid() + 1)
         self.assertIsNone(child.poll())
 
 
@@ -98,3 +103,176 @@ class AtMostTests(ProcessTestCase):
 
 class FallbackAtMostTests(Fallback, AtMostTests):
     pass
+
+
+class ExitTimeoutTests(ProcessTestCase):
+
+    def test_five_seconds_or_less_unless_more_are_wanted(self):
+        for stop_timeout, expected in (
+                (None, 5), (3, 3), (10, 10), (30, 30), (3600, 30)):
+            child = self.start('true', stop_timeout=stop_timeout)
+            self.assertEqual(expected, child.exit_timeout)
+
+    def test_it_counts_at_exit(self):
+        output = self.run_program('''
+            children = [Process(STUBBORN, shell=True, stdout='pipe',
+                                on_end=lambda it: say(it.returncode))
+                        for _ in range(3)]
+            for child in children:
+                lines(child, 1)
+                child.exit_timeout = 0.05
+            ''')
+        self.assertEqual(['-9'] * 3, output)
+
+    def test_it_counts_for_daemons(self):
+        output = self.run_program('''
+            child = Process(victim('leave(ignore)'), stdout='pipe')
+            child.exit_timeout = 0.05
+            [[_, pid]] = lines(child, 1)
+            child.wait()
+            say(pid)
+            ''')
+        self.assertTrue(is_dead(output[0]))
+
+
+def is_dead(pid):
+    return procfs.look(int(pid)).state in 'ZX'
+
+
+class InterruptTests(ProcessTestCase):
+    """Ctrl-C at exit."""
+
+    def interrupt(self, body, count):
+        program = self.start_program(f'''
+            import atexit
+            children = [
+                Process(STUBBORN, shell=True, stdout='pipe'),
+                Process(victim("leave(ignore)\\nleave(ignore)"),
+                        stdout='pipe', stop_timeout=1000),
+                Process(victim("fork(ignore, signal.SIGTERM, signal.SIGINT)"),
+                        stdout='pipe', setpgrp=True, stop_timeout=1000)]
+            pids = [*(children[0].pid for _ in lines(children[0], 1)), *(
+                pid for child, count in [(children[1], 2), (children[2], 1)]
+                for _, pid in lines(child, count))]
+            children[1].wait()
+            children[2].wait()
+            from gocept.runner.process import ending
+            def signalled(handle, signum):
+                send(handle, signum)
+                if signum == signal.SIGTERM:
+                    told.add(handle.pid)
+                    if len(told) == 3:
+                        say('ending', *pids)
+            told = set()
+            from gocept.runner.process.pidfd import Handle
+            send, Handle.signal = Handle.signal, signalled
+            {body}
+            ''')
+        program.wait_for('ending')
+        pids = program.output.splitlines()[-1].split()[1:]
+        self.assertEqual(4, len(pids))
+        for _ in range(count):
+            program.send(signal.SIGINT)
+        status = program.end()
+        self.assertEqual([], [pid for pid in pids if not is_dead(pid)])
+        return status, program.output
+
+    def test_all_are_killed_at_once(self):
+        status, output = self.interrupt('', 1)
+        self.assertEqual(0, status)
+        self.assertIn('they are killed', output)
+        self.assertNotIn('Traceback', output)
+
+    def test_once_more(self):
+        status, output = self.interrupt('', 5)
+        self.assertEqual(0, status)
+
+
+class AfterwardsTests(ProcessTestCase):
+
+    def test_no_child_can_be_started_any_more(self):
+        output = self.run_program('''
+            import atexit
+
+            @atexit.register
+            def late():
+                Process('true', detached=True).wait()
+                for options in {}, {'adopt': True}:
+                    try:
+                        Process('true', **options)
+                    except RuntimeError as error:
+                        say(error)
+            Process('true').wait()
+            ''')
+        self.assertEqual(2, len(output))
+        self.assertIn('no other child can be started any more', output[0])
+
+
+class DaemonTests(ProcessTestCase):
+
+    def test_one_whose_child_has_ended_before_anybody_looked(self):
+        output = self.run_program('''
+            pids = []
+            child = Process(victim("leave(overwrite)"), stdout='pipe',
+                            adopt=True, servers=lambda: pids)
+            [[_, pid]] = lines(child, 1)
+            child.wait()
+            until(lambda: child.handle.fileno() < 0)
+            pids.append(int(pid))
+            say(pid)
+            ''')
+        self.assertTrue(is_dead(output[0]))
+
+
+class WorkerTests(ProcessTestCase):
+    """Of `multiprocessing`, which leave by os._exit()."""
+
+    def end_with(self, method, body):
+        output = self.run_program(f'''
+            import multiprocessing, time
+
+            def work(how):
+                child = Process(victim("leave()\\npause()"), stdout='pipe')
+                [[_, pid]] = lines(child, 1)
+                say(child.pid, pid)
+                if how == 'error':
+                    1/0
+                if how == 'exit':
+                    sys.exit(3)
+                return how
+
+            if __name__ == '__main__':
+                context = multiprocessing.get_context({method!r})
+            ''' + body)
+        pids = ' '.join(line for line in output
+                        if line.replace(' ', '').isdigit()).split()
+        self.assertEqual(6, len(pids), output)
+        self.assertEqual([], [pid for pid in pids if not is_dead(pid)])
+
+    PROCESSES = '''
+                for how in 'return', 'error', 'exit':
+                    worker = context.Process(target=work, args=(how,))
+                    worker.start()
+                    worker.join()
+        '''
+
+    def test_forked(self):
+        self.end_with('fork', self.PROCESSES)
+
+    def test_spawned(self):
+        self.end_with('spawn', self.PROCESSES)
+
+    def test_a_pool(self):
+        self.end_with('fork', '''
+                pool = context.Pool(1)
+                pool.map(work, ['return'] * 3)
+                pool.close()
+                pool.join()
+            ''')
+
+    def test_an_executor(self):
+        self.end_with('forkserver', '''
+                from concurrent.futures import ProcessPoolExecutor
+                with ProcessPoolExecutor(2, mp_context=context) as pool:
+                    list(pool.map(work, ['return'] * 3))
+            ''')
