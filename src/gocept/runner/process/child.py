@@ -334,7 +334,8 @@ class Process(Source, Closing):
                 registry.processes.add(self)
         for handle in rest:
             handle.close()
-        self._watch_left()
+        if self.returncode is not None:
+            self._watch_left()
 
     def find_servers(self) -> list[Handle]:
         if (self._servers is None or self.finished or not self.is_ours

@@ -184,7 +184,7 @@ class InterruptTests(ProcessTestCase):
         self.assertNotIn('Traceback', output)
 
     def test_once_more(self):
-        status, output = self.interrupt('', 5)
+        status, _ = self.interrupt('', 5)
         self.assertEqual(0, status)
 
 
