@@ -68,10 +68,12 @@ class Child(Protocol):
     def close_channels(self) -> None:
         """Close the channels, which gives their descriptors back."""
 
-    def find_servers(self) -> list[Handle]:
-        """Look for daemons that the child has become; returns new ones.
+    @property
+    def has_left(self) -> bool:
+        """Whether there is something for `take_left`.
 
-        The child keeps their handles, for `take_left`.
+        Also daemons that the child has become, which are looked for now, or
+        were found by another thread meanwhile.
         """
 
     def take_left(self) -> list[Handle]:

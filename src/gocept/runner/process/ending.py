@@ -356,7 +356,7 @@ class _Search:
         while True:
             can_look = self._can_look()
             found = {ending for child, ending in self._by_child.items()
-                     if child.find_servers() and not ending.give_up()}
+                     if child.has_left and not ending.give_up()}
             found |= self.find_adopted() | self._find_marked()
             self.is_sure = can_look and not self._adopted.unsure
             if found or self.is_sure or deadline.passed:

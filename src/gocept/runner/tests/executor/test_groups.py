@@ -110,6 +110,29 @@ class TogetherTests(TogetherTestCase):
             self.assertIsNone(each.process)
         self.assertEqual('good\n', (self.dir / 'order').read_text())
 
+    def test_in_a_thread_that_outlives_the_main_thread(self) -> None:
+        program = self.program('''
+            import os
+            import threading
+            from gocept.runner.executor import (
+                OutputExecutor, start_all, stop_all)
+
+            class Mine(OutputExecutor):
+                def stop(self):
+                    os.write(1, b'stop\\n')
+                    return super().stop()
+
+            def later():
+                threading.main_thread().join()
+                all = [Mine('echo ready; exec sleep 100', 'ready', shell=True)
+                       for _ in range(2)]
+                stop_all(start_all(all))
+
+            threading.Thread(target=later).start()
+            ''')
+        self.assertEqual((0, 'stop\nstop\n'),
+                         (program.end(), program.output))
+
     def test_an_interrupt_before_all_have_begun(self) -> None:
         many = [self.make(str(number)) for number in range(3)]
         start = threading.Thread.start

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import unittest
 from collections.abc import Iterator, Sequence
 from typing import Any
 from unittest import mock
@@ -23,6 +24,7 @@ from gocept.runner.executor import (
     unix,
 )
 from gocept.runner.executor.capture import Capture
+from gocept.runner.executor.conditions.base import Pauses
 from gocept.runner.poller import Poller
 from gocept.runner.process import Process
 from gocept.runner.tests.executors import ExecutorTestCase, Starting, server
@@ -30,6 +32,19 @@ from gocept.runner.tests.victims import until, victim
 from gocept.runner.waits.deadline import Deadline
 
 HOST = '127.0.0.1'
+
+
+class PausesTests(unittest.TestCase):
+
+    def test_they_grow_up_to_the_longest(self) -> None:
+        pauses = Pauses()
+        self.assertTrue(pauses.over)
+        seconds = []
+        for _ in range(6):
+            pauses.begin()
+            seconds.append(pauses._deadline.seconds)
+        self.assertEqual([0.01, 0.02, 0.04, 0.08, 0.1, 0.1], seconds)
+        self.assertFalse(pauses.over)
 
 
 class Mine(Condition):

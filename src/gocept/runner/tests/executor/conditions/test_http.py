@@ -12,11 +12,13 @@ from unittest import mock
 
 from gocept.runner.executor import (
     AlreadyRunning,
+    ExecutorError,
     HTTPExecutor,
     ProcessExitedWithError,
     TimeoutExpired,
     http,
 )
+from gocept.runner.executor.conditions.base import Pauses
 from gocept.runner.tests import services
 from gocept.runner.tests.executor.conditions.test_network import (
     HOST,
@@ -136,6 +138,22 @@ class StatusTests(WebTestCase):
             self.executor(LATER), '503',
             r'after 0 s; waited .* for an answer with status \^2.* to HEAD '
             rf'http://{HOST}:\d+/; seen last: answered with 503 So')
+
+    def test_after_a_wrong_status_it_is_not_asked_at_once(self) -> None:
+        for handling, seen in (
+                ('request(conn); answer(conn, 404)', 'answered with 404'),
+                ('request(conn)', 'RemoteDisconnected')):
+            with self.subTest(seen), mock.patch.multiple(
+                    Pauses, _FIRST=1000.0, _LAST=1000.0):
+                executor = self.executor(handling)
+                starting = Starting(executor)
+                starting.until_seen(seen)
+                check = executor._run.check
+                for _ in range(3):
+                    self.assertFalse(check.holds())
+                self.assertIsNone(check._asking)
+                executor.kill()
+                self.assertRaises(ExecutorError, starting.wait)
 
     def test_which_status_is_right(self) -> None:
         executor = self.executor('''

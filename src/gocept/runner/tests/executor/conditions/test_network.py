@@ -11,6 +11,7 @@ from unittest import mock
 
 from gocept.runner.executor import (
     AlreadyRunning,
+    ExecutorError,
     PidExecutor,
     ProcessExitedWithError,
     TCPExecutor,
@@ -22,6 +23,7 @@ from gocept.runner.executor import (
     unix,
 )
 from gocept.runner.executor.conditions import listeners
+from gocept.runner.executor.conditions.base import Pauses
 from gocept.runner.executor.conditions.network import _is_itself
 from gocept.runner.process import descendants, ending, registry
 from gocept.runner.tests.executors import (
@@ -124,6 +126,18 @@ class TCPTests(ExecutorTestCase):
             self.assertRaisesRegex(
                 TimeoutExpired, "'127.0.0.1': .*who is that", executor.start)
         self.assertIsNone(executor.process)
+
+    def test_a_name_is_not_looked_up_again_at_once(self) -> None:
+        with mock.patch(RESOLVE, side_effect=socket.gaierror(
+                socket.EAI_NONAME, 'who is that?')) as resolve:
+            with mock.patch.multiple(Pauses, _FIRST=1000.0, _LAST=1000.0):
+                starting = Starting(self.executor('pause()'))
+                starting.until_seen('who is that?')
+                for _ in range(3):
+                    starting.executor._run.check.holds()
+                starting.executor.kill()
+                self.assertRaises(ExecutorError, starting.wait)
+        self.assertEqual(2, resolve.call_count)  # one is before the start
 
     def test_looking_up_a_name_may_hang(self) -> None:
         executor = self.executor('pause()', timeout=0.2)
@@ -429,6 +443,31 @@ class DaemonTests(ExecutorTestCase):
             until(lambda: is_gone(pid))
             until(lambda: process not in registry.processes)
             (self.dir / 'pid').unlink()
+
+    def test_the_exit_ends_one_that_it_has_become_since(self) -> None:
+        command = server('''
+            sock = listen({port})
+            sys.stdin.readline()
+            if not os.fork():
+                signal.alarm(100)
+                os.setsid()
+                overwrite()
+                with open('pid', 'w') as file:
+                    print(os.getpid(), file=file)
+                say('daemon')
+                pause()
+            sys.stdin.readline()
+            ''')
+        program = self.program(f'''
+            from gocept.runner.executor import TCPExecutor
+            executor = TCPExecutor({command!r}, {HOST!r}, 0).start()
+            executor.process.channel.write(b'\\n')
+            assert executor.output().readline() == 'daemon\\n'
+            executor.process.channel.write(b'\\n')
+            executor.process.wait()
+            ''')
+        self.assertEqual((0, ''), (program.end(), program.output))
+        until(lambda: is_gone(int((self.dir / 'pid').read_text())))
 
     def test_the_exit_ends_it(self) -> None:
         command = server('''

@@ -1,6 +1,7 @@
 """The condition that a program finds the child ready."""
 
 import os
+import signal
 from unittest import mock
 
 from gocept.runner.executor import (
@@ -10,9 +11,12 @@ from gocept.runner.executor import (
     exits_zero,
     tcp,
 )
+from gocept.runner.executor.conditions.base import Pauses
+from gocept.runner.poller import Poller
+from gocept.runner.process import Process
 from gocept.runner.tests.executors import ExecutorTestCase, Starting, is_gone
 from gocept.runner.tests.victims import until
-from gocept.runner.waits.deadline import Deadline
+from gocept.runner.waits.deadline import NEVER, Deadline
 
 
 def expire(starting: Starting) -> None:
@@ -77,6 +81,29 @@ class ExitsZeroTests(ExecutorTestCase):
             starting.wait()
         self.assertRegex(str(caught.exception), r"\\n100000\\nerror'")
         self.assertLess(len(str(caught.exception)), 3000)
+
+    def test_a_failed_one_is_not_run_again_at_once(self) -> None:
+        with mock.patch.multiple(Pauses, _FIRST=1000.0, _LAST=1000.0):
+            starting = Starting(self.executor('sh', '-c', 'exit 3'))
+            starting.until_seen('it ended with 3')
+            check = starting.executor._run.check
+            for _ in range(3):
+                self.assertFalse(check.holds())
+            self.assertIsNone(check._probe)
+            expire(starting)
+            self.assertRaises(TimeoutExpired, starting.wait)
+
+    def test_an_unknown_status_is_no_success(self) -> None:
+        check = exits_zero('true').check()
+        check.begin(Process('true'), [], self.enterContext(Poller()), NEVER)
+        with self.assertLogs('gocept.runner.process', 'WARNING'):
+            check._probe = probe = Process('sleep 100', stdout='pipe')
+            with probe._lock:
+                probe.handle.signal(signal.SIGKILL)
+                os.waitpid(probe.pid, 0)
+            self.assertFalse(check.holds())
+        self.assertEqual('it ended with an unknown status', check.seen)
+        check.process.close()
 
     def test_one_that_hangs_is_killed_with_what_it_has_started(self) -> None:
         pids = self.dir / 'pids'
