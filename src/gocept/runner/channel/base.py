@@ -1,6 +1,7 @@
 """What all channels share: reading bytes, text or lines."""
 
 import codecs
+import logging
 import sys
 from abc import ABC, abstractmethod
 from collections import deque
@@ -50,6 +51,9 @@ class Channel(Source, Closing, ABC):
 
     high_water = MIB
     """A write is refused while more bytes than this are kept."""
+
+    loss_level = logging.WARNING
+    """How it is logged that bytes which were accepted cannot be sent."""
 
     def __init__(self, *, buffering: str | None = None,
                  encoding: str | None = None, limit: int = MIB) -> None:

@@ -170,7 +170,7 @@ class _DescriptorChannel(Channel, Owning):
             failure = None if self.closed else self._send_kept()
             kept = self.kept
         if failure:
-            log.warning('%s', failure)
+            log.log(self.loss_level, '%s', failure)
         return kept > 0 and not failure
 
     def _send_kept(self) -> str | None:
@@ -216,9 +216,10 @@ class _DescriptorChannel(Channel, Owning):
                 self._release()
         self._tell_ready()
         if failure:
-            log.warning('%s', failure)
+            log.log(self.loss_level, '%s', failure)
         if lost:
-            log.warning('%r was closed with %d bytes unsent', self, lost)
+            log.log(self.loss_level, '%r was closed with %d bytes unsent',
+                    self, lost)
 
     def after_fork(self) -> None:
         """In a forked child: the parent sends what is kept."""

@@ -51,6 +51,9 @@ class TransactionalChannel(Wrapping):
         if channel.transactional:
             raise ValueError(f'{channel!r} is transactional already')
         super().__init__(channel)
+        for layer in channel.layers():
+            if isinstance(layer, Channel):
+                layer.loss_level = logging.ERROR  # as it was committed
         self.buffering, self.encoding = channel.buffering, channel.encoding
         self._nothing = '' if channel.is_text else b''
         self.redeliveries = checked_redeliveries(redeliveries)

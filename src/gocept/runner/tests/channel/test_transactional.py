@@ -1,8 +1,10 @@
 import contextlib
 import os
+import random
 import threading
 import unittest
 from typing import Any
+from unittest import mock
 
 import transaction
 import zope.interface.verify
@@ -28,10 +30,12 @@ from gocept.runner.errors import (
 )
 from gocept.runner.interfaces import ITransactionalChannel
 from gocept.runner.poller import Poller
+from gocept.runner.signals import Shutdown
 from gocept.runner.testing import TestChannel
 from gocept.runner.tests.channel.test_base import Custom
-from gocept.runner.tests.streams import StreamTestCase
+from gocept.runner.tests.streams import Peer, StreamTestCase
 from gocept.runner.tests.support import DEADLINE
+from gocept.runner.waits.deadline import Deadline
 
 
 class Manager:
@@ -715,6 +719,21 @@ class DescriptorTests(TransactionTestCase, StreamTestCase):
         self.assertIn('3 bytes (1 writes) of it were not sent',
                       logs.output[0])
 
+    def test_a_reader_that_died_later_is_an_error(self):
+        size = 2 ** 20  # more than the system takes
+        for end, message in (
+                (lambda channel, peer: peer.close(), 'bytes could not be sent'
+                 ), (lambda channel, peer: channel.close(), 'bytes unsent')):
+            for open_streams in self.open_pipes, self.open_sockets:
+                channel, peer = self.open(open_streams)
+                channel.write(b'a' * size)
+                transaction.commit()
+                self.assertTrue(channel.kept)
+                with self.assertLogs('gocept.runner.channel', 'ERROR') as logs:
+                    end(channel, peer)
+                    channel.send_kept()
+                self.assertIn(message, logs.output[0])
+
     def test_all_that_was_accepted_is_sent(self):
         channel, peer = self.open(self.open_pipes, high_water=10)
         other = channel._channel
@@ -821,6 +840,17 @@ class PollerTests(TransactionTestCase, StreamTestCase):
         self.assertFalse(self.poller.pause(0))
         peer.send(b'2\n')
         self.assertTrue(self.poller.pause(DEADLINE))
+
+    def test_it_does_not_shorten_the_pause_after_errors(self):
+        _, peer = self.open()
+        peer.send(b'1\n')
+        self.poll()
+        transaction.abort()
+        deadline = Deadline(0.01)
+        with Shutdown() as shutdown:
+            shutdown.wait(0.01, self.poller)
+        self.assertTrue(deadline.passed)
+        self.assertEqual(['1\n'], self.poll(0))
 
     def test_a_callback_is_called_again(self):
         channel, peer = self.open_pipes(buffering='line')
@@ -992,3 +1022,140 @@ class PollerTests(TransactionTestCase, StreamTestCase):
         channel.write(b'3\n')
         transaction.commit()
         self.assertEqual(b'3\n', peer.receive(2))
+
+
+class RandomTests(TransactionTestCase, StreamTestCase):
+    """Whatever is done: each line once and in order, to who commits."""
+
+    def setUp(self):
+        super().setUp()
+        self.poller = Poller()
+        self.streams.append(self.poller)
+
+    def run_randomly(self, seed):
+        self.random = random.Random(seed)
+        self.channels = {}
+        self.peers = []
+        for _ in range(2):
+            channel, peer = self.open_pipes(
+                buffering='line', encoding='utf-8')
+            channel = TransactionalChannel(channel, redeliveries=None)
+            self.poller.register(channel)
+            self.channels[channel] = []
+            self.peers.append((peer, []))
+        self.fetched = []  # in this transaction
+        self.written = {channel: [] for channel in self.channels}
+        self.sent = dict.fromkeys(self.channels, '')
+        actions = [self.say, self.poll, self.poll, self.read, self.read_until,
+                   self.write, self.commit, self.abort, self.fail, self.pause,
+                   self.roll_back]
+        for _ in range(60):
+            self.random.choice(actions)()
+        self.abort()
+        for peer, _ in self.peers:
+            peer.close()
+        ended = set()
+        while len(ended) < 2:
+            for line, channel in self.poller.poll(DEADLINE):
+                self.fetched.append((channel, line))
+                if not line:
+                    ended.add(channel)
+            self.commit()
+
+    def say(self):
+        peer, said = self.random.choice(self.peers)
+        text = ''.join(self.random.choice('ab\n')
+                       for _ in range(self.random.randrange(6)))
+        said.append(text)
+        peer.send(text.encode())
+
+    def note(self, channel, line):
+        if line:
+            self.fetched.append((channel, line))
+
+    def poll(self):
+        for line, channel in self.poller.poll(0):
+            self.note(channel, line)
+
+    def read(self):
+        channel = self.random.choice([*self.channels])
+        self.note(channel, channel.read())
+
+    def read_until(self):
+        channel = self.random.choice([*self.channels])
+        with contextlib.suppress(DeadlineExceeded, StillKept):
+            self.note(channel, ''.join(channel.read_until('a', timeout=0)))
+
+    def write(self):
+        channel = self.random.choice([*self.channels])
+        channel.write('x')
+        self.written[channel].append('x')
+
+    def forget(self):
+        self.fetched.clear()
+        for written in self.written.values():
+            written.clear()
+
+    def commit(self):
+        transaction.commit()
+        for channel, line in self.fetched:
+            self.channels[channel].append(line)
+        for channel, written in self.written.items():
+            self.sent[channel] += ''.join(written)
+        self.forget()
+
+    def abort(self):
+        transaction.abort()
+        self.forget()
+
+    def fail(self):
+        with failing():
+            self.poll()
+        self.forget()
+
+    def pause(self):
+        self.poller.pause(0)
+
+    def roll_back(self):
+        savepoint = transaction.savepoint()
+        fetched = [*self.fetched]
+        written = {channel: [*each]
+                   for channel, each in self.written.items()}
+        for _ in range(3):
+            self.random.choice(
+                [self.say, self.poll, self.read, self.read_until, self.write]
+            )()
+        savepoint.rollback()
+        self.fetched, self.written = fetched, written
+
+    def test_each_line_once(self):
+        for seed in range(200):
+            with self.subTest(seed=seed):
+                self.run_randomly(seed)
+                for (channel, lines), (_, said) in zip(
+                        self.channels.items(), self.peers):
+                    self.assertEqual(''.join(said), ''.join(lines))
+                self.assertFalse(self.poller._watches)
+                self.close_streams()
+                self.poller = Poller()
+                self.streams.append(self.poller)
+
+    def test_what_is_sent_is_what_was_committed(self):
+        for seed in range(200, 300):
+            with self.subTest(seed=seed):
+                close = Peer.close
+                heard = []
+
+                def listen(peer, heard=heard, close=close):
+                    if peer.faucet >= 0:
+                        os.set_blocking(peer.faucet, False)
+                        with contextlib.suppress(BlockingIOError):
+                            heard.append(os.read(peer.faucet, 1000).decode())
+                    close(peer)
+                with mock.patch.object(Peer, 'close', listen):
+                    self.run_randomly(seed)
+                self.assertCountEqual(
+                    filter(None, self.sent.values()), heard)
+                self.close_streams()
+                self.poller = Poller()
+                self.streams.append(self.poller)
