@@ -1047,7 +1047,7 @@ class RandomTests(TransactionTestCase, StreamTestCase):
         self.written = {channel: [] for channel in self.channels}
         self.sent = dict.fromkeys(self.channels, '')
         actions = [self.say, self.poll, self.poll, self.read, self.read_until,
-                   self.write, self.commit, self.abort, self.fail, self.pause,
+                   self.write, self.commit, self.abort, self.break_off, self.pause,
                    self.roll_back]
         for _ in range(60):
             self.random.choice(actions)()
@@ -1108,7 +1108,7 @@ class RandomTests(TransactionTestCase, StreamTestCase):
         transaction.abort()
         self.forget()
 
-    def fail(self):
+    def break_off(self):
         with failing():
             self.poll()
         self.forget()

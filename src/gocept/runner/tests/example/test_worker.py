@@ -843,8 +843,9 @@ class ConvertedTest(TestCase):
             ''', 'run', 'index', '--config', conf, '--', str(self.tree))
         self.assertEqual(errors.CANNOT_START, program.end(), program.output)
         self.assertEqual(
-            "gocept-runner run: error: app 'converter': [Errno 2] No such "
-            f"file or directory: '{self.dir}/missing'\n", program.output)
+            "gocept-runner run: error: app 'converter': cannot run "
+            f"'{self.dir}/missing': No such file or directory\n",
+            program.output)
 
     def test_a_converter_that_ends_at_once(self):
         self.write_markup(2)
