@@ -1,7 +1,10 @@
 """The output of a child that its user does not read."""
 
+import contextlib
+import ctypes
 import logging
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 
 from gocept.runner.channel import PipeChannel
 from gocept.runner.channel.lines import Lines
@@ -12,6 +15,8 @@ from gocept.runner.waits.forks import Lock
 from gocept.runner.waits.source import Source
 
 _TAIL = 2 ** 14
+
+_PIPE, _SPLICE_F_NONBLOCK = 2 ** 16, 2
 
 _LONGEST_LINE = 2 ** 12
 
@@ -113,7 +118,33 @@ class Output(Source):
     def __str__(self) -> str:
         if self._channel is None:
             return 'was not kept, as it goes elsewhere'
-        if not self.tail:
-            return 'is empty'
-        text = self.tail.decode('utf-8', 'backslashreplace').rstrip()
-        return f'ends with:\n{text}'
+        return _shown(self.tail) or 'is empty'
+
+
+def unread(channels: Iterable[PipeChannel]) -> str:
+    """The end of what is in pipes, which others will read; see tee(2).
+
+    '' if there is nothing, or nothing can be found out.
+    """
+    said = b''
+    with contextlib.suppress(EndpointClosedException, OSError):
+        for channel in channels:
+            if channel.is_readable:
+                said += _peek(channel.get_fd())
+    return _shown(said[-_TAIL:])
+
+
+def _peek(fd: int) -> bytes:
+    libc = ctypes.CDLL(None, use_errno=True)
+    faucet, sink = os.pipe()
+    try:
+        size = libc.tee(fd, sink, _PIPE, _SPLICE_F_NONBLOCK)
+        return os.read(faucet, size) if size > 0 else b''
+    finally:
+        os.close(faucet)
+        os.close(sink)
+
+
+def _shown(tail: bytes) -> str:
+    text = tail.decode('utf-8', 'backslashreplace').rstrip()
+    return f'ends with:\n{text}' if tail else ''

@@ -25,7 +25,7 @@ from gocept.runner.events import ChildEnded, ChildReady, ChildStarted, Queue
 from gocept.runner.poller import Poller, Timer, background
 from gocept.runner.process import Process, unixsocket
 from gocept.runner.process.launch import shortages
-from gocept.runner.process.output import Output
+from gocept.runner.process.output import Output, unread
 from gocept.runner.spawn.application import Application
 from gocept.runner.waits.forks import Lock
 
@@ -333,11 +333,13 @@ class Instance:
         """Let it be, as it has failed; with the lock held."""
         self._application = None
         self._is_given_up = True
-        output = self._output
+        process, output = self.process, self._output
 
         def tell() -> None:
             output.read_rest()
-            say(f'{reason}; its output {output}' if output.is_kept else reason)
+            said = (str(output) if output.is_kept or process is None
+                    else unread(process.channels()))
+            say(f'{reason}; its output {said}' if said else reason)
         self._news.put(tell)
         self._news.put(self._on_give_up)
 

@@ -693,6 +693,18 @@ class StateTests(RestartTestCase):
                                   'This is bad.$')
         self.assertEqual([logging.WARNING], self.levels('not restarted'))
 
+    def test_the_last_words_that_nobody_has_read(self):
+        for options in {}, {'stdout': 'null', 'stderr': 'pipe'}:
+            self.runner.add('it', 'read x; echo bad | tee /dev/stderr; exit 3',
+                            shell=True, **{'stderr': 'null'} | options)
+            self.runner.start('it')
+            self.runner.get_channel('it', 'stdout').write(b'\n')
+            self.assertRegex(self.log.wait_for('not restarted'),
+                             'not restarted; its output ends with:\nbad$')
+            self.log.messages.clear()
+        # They can still be read.
+        self.assertEqual('bad', self.read_line('it', 'stderr'))
+
     def test_after_the_last_restart(self):
         self.runner.add('it', 'false', restart='always', restart_limit=1,
                         restart_delay=0)
