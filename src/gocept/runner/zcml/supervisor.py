@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -57,8 +58,10 @@ class Supervisor:
         self.children: dict[str, Declaration] = {}
         self.workers: dict[str, Program] = {}
         self._required: dict[str, Sequence[str]] = {}  # until `connect`
-        self._lock = Lock()  # held by the thread that starts or stops all
+        # Nobody waits for a child with its lock.
+        self._changing = threading.Condition(Lock())
         self._users = 0
+        self._stopper: threading.Thread | None = None
 
     def add_app(self, name: str, eager: bool = False,
                 requires: Sequence[str] = (), **keywords: Any) -> None:
@@ -100,11 +103,13 @@ class Supervisor:
     def running(self, shutdown_timeout: float) -> Iterator[None]:
         """See `ISupervisor`."""
         with Shutdown() as shutdown, requesting(shutdown):
-            with self._lock:
+            with self._changing:
+                # In a forked child the thread that stops is not alive.
+                self._changing.wait_for(lambda: not (
+                    self._stopper is not None and self._stopper.is_alive()))
                 self._users += 1
             try:
-                with self._lock:
-                    self._start(shutdown)
+                self._start(shutdown)
                 yield
             finally:
                 known = shutdown.signum
@@ -112,17 +117,27 @@ class Supervisor:
                     # The loop inside has put back our handlers, but the next
                     # signal is to end the process.
                     restore_defaults()
-                with self._lock:
-                    self._users -= 1
-                    if not self._users:
-                        self.stop(shutdown_timeout)
+                self._leave(shutdown_timeout)
             if known is None and shutdown.signum is not None:
                 raise Terminated(shutdown.signum)
+
+    def _leave(self, timeout: float) -> None:
+        with self._changing:
+            self._users -= 1
+            if self._users:
+                return
+            self._stopper = threading.current_thread()
+        try:
+            self.stop(timeout)
+        finally:
+            with self._changing:
+                self._stopper = None
+                self._changing.notify_all()
 
     def _start(self, shutdown: Shutdown) -> None:
         def start(it: AliasOrExecutor) -> None:
             try:
-                it.start()
+                it.ensure_running()
             except Exception as error:
                 name = self._name(it)
                 reason = getattr(error, 'strerror', None) or ''
@@ -131,9 +146,12 @@ class Supervisor:
         try:
             # Those that are up by then are left to our `stop`, which knows
             # the order, and prevents restarts.
-            start_all([child.it for child in self.children.values()
-                       if child.eager], shutdown=shutdown, start=start,
+            eager = [
+                child.it for child in self.children.values() if child.eager]
+            start_all(eager, shutdown=shutdown, start=start,
                       stop=lambda started: None)
+            for each in eager:  # another thread may be starting it
+                start(each)
         except ExceptionGroup as group:
             raise CannotStart('; '.join(map(str, group.exceptions))
                               ) from group

@@ -1,6 +1,5 @@
 """The poller and the runner that ``configure.zcml`` registers."""
 
-import contextlib
 import functools
 from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -15,7 +14,6 @@ from gocept.runner.process import Process
 from gocept.runner.spawn import Runner
 from gocept.runner.spawn.instance import Instance
 from gocept.runner.waits.closing import Closing
-from gocept.runner.waits.forks import Lock
 
 Parameters = ParamSpec('Parameters')
 Result = TypeVar('Result')
@@ -126,9 +124,6 @@ class WorkerRunner(Runner):
     def __init__(self) -> None:
         super().__init__()
         self._declared: dict[str, Alias] = {}
-        # Held by the thread that starts what others require. An executor is
-        # up, but not ready, while another thread starts it.
-        self._requiring = Lock()
 
     def declare(self, name: str, **keywords: Any) -> Alias:
         """Add an application; `Alias.requires` is started before it."""
@@ -137,13 +132,8 @@ class WorkerRunner(Runner):
 
     def _prepare(self, app_name: str) -> None:
         app = self._declared.get(app_name)
-        if app is not None and app.requires:
-            # This thread has the lock if what is started requires others, or
-            # if a subscriber that is told of a start calls us.
-            with (contextlib.nullcontext() if self._requiring.held
-                  else self._requiring):
-                for each in app.requires:
-                    each.ensure_running()
+        for each in () if app is None else app.requires:
+            each.ensure_running()
 
     def _used(self, alias: str) -> Instance | None:
         instance = self._instances.get(alias)

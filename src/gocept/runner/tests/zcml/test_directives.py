@@ -14,7 +14,7 @@ from zope.interface.verify import verifyObject
 
 from gocept.runner import executor, runner
 from gocept.runner.boot import environment, zopeconf
-from gocept.runner.cli import worker
+from gocept.runner.cli import messages
 from gocept.runner.executor import Condition, SimpleExecutor
 from gocept.runner.interfaces import (
     IExecutor,
@@ -93,7 +93,7 @@ class DirectiveTestCase(DeclaringTestCase):
             self.load(body, **options)
         error = caught.exception
         self.assertIn(f'File "{self.dir}/{file}", line {line}.', str(error))
-        message = worker._message(error)
+        message = messages.message(error)
         self.assertNotIn('\n', message)
         for text in expected:
             self.assertIn(text, message)
@@ -268,8 +268,8 @@ class AppTests(DirectiveTestCase):
                 ({'command': 'cat "'}, 'No closing quotation'),
                 ({'cwd': '${product-config:house:dir}'},
                  'zope.conf has no <product-config house>'),
-                ({'poller': 'mine'}, "Unrecognized parameters:', 'poller'"),
-                ({'banner': 'ready'}, "Unrecognized parameters:', 'banner'"),
+                ({'poller': 'mine'}, "unknown attributes 'poller'"),
+                ({'banner': 'ready'}, "unknown attributes 'banner'"),
         ):
             with self.subTest(written):
                 self.assertWrong('<runner:app name="a" ' + attributes(
@@ -579,7 +579,7 @@ class NameTests(DirectiveTestCase):
             self.assertIn(f'File "{self.dir}/site.zcml", line {line}.',
                           str(caught.exception))
         self.assertIn('Conflicting configuration actions',
-                      worker._message(caught.exception))
+                      messages.message(caught.exception))
 
     def test_a_name_that_is_used_twice(self) -> None:
         app = '<runner:app name="a" command="cat" />\n'

@@ -11,11 +11,13 @@ from typing import Any
 from unittest import mock
 
 import zope.component
+import zope.event
 
 from gocept.runner import errors
 from gocept.runner.boot import environment, zopeconf
 from gocept.runner.channel import PipeChannel
 from gocept.runner.errors import CannotStart, Terminated
+from gocept.runner.events import ChildReady
 from gocept.runner.executor import (
     ProcessExitedWithError,
     SimpleExecutor,
@@ -762,6 +764,24 @@ class ThreadTests(LifeTestCase):
         for entered in (first_entered, second_entered):
             self.assertTrue(entered.wait(DEADLINE))
         self.assertEqual(2, len(self.notes))
+
+    def test_who_comes_while_a_subscriber_is_told_of_a_start(self) -> None:
+        # The subscriber may even wait for who comes.
+        inside: list[str] = []
+
+        def be_inside() -> None:
+            with self.supervisor.running(DEADLINE):
+                inside.extend(self.up())
+
+        def wait_for_another(event: Any) -> None:
+            if isinstance(event, ChildReady):
+                self.threads.submit(be_inside).result(DEADLINE)
+        self.load(self.an_executor('a', **EAGER))
+        zope.event.subscribers.append(wait_for_another)
+        self.addCleanup(zope.event.subscribers.remove, wait_for_another)
+        with self.assertNoLogs('gocept.runner.events'), self.running():
+            pass
+        self.assertEqual(['a'], inside)
 
     def test_who_comes_while_it_is_stopped_waits_for_that(self) -> None:
         self.load(self.an_app('a', WAITS_TO_END, stop_timeout=str(DEADLINE),

@@ -327,6 +327,28 @@ class WorkerRunnerTests(DeclaringTestCase):
             self.assertIs(*channels)
             self.assertNotes('a started', 'b started')
 
+    def test_a_subscriber_waits_for_one_that_needs_the_same(self) -> None:
+        # The other thread has what the subscriber wants: a lock of a user.
+        theirs, told = threading.Lock(), threading.Event()
+
+        def take(event: Any) -> None:
+            if isinstance(event, ChildReady) and event.name == 'a':
+                told.set()
+                self.assertTrue(theirs.acquire(timeout=DEADLINE))
+                theirs.release()
+        zope.event.subscribers.append(take)
+        self.addCleanup(zope.event.subscribers.remove, take)
+        with self.load(
+                self.an_executor('a')
+                + '<runner:app name="b" command="cat" requires="a" />'
+                + '<runner:app name="c" command="cat" requires="a" />'
+                ).running(DEADLINE), ThreadPoolExecutor(1) as threads:
+            with (self.assertNoLogs('gocept.runner.events'), theirs):
+                use = threads.submit(self.runner.get_channel, 'b')
+                self.assertTrue(told.wait(DEADLINE))
+                self.assertIsNotNone(self.runner.get_channel('c'))
+            self.assertIsNotNone(use.result(DEADLINE))
+
     def test_a_subscriber_asks_for_channels_while_it_is_started(self) -> None:
         channels: dict[tuple[str, type], Any] = {}
 
