@@ -90,6 +90,24 @@ class Program:
         self.process.stdout.close()
 
 
+@contextlib.contextmanager
+def quiet_children() -> Iterator[None]:
+    """Have children write nowhere that inherit our standard error.
+
+    What this process itself writes to `sys.stderr` is still shown.
+    """
+    before, ours = sys.stderr, os.dup(2)
+    with open(os.devnull, 'wb') as null:
+        os.dup2(null.fileno(), 2)
+    try:
+        with open(ours, 'w', closefd=False) as sys.stderr:
+            yield
+    finally:
+        sys.stderr = before
+        os.dup2(ours, 2)
+        os.close(ours)
+
+
 class TestCase(unittest.TestCase):
     """A directory of its own, and a process as if it were new."""
 
@@ -100,6 +118,7 @@ class TestCase(unittest.TestCase):
         self.addCleanup(shutil.rmtree, self.dir, ignore_errors=True)
         self.addCleanup(reset_process)
         reset_process()
+        self.enterContext(quiet_children())
 
     def write(self, name: str, text: str) -> pathlib.Path:
         """Write a file to the directory; returns its path."""

@@ -1,7 +1,7 @@
 """The manual, run as tests: each narrative in an empty directory."""
 
+import contextlib
 import doctest
-import os
 import pathlib
 import shlex
 import subprocess
@@ -14,6 +14,7 @@ from gocept.runner.tests.support import (
     DEADLINE,
     child_environment,
     end_background,
+    quiet_children,
     reset_process,
 )
 from gocept.runner.tests.victims import adopt_no_more
@@ -53,18 +54,18 @@ def sh(command: str) -> None:
 
 def set_up(test: doctest.DocTest) -> None:
     reset_process()
-    directory = tempfile.TemporaryDirectory()
+    undo = contextlib.ExitStack()
     test.globs.update(
-        write=write, sh=sh, environment=child_environment(),
-        _directory=directory, _cwd=os.getcwd())
-    os.chdir(directory.name)
+        write=write, sh=sh, environment=child_environment(), _undo=undo)
+    directory = undo.enter_context(tempfile.TemporaryDirectory())
+    undo.enter_context(contextlib.chdir(directory))
+    undo.enter_context(quiet_children())
 
 
 def tear_down(test: doctest.DocTest) -> None:
-    os.chdir(test.globs['_cwd'])
-    test.globs['_directory'].cleanup()
     end_background()
     adopt_no_more()
+    test.globs['_undo'].close()
     reset_process()
 
 
