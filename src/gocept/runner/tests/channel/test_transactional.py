@@ -1047,8 +1047,8 @@ class RandomTests(TransactionTestCase, StreamTestCase):
         self.written = {channel: [] for channel in self.channels}
         self.sent = dict.fromkeys(self.channels, '')
         actions = [self.say, self.poll, self.poll, self.read, self.read_until,
-                   self.write, self.commit, self.abort, self.break_off, self.pause,
-                   self.roll_back]
+                   self.write, self.commit, self.abort, self.break_off,
+                   self.pause, self.roll_back]
         for _ in range(60):
             self.random.choice(actions)()
         self.abort()
