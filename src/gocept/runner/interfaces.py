@@ -448,9 +448,10 @@ class ITransactionalChannel(IChannel):
     **What is written** is kept, and sent when the transaction is committed:
     after the database has finished. An abort forgets it; so does the rollback
     of a savepoint made before. It counts as `kept`, and `write` raises
-    WriteBufferFull if there is too much. `read_until` and `flush` raise
-    `StillKept` if they would have to wait while something is kept for the
-    commit, as nobody can answer it. The commit fails, and the transaction is
+    WriteBufferFull if there is too much. While something is kept for the
+    commit, nobody can answer it. So `flush` raises `StillKept`, and so do
+    `read_until`, if it would have to wait, and `IPoller.poll` without a
+    timeout. The commit fails, and the transaction is
     aborted, if it is known by then that the other side does not read any more.
     If it is known only later, an error with the number of bytes is logged.
 

@@ -32,6 +32,10 @@ class Delivery:
 
     __slots__ = ('data', 'failures', 'is_end', 'is_text', 'partial')
 
+    @property
+    def items(self) -> 'Sequence[Delivery]':
+        return (self,)
+
     def __init__(self, data: Data, *, partial: bool | None = None,
                  is_end: bool = False, is_text: bool = False,
                  failures: int = 0) -> None:
@@ -43,6 +47,30 @@ class Delivery:
         """Whether `read_until` has read it, so that it may be half a line."""
         self.failures = failures
         """How many transactions have fetched it and failed."""
+
+
+class Batch:
+    """Items that were fetched together for the first time.
+
+    Deliveries are made of them if they are given back, which is rare.
+    """
+
+    __slots__ = ('data', 'is_end', 'partial')
+
+    failures = 0
+
+    def __init__(self, data: Sequence[Data], partial: bool, is_end: bool,
+                 ) -> None:
+        self.data = data
+        self.partial = partial
+        """Whether the last one is a piece of a line."""
+        self.is_end = is_end
+
+    @property
+    def items(self) -> Sequence[Delivery]:
+        items = [*map(Delivery, self.data)]
+        items[-1].partial, items[-1].is_end = self.partial, self.is_end
+        return items
 
 
 class Party(Protocol):
@@ -120,7 +148,7 @@ class Journal:
 
     def __init__(self, txn: transaction.Transaction) -> None:
         self._txn = txn
-        self._fetched: list[tuple[Party, Delivery]] = []
+        self._fetched: list[tuple[Party, Delivery | Batch]] = []
         self._written: dict[Party, Written] = {}
         self._waiting: dict[Party, None] = {}
         self._second_phase = _SecondPhase()
@@ -142,9 +170,9 @@ class Journal:
         fetched = self._fetched
         return not fetched or not (failures or fetched[0][1].failures)
 
-    def note(self, channel: Party, *deliveries: Delivery) -> None:
-        """These were fetched."""
-        self._fetched += [(channel, each) for each in deliveries]
+    def note(self, channel: Party, fetched: Delivery | Batch) -> None:
+        """This was fetched."""
+        self._fetched.append((channel, fetched))
 
     def wait(self, channel: Party) -> None:
         """Resume `channel` when the transaction has ended."""
@@ -153,12 +181,16 @@ class Journal:
     def take_last(self, channel: Party, count: int) -> list[Delivery]:
         """Forget the last items that were fetched from a channel."""
         taken: list[Delivery] = []
-        for index in range(len(self._fetched) - 1, -1, -1):
-            if len(taken) == count:
-                break
+        index = len(self._fetched)
+        while index and len(taken) < count:
+            index -= 1
             if self._fetched[index][0] is channel:
-                taken.append(self._fetched.pop(index)[1])
-        return taken[::-1]
+                items = self._fetched[index][1].items
+                left = max(0, len(items) - count + len(taken))
+                taken = [*items[left:], *taken]
+                self._fetched[index:index + 1] = [
+                    (channel, each) for each in items[:left]]
+        return taken
 
     def written_to(self, channel: Party) -> Written | None:
         """What is kept for a channel."""
@@ -236,7 +268,9 @@ class Journal:
         self._resume()
 
     def _give_back(self, start: int) -> None:
-        fetched = self._fetched[start:]
+        fetched = [(channel, delivery)
+                   for channel, noted in self._fetched[start:]
+                   for delivery in noted.items]
         del self._fetched[start:]
         # What one transaction has read with `read_until` is one item.
         is_alone = len(fetched) == 1 or any(

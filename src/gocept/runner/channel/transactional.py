@@ -61,7 +61,7 @@ class TransactionalChannel(Wrapping):
         self.suspended = False
         self._current_journal = journal.current_journal
         self._known_journal = journal.known_journal
-        self._delivery = journal.Delivery
+        self._delivery, self._batch = journal.Delivery, journal.Batch
         self._returned: deque[Delivery] = deque()
         self._partial = False
         self._is_over = False  # as the end was fetched for good
@@ -109,11 +109,8 @@ class TransactionalChannel(Wrapping):
         self._partial = self._channel.partial
         if journal is None:
             return items, over
-        deliveries = [*map(self._delivery, items)]
-        if deliveries:
-            deliveries[-1].partial = self._partial
-            deliveries[-1].is_end = over
-            journal.note(self, *deliveries)
+        if items:
+            journal.note(self, self._batch(items, self._partial, over))
         if over:
             self._suspend(journal)
         return items, False
@@ -163,7 +160,7 @@ class TransactionalChannel(Wrapping):
             raise self._ended()  # as all else was taken
         data = self._channel.receive()
         if not data:
-            self._require_sent()
+            self.require_sent()
         return data
 
     def take_all(self) -> Data:
@@ -319,10 +316,11 @@ class TransactionalChannel(Wrapping):
 
     def flush(self, timeout: float | None = None) -> None:
         """See `IChannel`."""
-        self._require_sent()
+        self.require_sent()
         self._channel.flush(timeout)
 
-    def _require_sent(self) -> None:
+    def require_sent(self) -> None:
+        """`StillKept` if the transaction of this thread has written to it."""
         written = self._written()
         if written is not None and written.chunks:
             raise StillKept(

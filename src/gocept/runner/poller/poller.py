@@ -45,7 +45,7 @@ from gocept.runner.waits.standard import fill_standard
 from gocept.runner.waits.threads import log_exception, survived
 
 if TYPE_CHECKING:
-    from gocept.runner.channel import Channel
+    from gocept.runner.channel import Channel, TransactionalChannel
     from gocept.runner.poller.server import Server
 
 log = logging.getLogger('gocept.runner.poller')
@@ -157,6 +157,7 @@ class Poller(Owning):
         self._readers: dict[int, Watch] = {}  # by descriptor
         self._writers: dict[int, Source] = {}
         self._senders: weakref.WeakSet[Source] = weakref.WeakSet()
+        self._transactional: dict[Watch, None] = {}
         self._schedule = Schedule()
         # To be collected though no descriptor says so: what sources hold, and
         # what was told.
@@ -215,6 +216,8 @@ class Poller(Owning):
             raise
         for each in (watch.label, *source.layers()):
             self._watches[id(each)] = watch
+        if source.transactional:
+            self._transactional[watch] = None
         if isinstance(source, Timer):
             source.start()
             self._schedule.add(source)
@@ -252,6 +255,7 @@ class Poller(Owning):
             self._watches.pop(id(each), None)
         self._ready.pop(watch, None)
         self._returned.pop(watch, None)
+        self._transactional.pop(watch, None)
         self._remove_reader(watch)
         if isinstance(watch.source, Timer):
             self._schedule.drop(watch.source)
@@ -370,6 +374,9 @@ class Poller(Owning):
     def poll(self, timeout: float | None = None) -> list[Pair]:
         """See `IPoller`."""
         deadline = NEVER if timeout is None else Deadline(timeout)
+        if timeout is None:
+            for watch in [*self._transactional]:
+                cast('TransactionalChannel', watch.source).require_sent()
         while True:
             try:
                 if self._returned:

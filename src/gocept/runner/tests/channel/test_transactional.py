@@ -852,6 +852,18 @@ class PollerTests(TransactionTestCase, StreamTestCase):
         self.assertTrue(deadline.passed)
         self.assertEqual(['1\n'], self.poll(0))
 
+    def test_a_poll_does_not_wait_for_ever_for_an_answer(self):
+        channel, peer = self.open()
+        channel.write('question\n')
+        with self.assertRaisesRegex(StillKept, '9 bytes are kept'):
+            self.poller.poll()
+        self.assertEqual([], self.poll(0))
+        transaction.commit()
+        peer.send(b'answer\n')
+        self.assertEqual(['answer\n'], self.poll(None))
+        self.poller.unregister(channel)
+        self.assertFalse(self.poller._transactional)
+
     def test_a_callback_is_called_again(self):
         channel, peer = self.open_pipes(buffering='line')
         channel = TransactionalChannel(channel)
@@ -929,6 +941,32 @@ class PollerTests(TransactionTestCase, StreamTestCase):
         self.assertCountEqual([('1\n', channel), (b'1\n', plain)], seen)
         transaction.abort()
         self.assertEqual([('1\n', channel)], self.poller.poll(0))
+
+    def test_a_callback_that_is_interrupted_gets_the_rest_later(self):
+        channel, peer = self.open()
+        seen = []
+
+        def interrupted(line, source):
+            seen.append(line)
+            if line == '2\n':
+                raise SystemExit
+        self.poller.register(channel, interrupted)
+        peer.send(b'0\n')
+        self.poller.poll(0)
+        savepoint = transaction.savepoint()
+        peer.send(b'1\n2\n3\n')
+        with self.assertRaises(SystemExit):
+            self.poller.poll(DEADLINE)
+        self.assertEqual(['0\n', '1\n', '2\n'], seen)
+        self.poller.poll(0)
+        self.assertEqual(['0\n', '1\n', '2\n', '3\n'], seen)
+        savepoint.rollback()
+        seen.clear()
+        with self.assertRaises(SystemExit):
+            self.poller.poll(0)
+        transaction.commit()
+        self.poller.poll(0)
+        self.assertEqual(['1\n', '2\n', '3\n'], seen)
 
     def test_a_transaction_that_has_failed_polls_nothing(self):
         _channel, peer = self.open()
