@@ -34,8 +34,9 @@ log = logging.getLogger('gocept.runner.spawn')
 RUNNING, RESTARTING, GIVEN_UP, ENDED = (
     'running', 'restarting', 'given-up', 'ended')
 
-_SHORTAGE = 0.1
-"""The least pause, in seconds, when this process lacks something."""
+_SHORTAGE, _LONGEST_SHORTAGE = 0.1, 10.0
+"""The first and the longest pause, in seconds, when this process lacks what a
+child needs."""
 
 _STABLE = 10.0
 """A child that runs so many seconds begins a new row of failures."""
@@ -82,6 +83,7 @@ class Instance:
         self._before: list[Channel] = []  # of these, the main ones
         self._timer: Timer | None = None
         self._failures = 0
+        self._shortages = 0  # since the last start
         self._started = 0.0
 
     @property
@@ -130,10 +132,9 @@ class Instance:
             if is_awaited and not self._news.is_telling:
                 self._connect()
             return False
-        self._news.tell()
         if is_awaited:
             self._await(process)
-            self._news.tell()
+        self._news.tell()
         return True
 
     def _end_rest(self, signum: int | None = None,
@@ -187,6 +188,7 @@ class Instance:
                             for channel in process.channels()}
         self._socket = None
         self._started = time.monotonic()
+        self._shortages = 0
         self._is_given_up = False
         self.process = process
         self._application = application
@@ -218,6 +220,7 @@ class Instance:
     def _await(self, process: Process) -> None:
         """Connect to a process that was just started, or end it."""
         try:
+            self._news.tell()
             self._connect(process)
         except BaseException:
             # Nobody could use the process.
@@ -321,11 +324,12 @@ class Instance:
             self._give_up(log.error, f'{reason}; given up after '
                                      f'{self._failures} restarts in a row')
             return
-        delay = application.delay(self._failures)
         if counts:
+            delay = application.delay(self._failures)
             self._failures += 1
         else:
-            delay = max(delay, _SHORTAGE)
+            delay = min(_SHORTAGE * 2.0 ** self._shortages, _LONGEST_SHORTAGE)
+            self._shortages += 1
         self._news.put(log.warning, '%s; restarting in %s s', reason, delay)
         self._set_timer(delay, functools.partial(self._restart, application))
 
