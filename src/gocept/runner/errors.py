@@ -49,6 +49,13 @@ class DatabaseMissing(RunnerError):
     status = DATABASE_UNAVAILABLE
 
 
+def status_of(error: SystemExit) -> int:
+    """The status of a process that ends with this SystemExit."""
+    if isinstance(error.code, int):
+        return error.code & 0xff
+    return SUCCESS if error.code is None else WORKER_FAILED
+
+
 class Terminated(SystemExit):
     """Raised by a signal that ends a program which has no loop that could.
 

@@ -140,12 +140,12 @@ class IMainLoop(Interface):
     status = Attribute("""What a program ends with that runs one tick.
 
     `gocept.runner.errors.PARTLY_COMMITTED` if the second phase of a commit has
-    failed; else 128 and the number of the signal that came before the tick or
-    has cut the tick short (between two items or two attempts), or
-    `WORKER_FAILED` if `stop` has; else `WORKER_FAILED` if the tick has failed,
-    or an item of `ITransactionPerItem` whose failures matter; else `SUCCESS`,
-    also if a signal came during the tick. When many ticks are run, this is
-    about the last one.
+    failed; else the status of `ended_by`, if it is not 0; else 128 and the
+    number of the signal that came before the tick or has cut the tick short
+    (between two items or two attempts), or `WORKER_FAILED` if `stop` has; else
+    `WORKER_FAILED` if the tick has failed, or an item of `ITransactionPerItem`
+    whose failures matter; else `SUCCESS`, also if a signal came during the
+    tick. When many ticks are run, this is about the last one.
     """)
 
     ended_by = Attribute(

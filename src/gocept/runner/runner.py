@@ -83,6 +83,10 @@ class _Components(Protocol):
     def getUtility(self, provided: type) -> Any: ...
 
 
+_Participation = Callable[[_Components], Callable[[], None]]
+"""Returns what begins an interaction in the site of these components."""
+
+
 class _Exit:
     """What a worker returns to end the loop."""
 
@@ -179,13 +183,13 @@ class MainLoop:
               counting(self._items),
               OneProcess() as process):
             self._shutdown.join_outer()
-            participate = self._participation()
+            participation_in = self._participation()
             process.check()
             self.announce()
             notify(events.LoopStarted(self))
             try:
                 with process:
-                    self._loop(participate, poller, keep_handlers)
+                    self._loop(participation_in, poller, keep_handlers)
             finally:
                 self.status = self._status()
                 notify(events.LoopStopped(self))
@@ -198,6 +202,11 @@ class MainLoop:
         failure, items = self._last, self._items
         if items.uncertain or (failure and failure.uncertain):
             return errors.PARTLY_COMMITTED
+        if isinstance(self.ended_by, KeyboardInterrupt):
+            return errors.INTERRUPTED
+        if self.ended_by is not None and (
+                status := errors.status_of(self.ended_by)):
+            return status
         if (not self._ticked or items.cut_short
                 or (failure and failure.cut_short)):
             signum = self._shutdown.signum
@@ -206,8 +215,8 @@ class MainLoop:
         return (errors.WORKER_FAILED if failure or items.incomplete
                 else errors.SUCCESS)
 
-    def _participation(self) -> Callable[[_Components], object] | None:
-        """Return what begins the interaction of a tick, or None."""
+    def _participation(self) -> _Participation | None:
+        """Return what makes the beginning of interactions, or None."""
         principal = (self.principal() if callable(self.principal)
                      else self.principal)
         if principal is None:
@@ -216,26 +225,37 @@ class MainLoop:
         from zope.publisher.base import BaseRequest, BaseResponse
         response = BaseResponse()  # never read, so all requests share it
 
-        def participate(components: _Components) -> None:
-            request = BaseRequest(None, {}, response)
-            request.setPrincipal(components.getUtility(
-                IAuthentication).getPrincipal(principal))
-            # Like newInteraction(), without the check that there is none.
-            thread_local.interaction = getSecurityPolicy()(request)
+        def participation_in(components: _Components) -> Callable[[], None]:
+            get_utility = components.getUtility
+
+            def participate() -> None:
+                request = BaseRequest(None, {}, response)
+                request.setPrincipal(
+                    get_utility(IAuthentication).getPrincipal(principal))
+                # Like newInteraction(), without the check that there is none.
+                thread_local.interaction = getSecurityPolicy()(request)
+            return participate
 
         # Report an unknown principal before the first tick.
         getSiteManager().getUtility(IAuthentication).getPrincipal(principal)
-        return participate
+        return participation_in
 
-    def _loop(self, participate: Callable[[_Components], object] | None,
+    @staticmethod
+    def _serve_site(participation_in: _Participation | None) -> tuple[
+            _Components, Callable[[], bool], Callable[[], None] | None]:
+        """What is kept of a site from tick to tick."""
+        components = getSiteManager()
+        return (components, hearing_of_ticks(components),
+                participation_in and participation_in(components))
+
+    def _loop(self, participation_in: _Participation | None,
               poller: Poller, keep_handlers: Keep) -> None:
         app, worker, begin = self.app, self.worker, transaction.begin
-        components = getSiteManager()
-        is_heard = hearing_of_ticks(components)
         find = finder(app)
+        components, is_heard, participate = self._serve_site(participation_in)
 
         def step(number: int) -> _Exit | float:
-            nonlocal app, components, is_heard
+            nonlocal app, components, is_heard, participate
             if number > 1:
                 endInteraction()
                 self._items.repeat_tick()
@@ -248,13 +268,14 @@ class MainLoop:
                         'loop goes on with the new one',
                         text(getattr(found, '__name__', None)))
                     self.app = app = found
-            if (getSite() is not app
-                    or app.getSiteManager() is not components):
+            if getSite() is not app or (
+                    find is not None
+                    and app.getSiteManager() is not components):
                 setSite(app)
-                components = getSiteManager()
-                is_heard = hearing_of_ticks(components)
+                components, is_heard, participate = self._serve_site(
+                    participation_in)
             if participate is not None:
-                participate(components)
+                participate()
             result = worker()
             if result is None:
                 return self.ticks

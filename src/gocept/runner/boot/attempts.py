@@ -7,7 +7,6 @@ after a random pause. Any other error is reported once.
 import functools
 import random
 from collections.abc import Callable
-from os import getpid
 from typing import NamedTuple, TypeVar
 
 import transaction
@@ -21,7 +20,7 @@ from ZODB.POSException import ConflictError
 
 from gocept.runner.logs import Log
 from gocept.runner.signals import Shutdown
-from gocept.runner.waits.forks import end_fork
+from gocept.runner.waits import forks
 
 log = Log('gocept.runner.transaction')
 
@@ -79,22 +78,22 @@ def run_attempts(step: Callable[[int], T], attempts: int, shutdown: Shutdown,
 
     A child that `step` has forked ends where it comes back to here.
     """
-    number, pid = 0, getpid()
+    number, generation = 0, forks.generation
     while True:
         number += 1
         txn = None
         try:
             result = step(number)
-            if getpid() != pid:
-                end_fork(pid)
+            if forks.generation != generation:
+                forks.end_fork()
             txn = _current()
             if txn is not None:
                 txn.commit()
-            if getpid() != pid:
-                end_fork(pid)
+            if forks.generation != generation:
+                forks.end_fork()
         except BaseException as error:
-            if getpid() != pid:
-                end_fork(pid, error)
+            if forks.generation != generation:
+                forks.end_fork(error)
             ending = isinstance(error, (SystemExit, KeyboardInterrupt))
             if txn is not None and _is_over(txn, error):
                 abort()

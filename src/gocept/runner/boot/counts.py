@@ -28,17 +28,19 @@ class Items:
         self.once = once
         """Whether somebody asks if the tick was completed whole."""
         self.counts = Counts()
-        self.begin_tick()
-
-    def begin_tick(self) -> None:
-        """Forget what the tick before has left undone."""
-        self._before: Counts | None = None  # of the first item
         self.incomplete = False
         """Whether an item has failed or was skipped, and this matters."""
         self.cut_short = False
         """Whether a request to end has kept items from being run."""
         self.uncertain: BaseException | None = None
         """The error of the last item whose outcome is uncertain."""
+        self._before: Counts | None = None  # the first item of the tick
+
+    def begin_tick(self) -> None:
+        """Forget what the tick before has left undone."""
+        if self._before is not None:
+            self._before = self.uncertain = None
+            self.incomplete = self.cut_short = False
 
     def repeat_tick(self) -> None:
         """Take back what was not done: it will be tried again."""

@@ -80,8 +80,12 @@ class End(NamedTuple):
 
     @property
     def status(self) -> int:
-        """What a command line returns; a SystemExit is raised again."""
-        if isinstance(self.by, SystemExit):
+        """What a command line returns; a SystemExit is raised again.
+
+        But not one that claims a success which is none.
+        """
+        if isinstance(self.by, SystemExit) and (
+                errors.status_of(self.by) or not self.code):
             raise self.by
         return errors.INTERRUPTED if self.by is not None else self.code
 

@@ -34,11 +34,14 @@ def finder(site: ISite) -> Callable[[], ISite] | None:
     names = names[::-1]
     place = repr('/'.join(names) or 'root folder')
 
+    key = keys[0]
+
     def find() -> ISite:
-        found: Any = root
         try:
-            for each in (keys[0], *names):
-                found = found[each]
+            # What `root[key]` returns in twice the time.
+            found: Any = root.data[key]
+            for name in names:
+                found = found[name]
         except POSKeyError:
             raise  # the database is broken
         except KeyError as error:

@@ -32,6 +32,7 @@ from gocept.runner.events import (
     TickAborted,
     TickCommitted,
     TickStarted,
+    TickUncertain,
     hearing_of_ticks,
     notify,
 )
@@ -60,6 +61,7 @@ CONTRACTS = {
     TickStarted: interfaces.ITickStarted,
     TickCommitted: interfaces.ITickCommitted,
     TickAborted: interfaces.ITickAborted,
+    TickUncertain: interfaces.ITickUncertain,
     ConflictRetried: interfaces.IConflictRetried,
     ChildStarted: interfaces.IChildStarted,
     ChildReady: interfaces.IChildReady,
@@ -88,7 +90,7 @@ class ContractTests(unittest.TestCase):
 
     def make(self, kind):
         process = types.SimpleNamespace(name='a name', returncode=3)
-        if kind in (TickAborted, ConflictRetried):
+        if kind in (TickAborted, TickUncertain, ConflictRetried):
             return kind('loop', KeyError('x'),
                         *[2] * (kind is ConflictRetried))
         return kind(process if kind in (

@@ -11,11 +11,13 @@ import socket
 import threading
 from unittest import mock
 
+import persistent
 import persistent.mapping
 import transaction
 import ZODB
 import zope.component
 import zope.component.hooks
+import zope.event
 import zope.security.management
 import zope.site.folder
 import zope.site.site
@@ -25,21 +27,34 @@ from zope.authentication.interfaces import (
     PrincipalLookupError,
 )
 from zope.interface.interfaces import ComponentLookupError
-from zope.principalregistry.principalregistry import principalRegistry
+from zope.principalregistry.principalregistry import (
+    Principal,
+    principalRegistry,
+)
 
 import gocept.runner
 from gocept.runner import Exit, appmain, from_config, once
 from gocept.runner.boot import zopeconf
+from gocept.runner.boot.counts import Counts
+from gocept.runner.boot.site import finder
 from gocept.runner.channel import SocketChannel
-from gocept.runner.interfaces import IPoller
+from gocept.runner.events import LoopStarted, TickAborted
+from gocept.runner.interfaces import (
+    IPoller,
+    ITickAborted,
+    ITickCommitted,
+    ITickUncertain,
+)
 from gocept.runner.poller import Poller, Timer
 from gocept.runner.runner import MainLoop, _poller_of_pauses, init
+from gocept.runner.tests.boot.test_attempts import DataManager
 from gocept.runner.tests.poller.test_server import no_descriptors_left
 from gocept.runner.tests.streams import wait_readable
 from gocept.runner.tests.support import DEADLINE, SIGNALS, TestCase
 from gocept.runner.tests.victims import until
 
 LOGGER = 'gocept.runner.runner'
+LOG = logging.getLogger(LOGGER)
 
 
 class LoopCase(TestCase):
@@ -728,6 +743,419 @@ class BackOffTests(LoopCase):
             self.assertEqual(max_backoff, loops[0].max_backoff)
 
 
+class StatusTests(LoopCase):
+    """What a program that runs once ends with."""
+
+    def run_once(self, *items, **options):
+        """The status of a loop that runs items."""
+        @gocept.runner.transaction_per_item(**options)
+        def run():
+            yield from items
+        self.running = MainLoop(self.app, 0, run, once=True)
+        with self.assertLogs('gocept.runner', 'INFO') as logs:
+            self.running()
+        self.logs = logs.output
+        return self.running.status
+
+    def conflict(self):
+        raise ConflictError
+
+    def test_a_success(self):
+        self.loop(once=True)()
+        self.assertEqual(0, self.run_once(int, int))
+        self.assertEqual(Counts(done=2), self.running.counts)
+
+    def test_an_item_that_fails(self):
+        self.assertEqual(1, self.run_once(int, lambda: 1 / 0, int))
+        self.assertEqual(Counts(done=2, failed=1), self.running.counts)
+        self.assertFalse(self.running.failed)
+
+    def test_an_item_that_is_skipped(self):
+        self.assertEqual(1, self.run_once(self.conflict, attempts=2))
+        self.assertEqual(Counts(skipped=1), self.running.counts)
+
+    def test_an_item_that_is_none(self):
+        self.assertEqual(1, self.run_once('Alice,38', int))
+        self.assertEqual(Counts(done=1, failed=1), self.running.counts)
+        self.assertIn("Error in item Alice,38 of 'run': TypeError: a str is "
+                      'no item; an item is a callable without arguments',
+                      self.logs[0])
+
+    def test_failures_that_do_not_matter(self):
+        self.assertEqual(0, self.run_once(
+            self.conflict, lambda: 1 / 0, on_failure='ignore'))
+        self.assertEqual(Counts(failed=1, skipped=1), self.running.counts)
+
+    def test_an_item_that_is_tried_again_with_its_tick(self):
+        outcomes = [ZeroDivisionError(), None, None, None]
+
+        def item():
+            error = outcomes.pop(0)
+            if error is not None:
+                raise error
+
+        @gocept.runner.transaction_per_item
+        def run():
+            yield item
+            yield item
+            if len(outcomes) == 2:
+                raise ConflictError
+        loop = MainLoop(self.app, 0, run, once=True)
+        with self.assertLogs('gocept.runner', 'INFO'):
+            loop()
+        self.assertEqual((0, []), (loop.status, outcomes))
+        self.assertEqual(Counts(done=3), loop.counts)
+
+    def test_the_counts_of_several_ticks(self):
+        @gocept.runner.transaction_per_item
+        def run():
+            yield int
+            if loop.counts.done == 2:
+                return Exit
+        loop = MainLoop(self.app, 0, run)
+        loop()
+        self.assertEqual(Counts(done=2), loop.counts)
+        loop()
+        self.assertEqual(Counts(done=2), loop.counts)
+
+    def signal(self):
+        signal.raise_signal(signal.SIGTERM)
+
+    def test_a_signal_between_two_items(self):
+        self.assertEqual(143, self.run_once(int, self.signal, int))
+        self.assertEqual(Counts(done=2), self.running.counts)
+        self.assertIn('2 done, 0 failed, 0 skipped, stopped', self.logs[0])
+
+    def test_a_signal_in_the_last_item(self):
+        self.assertEqual(0, self.run_once(int, self.signal))
+        self.assertNotIn('stopped', self.logs[0])
+
+    def test_a_signal_in_the_tick(self):
+        loop = self.loop(self.signal, once=True)
+        loop()
+        self.assertEqual(0, loop.status)
+
+    def test_a_signal_that_prevents_another_attempt(self):
+        def conflict():
+            self.signal()
+            raise ConflictError
+        loop = self.loop(conflict, once=True)
+        with self.assertLogs('gocept.runner', 'INFO'):
+            loop()
+        self.assertEqual((1, 143), (self.calls, loop.status))
+
+    def test_a_signal_that_prevents_another_attempt_of_an_item(self):
+        def conflict():
+            self.signal()
+            raise ConflictError
+        self.assertEqual(143, self.run_once(
+            conflict, attempts=3, on_failure='ignore'))
+
+    def test_a_signal_before_the_tick(self):
+        zope.event.subscribers.append(self.signal_at_start)
+        self.addCleanup(zope.event.subscribers.remove, self.signal_at_start)
+        loop = self.loop(once=True)
+        loop()
+        self.assertEqual((0, 143), (self.calls, loop.status))
+
+    def signal_at_start(self, event):
+        if isinstance(event, LoopStarted):
+            self.signal()
+
+    def test_a_stop_before_the_tick(self):
+        loop = self.loop(once=True)
+        loop.stop()
+        loop()
+        self.assertEqual((0, 1), (self.calls, loop.status))
+        loop()
+        self.assertEqual((1, 0), (self.calls, loop.status))
+
+    def test_a_commit_that_fails_in_its_second_phase(self):
+        heard = []
+        zope.event.subscribers.append(heard.append)
+        self.addCleanup(zope.event.subscribers.remove, heard.append)
+        error = transaction.interfaces.TransientError('gone')
+
+        def work():
+            self.app.done = True
+            DataManager(tpc_finish=error)
+        loop = self.loop(work, once=True)
+        with self.assertLogs(LOGGER, 'ERROR') as logs:
+            loop()
+        self.assertIn("in worker 'worker', so it is not known", logs.output[0])
+        self.assertEqual((1, 74), (self.calls, loop.status))
+        self.assertTrue(loop.failed)
+        self.assertTrue(self.committed('done'))
+        [event] = [event for event in heard
+                   if ITickUncertain.providedBy(event)]
+        self.assertEqual((loop, error), (event.loop, event.error))
+        self.assertFalse([event for event in heard
+                          if ITickCommitted.providedBy(event)
+                          or ITickAborted.providedBy(event)])
+
+    def test_an_item_whose_commit_does(self):
+        heard = []
+        zope.event.subscribers.append(heard.append)
+        self.addCleanup(zope.event.subscribers.remove, heard.append)
+        error = transaction.interfaces.TransientError('gone')
+        calls = []
+
+        def item():
+            calls.append(self.app)
+            DataManager(tpc_finish=error)
+        self.assertEqual(74, self.run_once(
+            item, int, attempts=3, on_failure='ignore'))
+        self.assertEqual(1, len(calls))
+        self.assertEqual(Counts(done=1, uncertain=1), self.running.counts)
+        self.assertIn(': 1 done, 0 failed, 0 skipped, 1 uncertain',
+                      self.logs[-1])
+        [event] = [event for event in heard
+                   if ITickUncertain.providedBy(event)]
+        self.assertIs(error, event.error)
+
+    def test_an_uncertain_item_is_not_repeated_with_its_tick(self):
+        calls = []
+
+        def item():
+            calls.append(self.app)
+            DataManager(tpc_finish=OSError('gone'))
+
+        @gocept.runner.transaction_per_item
+        def run():
+            yield item
+            raise ConflictError
+        loop = MainLoop(self.app, 0, run, once=True)
+        with self.assertLogs('gocept.runner', 'INFO') as logs:
+            loop()
+        self.assertEqual((1, 74), (len(calls), loop.status))
+        self.assertIn('RunnerError: an item before this error has an '
+                      'uncertain outcome: ConflictError', logs.output[-1])
+
+    def test_the_last_tick_counts(self):
+        loop = self.loop(ValueError, Exit)
+        self.run_logged(loop)
+        self.assertEqual(0, loop.status)
+
+
+asked: list[str] = []
+heard: list[str] = []
+
+
+class Authentication(persistent.Persistent):
+    """Is stored in a site, and notes that it was asked."""
+
+    def __init__(self, name):
+        self.name = name
+
+    def getPrincipal(self, principal):
+        asked.append(self.name)
+        return Principal(principal, '', '', principal, b'')
+
+
+def hear_in_the_old_one(event):
+    heard.append('old')
+
+
+def hear_in_the_new_one(event):
+    heard.append('new')
+
+
+def equip(site, name, subscriber):
+    """Store an authentication and a subscriber in a site."""
+    components = site.getSiteManager()
+    components.registerUtility(Authentication(name), IAuthentication)
+    components.registerHandler(subscriber, [ITickCommitted])
+
+
+class PlaceTests(LoopCase):
+    """The connection and the database of the site."""
+
+    def test_the_connection_of_another_thread(self):
+        loop, errors = self.loop(), []
+
+        def run():
+            try:
+                loop()
+            except RuntimeError as error:
+                errors.append(error)
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join()
+        self.assertEqual(0, self.calls)
+        self.assertIn('belongs to another thread', str(errors[0]))
+
+    def test_a_connection_with_a_transaction_manager_of_its_own(self):
+        for manager, is_refused in [
+                (transaction.TransactionManager(), True),
+                (transaction.manager, False),
+                (transaction.manager.manager, False)]:
+            loop = self.loop()
+            with contextlib.closing(self.db.open(manager)) as connection:
+                loop.app = connection.root()['Application']
+                if is_refused:
+                    with self.assertRaisesRegex(RuntimeError, 'nothing would'):
+                        loop()
+                else:
+                    loop()
+                transaction.abort()
+
+    def test_a_connection_that_is_closed(self):
+        loop = self.loop()
+        with contextlib.closing(self.db.open()) as connection:
+            loop.app = connection.root()['Application']
+        with self.assertRaisesRegex(RuntimeError, 'is closed'):
+            loop()
+
+    # The site may be replaced by another client of the database.
+
+    def make_site(self, folder, name=None):
+        site = zope.site.folder.Folder()
+        if name is not None:
+            folder[name] = site
+        site.setSiteManager(zope.site.site.LocalSiteManager(site))
+        return site
+
+    def elsewhere(self, change):
+        """Change the root of the database as another client does."""
+        with self.db.transaction() as connection:
+            change(connection.root())
+
+    def replace(self, *names):
+        def change(root):
+            folder = root['Application']
+            for name in names[:-1]:
+                folder = folder[name]
+            del folder[names[-1]]
+            self.make_site(folder, names[-1])
+        self.elsewhere(change)
+
+    def sites_of(self, site, *works, **options):
+        """The sites in which the worker was called, and the messages."""
+        sites = []
+
+        def worker():
+            self.assertIs(zope.component.hooks.getSite().getSiteManager(),
+                          zope.component.getSiteManager())
+            sites.append(zope.component.hooks.getSite())
+            result = works[len(sites) - 1]()
+            if result is Exit:  # to change the old one would be a conflict
+                sites[-1].number = len(sites)
+            return result
+        self.tested = MainLoop(site, 0, worker, **options)
+        with self.assertLogs(LOGGER, 'INFO') as logs:
+            LOG.info('begin')
+            self.tested()
+        return sites, [record.getMessage() for record in logs.records[1:]]
+
+    def test_a_site_that_is_replaced(self):
+        site = self.make_site(self.app, 'shop')
+        transaction.commit()
+        (first, second), messages = self.sites_of(
+            site, lambda: self.replace('shop'), lambda: Exit)
+        self.assertIs(site, first)
+        self.assertIsNot(site, second)
+        self.assertEqual(
+            ['The site shop was replaced in the database, so the loop goes on '
+             'with the new one'], messages)
+        self.assertIs(second, self.tested.app)
+        with self.db.transaction() as connection:
+            self.assertEqual(
+                2, connection.root()['Application']['shop'].number)
+        self.assertIsNone(zope.component.hooks.getSite())
+
+    def test_the_folder_of_the_site(self):
+        site = self.make_site(self.make_site(self.app, 'shops'), 'shop')
+        transaction.commit()
+
+        def change(root):
+            shops = root['Application']['shops']
+            root['Application']['old'] = self.make_site(root)
+            del root['Application']['shops']
+            self.make_site(self.make_site(root['Application'], 'shops'),
+                           'shop')
+            self.assertIn('shop', shops)
+        (first, second), messages = self.sites_of(
+            site, lambda: self.elsewhere(change), lambda: Exit)
+        self.assertIsNot(first, second)
+        self.assertEqual(1, len(messages))
+
+    def test_the_root_folder(self):
+        def change(root):
+            root['Application'] = self.make_site(root)
+        (first, second), messages = self.sites_of(
+            self.app, lambda: self.elsewhere(change), lambda: Exit)
+        self.assertIsNot(first, second)
+        self.assertEqual(1, len(messages))
+
+    def test_a_site_that_is_gone_and_comes_back(self):
+        site = self.make_site(self.app, 'shop')
+        transaction.commit()
+
+        def remove(root):
+            del root['Application']['shop']
+
+        def restore(event):
+            if isinstance(event, TickAborted):
+                errors.append(event.error)
+                self.elsewhere(lambda root: self.make_site(
+                    root['Application'], 'shop'))
+        errors = []
+        zope.event.subscribers.append(restore)
+        self.addCleanup(zope.event.subscribers.remove, restore)
+        (first, second), messages = self.sites_of(
+            site, lambda: self.elsewhere(remove), lambda: Exit)
+        self.assertIsNot(first, second)
+        self.assertEqual(
+            ["Error in worker 'worker': LookupError: the site 'shop' is gone: "
+             'the database has no object at its place',
+             'The site shop was replaced in the database, so the loop goes on '
+             'with the new one'], messages)
+        self.assertIsInstance(errors[0], LookupError)
+
+    def test_what_was_kept_of_the_old_one(self):
+        asked.clear()
+        heard.clear()
+        site = self.make_site(self.app, 'shop')
+        equip(site, 'old', hear_in_the_old_one)
+        transaction.commit()
+
+        def change(root):
+            del root['Application']['shop']
+            equip(self.make_site(root['Application'], 'shop'), 'new',
+                  hear_in_the_new_one)
+        self.sites_of(site, lambda: self.elsewhere(change), int, lambda: Exit,
+                      principal='zope.mgr')
+        # Once before the first tick.
+        self.assertEqual(['old', 'old', 'new', 'new'], asked)
+        # Each tick is told to the site that it has found in the end.
+        self.assertEqual(['old', 'new', 'new'], heard)
+
+    def test_a_site_manager_that_is_replaced(self):
+        site = self.make_site(self.app, 'shop')
+        transaction.commit()
+        old = site.getSiteManager()
+
+        def change(root):
+            shop = root['Application']['shop']
+            shop._sm = zope.site.site.LocalSiteManager(shop)
+        self.sites_of(site, lambda: (self.elsewhere(change), 0)[1],
+                      lambda: Exit)
+        self.assertIsNot(old, site.getSiteManager())
+
+    def test_what_has_no_place(self):
+        folder = zope.site.folder.Folder()
+        folder.setSiteManager(zope.site.site.LocalSiteManager(folder))
+        self.assertIsNone(finder(folder))  # not stored
+        self.app.extra = folder
+        transaction.commit()
+        self.assertIsNone(finder(folder))  # without a name
+        folder.__parent__, folder.__name__ = self.app, 'nobody'
+        self.assertIsNone(finder(folder))  # and not there
+        folder.__parent__ = folder
+        self.assertIsNone(finder(folder))
+        self.assertEqual((self.app, ), (finder(self.app)(), ))
+
+
 class SignalTests(LoopCase):
 
     def test_ends_after_the_tick_in_progress(self):
@@ -920,6 +1348,23 @@ class DecoratorTests(TestCase):
         def worker():
             raise KeyboardInterrupt
         self.assertIsNone(worker(None, self.zope_conf()))
+
+    def test_what_once_returns_where_the_worker_ended_itself(self):
+        for error, status in [(SystemExit(3), 3), (SystemExit(), None),
+                              (SystemExit('text'), 1),
+                              (KeyboardInterrupt(), 130)]:
+            @once()
+            def worker(error=error):
+                raise error
+            self.assertEqual(status, worker(None, self.zope_conf()))
+
+    def test_what_once_returns_after_a_signal(self):
+        @once()
+        @gocept.runner.transaction_per_item
+        def worker():
+            yield lambda: signal.raise_signal(signal.SIGTERM)
+            yield lambda: self.fail('this item is not run')
+        self.assertEqual(128 + 15, worker(None, self.zope_conf()))
 
     def test_log_files_may_be_rotated_while_it_boots(self):
         conf = self.zope_conf()

@@ -11,6 +11,7 @@ import threading
 import weakref
 from typing import NoReturn, Protocol, Self
 
+from gocept.runner.errors import status_of
 from gocept.runner.logs import Log
 
 log = Log('gocept.runner.process')
@@ -27,6 +28,9 @@ _locks: 'weakref.WeakSet[Lock]' = weakref.WeakSet()
 _forked: 'weakref.WeakSet[Forked]' = weakref.WeakSet()
 _hooked = False
 
+generation = 0
+"""Higher in each forked child; cheaper than to ask the system for the pid."""
+
 
 def tell_forks(it: Forked) -> None:
     """Call ``it.after_fork()`` in each child that this process forks."""
@@ -42,6 +46,8 @@ def _hook() -> None:
 
 
 def _after_fork() -> None:
+    global generation
+    generation += 1
     for lock in list(_locks):  # first, as the others take them
         if not lock._is_owned():  # it forks itself with the lock held
             lock._at_fork_reinit()
@@ -96,39 +102,39 @@ class OneProcess:
     """
 
     def __init__(self) -> None:
-        self._pid = os.getpid()
+        _hook()
+        self._generation = generation
 
     def __enter__(self) -> Self:
         return self
 
     def check(self, error: BaseException | None = None) -> None:
         """End this process if it is a forked child."""
-        if os.getpid() != self._pid:
-            end_fork(self._pid, error)
+        if generation != self._generation:
+            end_fork(error)
 
     def __exit__(self, kind: object, error: BaseException | None,
                  traceback: object) -> None:
         self.check(error)
 
 
-def end_fork(parent: int, error: BaseException | None = None) -> NoReturn:
-    """End this process: a child of `parent` that came back to its code.
+def end_fork(error: BaseException | None = None) -> NoReturn:
+    """End this process, a forked child that came back to code of its parent.
 
     The child closes nothing and calls no exit handlers, since all of this
     belongs to the parent. The status is 0, the code of a SystemExit, or 1 for
     another `error`.
     """
     is_bug = error is not None and not isinstance(error, SystemExit)
-    code = error.code if isinstance(error, SystemExit) else is_bug
-    status = code & 0xff if isinstance(code, int) else int(code is not None)
+    status = status_of(error) if isinstance(error, SystemExit) else is_bug
     try:
-        if isinstance(code, str):
-            print(code, file=sys.stderr, flush=True)  # as Python itself does
+        if isinstance(error, SystemExit) and isinstance(error.code, str):
+            print(error, file=sys.stderr, flush=True)  # as Python itself does
         log.log(logging.ERROR if is_bug else logging.WARNING,
                 'Process %d, which was forked from process %d, came back to '
-                'code that only process %d may run, so it ends here, with '
+                'code that only its parent may run, so it ends here, with '
                 'status %d; a forked child has to end by os._exit()',
-                os.getpid(), parent, parent, status,
+                os.getpid(), os.getppid(), status,
                 exc_info=error if is_bug else None)
     finally:
         os._exit(status)
