@@ -37,6 +37,14 @@ class ConfigurationError(RunnerError):
     status = BAD_CONFIGURATION
 
 
+class NoSuchSite(RunnerError, KeyError):
+    """Raised when the root folder has no object of that name."""
+
+    status = UNKNOWN_SITE
+
+    __str__ = Exception.__str__  # KeyError would show quotes
+
+
 class NoSuchSetting(ConfigurationError, KeyError):
     """Raised when zope.conf lacks what `from_config` is to read."""
 

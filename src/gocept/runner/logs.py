@@ -30,6 +30,8 @@ class Log(logging.LoggerAdapter[logging.Logger]):
             if not Log.has_failed:
                 Log.has_failed = True
                 with contextlib.suppress(Exception):
-                    print(f'The log failed with {type(error).__name__}: '
-                          f'{error}; the first line that is lost: '
-                          f'{str(msg) % args}', file=sys.stderr, flush=True)
+                    sys.stderr.write(
+                        f'The log failed with {type(error).__name__}: '
+                        f'{error}; the first line that is lost: '
+                        f'{str(msg) % args}\n')
+                    sys.stderr.flush()

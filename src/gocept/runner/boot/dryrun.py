@@ -2,35 +2,88 @@
 
 import collections
 import contextlib
-import logging
 from collections.abc import Iterator
 
 import transaction
 import ZODB.Connection
 import ZODB.utils
+import zope.event
 from transaction.interfaces import DoomedTransaction
 
 from gocept.runner.channel.journal import journal_of
+from gocept.runner.interfaces import (
+    IConflictRetried,
+    ITickAborted,
+    ITickCommitted,
+)
+from gocept.runner.logs import Log
+from gocept.runner.waits.forks import Lock
 
-log = logging.getLogger('gocept.runner.transaction')
+log = Log('gocept.runner.transaction')
 
 
 @contextlib.contextmanager
 def dry_run() -> Iterator[None]:
     """Abort every transaction where it would be committed, in all threads.
 
-    For each transaction, the number of objects of each class that it would
-    store is logged.
+    At the end of each tick, one line is logged with the number of objects of
+    each class that its transactions would have stored.
     """
-    commit = transaction.Transaction.commit
-    transaction.Transaction.commit = _abort_instead
+    verdict, commit = _Verdict(), transaction.Transaction.commit
+
+    def abort_instead(txn: transaction.Transaction) -> None:
+        verdict.count(_stored(txn))
+        journal = journal_of(txn)
+        if journal is not None:
+            journal.consume()
+        txn.abort()
+    transaction.Transaction.commit = abort_instead
+    zope.event.subscribers.append(verdict.hear)
     try:
         yield
     finally:
+        zope.event.subscribers.remove(verdict.hear)
         transaction.Transaction.commit = commit
+        verdict.tell_rest()
 
 
-def _abort_instead(txn: transaction.Transaction) -> None:
+class _Verdict:
+    """What the transactions would have stored since the last tick."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._classes: collections.Counter[str] = collections.Counter()
+
+    def count(self, classes: collections.Counter[str]) -> None:
+        """Add what one transaction would have stored."""
+        with self._lock:
+            self._classes += classes
+
+    def hear(self, event: object) -> None:
+        """Subscribe to events with this."""
+        if ITickCommitted.providedBy(event) or ITickAborted.providedBy(event):
+            self._tell()
+        elif IConflictRetried.providedBy(event):
+            self._take()  # the tick will do it again
+
+    def tell_rest(self) -> None:
+        """Log what was done outside of ticks, if there is something."""
+        if self._classes:
+            self._tell()
+
+    def _take(self) -> collections.Counter[str]:
+        with self._lock:
+            taken, self._classes = self._classes, collections.Counter()
+        return taken
+
+    def _tell(self) -> None:
+        log.info('Dry run: would commit %s', ', '.join(
+            f'{count} {name}' for name, count in sorted(self._take().items()))
+            or 'nothing')
+
+
+def _stored(txn: transaction.Transaction) -> collections.Counter[str]:
+    """The classes of the objects that a commit would store."""
     if txn.isDoomed():
         raise DoomedTransaction('transaction doomed, cannot commit')
     for hook, args, keywords in txn.getBeforeCommitHooks():
@@ -38,19 +91,10 @@ def _abort_instead(txn: transaction.Transaction) -> None:
     # A savepoint stores new and changed objects where they can be counted, and
     # fails on those that cannot be pickled.
     txn.savepoint(optimistic=True)
-    classes = collections.Counter(
+    return collections.Counter(
         name for resource in txn._resources
         if isinstance(resource, ZODB.Connection.Connection)
         for name in _stored_by_savepoint(resource))
-    if classes:
-        log.info('Dry run: would commit %s', ', '.join(
-            f'{count} {name}' for name, count in sorted(classes.items())))
-    else:
-        log.debug('Dry run: would commit nothing')
-    journal = journal_of(txn)
-    if journal is not None:
-        journal.consume()
-    txn.abort()
 
 
 def _stored_by_savepoint(connection: ZODB.Connection.Connection,

@@ -15,6 +15,7 @@ import weakref
 from collections.abc import Iterator, Mapping, Sequence
 
 import transaction
+import ZODB.broken
 import ZODB.config
 import ZODB.interfaces
 import zope.component
@@ -33,7 +34,11 @@ from gocept.runner.boot.attempts import abort
 from gocept.runner.boot.creation import Creation, name_of
 from gocept.runner.boot.inherited import Inherited
 from gocept.runner.boot.zopeconf import Options
-from gocept.runner.errors import ConfigurationError, NotASiteError
+from gocept.runner.errors import (
+    ConfigurationError,
+    NoSuchSite,
+    NotASiteError,
+)
 from gocept.runner.events import Loop
 from gocept.runner.interfaces import ISupervisor
 from gocept.runner.logs import Log
@@ -375,20 +380,40 @@ def log_start(name: str, loop: Loop, appname: str | None, site: ISite) -> None:
         name_of(site._p_jar.db().storage))
 
 
+def _whole(site: ISite, what: str) -> ISite:
+    """`site`, or ConfigurationError if its class cannot be imported."""
+    if isinstance(site, ZODB.broken.Broken):
+        kind = type(site)
+        raise ConfigurationError(
+            f'{what} is a {kind.__module__}.{kind.__name__}, which cannot be '
+            'imported; is `path` in zope.conf set?')
+    return site
+
+
 def find_site(root: Mapping[str, ISite], appname: str | None) -> ISite:
     """The root folder, or the object in it that `appname` names.
 
-    Raises KeyError if there is no such object, and NotASiteError if it has no
-    site manager.
+    Raises NoSuchSite if there is no such object, NotASiteError if it has no
+    site manager, and ConfigurationError if its class cannot be imported.
     """
-    site = root[APPLICATION]
+    site = _whole(root[APPLICATION], 'the root folder')
     what = 'the root folder'
     if appname is not None:
-        site = site[appname]
         what = f'{appname!r} in the root folder'
+        try:
+            site = site[appname]
+        except KeyError as error:
+            if error.args != (appname,):
+                raise  # a bug of the root folder, or a broken database
+            raise NoSuchSite(
+                f'the root folder has no object {appname!r}') from None
+        site = _whole(site, what)
     try:
+        # What its own code raises is a bug, and none of these.
+        if not hasattr(site, 'getSiteManager'):
+            raise zope.interface.interfaces.ComponentLookupError
         site.getSiteManager()
-    except (AttributeError, zope.interface.interfaces.ComponentLookupError):
+    except zope.interface.interfaces.ComponentLookupError:
         raise NotASiteError(
             f'{what} is a {type(site).__name__} without a site manager, '
             'so it cannot be the site') from None

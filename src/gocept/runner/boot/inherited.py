@@ -2,7 +2,8 @@
 
 The parent goes on to write them. If the child wrote too, each would overwrite
 what the other has committed; closing a FileStorage writes its index, and frees
-the lock.
+the lock. The two even share the position in each open file: what the child
+reads from one, or closes, moves the position under the hands of the parent.
 """
 
 import os
@@ -10,10 +11,14 @@ from collections.abc import Collection
 from typing import Any, NoReturn
 
 import ZODB
+from ZODB.FileStorage.FileStorage import FilePool, FileStorage
+
+_kept: list[object] = []
+"""In a forked child: what must not be closed, also not by the collector."""
 
 
 class Inherited:
-    """Open databases, which a forked child neither writes nor closes."""
+    """Open databases, which a forked child may read, but nothing else."""
 
     def __init__(self, databases: Collection[ZODB.DB]) -> None:
         self._databases = databases
@@ -22,15 +27,19 @@ class Inherited:
     def after_fork(self) -> None:
         """Called in the child, by its only thread."""
         for database in self._databases:
-            # Storages that are no adapters give each connection an instance.
+            # Storages that need no adapter give each connection an instance.
             database._connectionMap(
                 lambda connection: self._bar(connection._normal_storage))
             self._bar(getattr(database._mvcc_storage, '_storage',
                               database._mvcc_storage))
 
     def _bar(self, storage: Any) -> None:
+        _kept.append(storage)
         storage.tpc_begin = storage.pack = self._refuse
         storage.close = lambda: None
+        if isinstance(storage, FileStorage):
+            _kept.append(storage._files)
+            storage._files = FilePool(storage._file_name)
 
     def _refuse(self, *args: object, **keywords: object) -> NoReturn:
         raise RuntimeError(

@@ -136,7 +136,7 @@ def opened(options: Options, appname: str | None, guard: Guard = unguarded, *,
             database = close.enter_context(
                 environment.open_databases(options, create=create))
         root = close.enter_context(environment.root_of(database))
-        with guard(errors.UNKNOWN_SITE, KeyError):
+        with guard(errors.UNKNOWN_SITE):
             site = environment.find_site(root, appname)
         yield site
 

@@ -17,8 +17,8 @@ from gocept.runner import errors
 from gocept.runner.boot.zopeconf import path_of
 
 
-def message(error: Exception, status: int | None = None) -> str:
-    """One line for an error that ends a program with this status."""
+def message(error: Exception) -> str:
+    """One line for an error that ends a program."""
     text = _line(error)
     match error:
         case LockError():
@@ -31,10 +31,6 @@ def message(error: Exception, status: int | None = None) -> str:
                     'no authentication (IAuthentication)')
         case errors.RunnerError():
             return text
-        case KeyError() if status == errors.UNKNOWN_SITE:
-            return f'the root folder has no object {text}'
-        case KeyError():
-            return str(error.args[0]) if error.args else 'KeyError'
         case ZConfig.ConfigurationError() if getattr(error, 'lineno', None):
             return (f'{path_of(error.url)}, line {error.lineno}: '
                     f'{error.message}')

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
 from ZODB.POSException import POSKeyError
+from zope.authentication.interfaces import IAuthentication
+from zope.interface.interfaces import ComponentLookupError
 
 from gocept.runner import errors
 from gocept.runner.boot import program as boot
@@ -18,8 +20,9 @@ from gocept.runner.boot.program import Program, Worker
 from gocept.runner.boot.zopeconf import ConfigFile
 from gocept.runner.cli.messages import message
 from gocept.runner.events import Loop
+from gocept.runner.logs import Log
 
-log = logging.getLogger('gocept.runner.command')
+log = Log('gocept.runner.command')
 
 STATUSES = '''\
 statuses:
@@ -254,10 +257,13 @@ def expecting(status: int, *kinds: type[Exception]) -> Iterator[None]:
     except expected as error:
         if isinstance(error, POSKeyError) and KeyError in kinds:
             raise  # of a broken database
+        if (isinstance(error, ComponentLookupError)
+                and error.args[:1] != (IAuthentication,)):
+            raise  # a bug in a site, say
         log.debug('This ends the program', exc_info=True)
         if isinstance(error, errors.RunnerError):
             status = error.status
-        raise UserError(message(error, status), status) from error
+        raise UserError(message(error), status) from error
 
 
 class _PostMortem(logging.Handler):

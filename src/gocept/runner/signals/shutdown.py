@@ -5,7 +5,6 @@ thread that runs the loop, between two ticks or in a wait.
 """
 
 import contextlib
-import logging
 import signal
 import sys
 import threading
@@ -17,6 +16,7 @@ import zope.interface
 
 from gocept.runner.errors import PollerInUse, Terminated
 from gocept.runner.interfaces import IShutdown
+from gocept.runner.logs import Log
 from gocept.runner.poller import Poller
 from gocept.runner.signals.handlers import (
     TERMINATING,
@@ -27,7 +27,7 @@ from gocept.runner.signals.handlers import (
 )
 from gocept.runner.waits.deadline import Deadline
 
-log = logging.getLogger('gocept.runner.signals')
+log = Log('gocept.runner.signals')
 
 _running = threading.local()
 
@@ -233,6 +233,6 @@ def _reopen_logs() -> None:
         if handler is not None:
             try:
                 handler.reopen()
-            except OSError as error:
+            except Exception as error:  # of a handler of another kind, too
                 log.error('Cannot reopen a log file: %s', error)
     log.info('Reopened the log files')

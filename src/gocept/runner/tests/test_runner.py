@@ -51,6 +51,7 @@ from gocept.runner.tests.boot.test_attempts import DataManager
 from gocept.runner.tests.poller.test_server import no_descriptors_left
 from gocept.runner.tests.streams import wait_readable
 from gocept.runner.tests.support import DEADLINE, SIGNALS, TestCase
+from gocept.runner.tests.test_logs import failing_handler
 from gocept.runner.tests.victims import until
 
 LOGGER = 'gocept.runner.runner'
@@ -224,6 +225,30 @@ class TickTests(LoopCase):
         loop = self.loop(ValueError, once=True)
         self.run_logged(loop)
         self.assertTrue(loop.failed)
+
+    def test_a_log_handler_that_fails(self):
+        def subscriber(event):
+            if isinstance(event, TickAborted):
+                raise KeyError('subscriber')
+        zope.event.subscribers.append(subscriber)
+        self.addCleanup(zope.event.subscribers.remove, subscriber)
+
+        @gocept.runner.transaction_per_item
+        def items():
+            yield lambda: 1 / 0
+            yield self.conflict
+        with failing_handler() as stderr:
+            loop = self.loop(ValueError, items, ConflictError, ConflictError,
+                             ConflictError, 0.001, self.reopen, attempts=2)
+            loop()
+        self.assertEqual(8, self.calls)
+        self.assertEqual(1, stderr.getvalue().count('The log failed'))
+
+    def conflict(self):
+        raise ConflictError
+
+    def reopen(self):
+        signal.raise_signal(signal.SIGUSR2)
 
     def test_one_transaction_for_a_tick(self):
         logger = f'txn.{threading.get_ident()}'
@@ -1305,7 +1330,8 @@ class DecoratorTests(TestCase):
             worker('not', conf)
         with self.assertPutBack(), self.assertRaises(KeyError) as caught:
             worker('missing', conf)
-        self.assertEqual("'missing'", str(caught.exception))
+        self.assertEqual("the root folder has no object 'missing'",
+                         str(caught.exception))
 
     def test_arguments(self):
         seen = []

@@ -128,7 +128,8 @@ def end_fork(error: BaseException | None = None) -> NoReturn:
     is_bug = error is not None and not isinstance(error, SystemExit)
     status = status_of(error) if isinstance(error, SystemExit) else is_bug
     try:
-        if isinstance(error, SystemExit) and isinstance(error.code, str):
+        if (isinstance(error, SystemExit) and isinstance(error.code, str)
+                and sys.stderr is not None):
             print(error, file=sys.stderr, flush=True)  # as Python itself does
         log.log(logging.ERROR if is_bug else logging.WARNING,
                 'Process %d, which was forked from process %d, came back to '

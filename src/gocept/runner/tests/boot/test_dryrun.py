@@ -6,8 +6,12 @@ import persistent
 import transaction
 import transaction.interfaces
 import ZODB
+from ZODB.POSException import ConflictError
 
+from gocept.runner import Exit, transaction_per_item
 from gocept.runner.boot.dryrun import dry_run
+from gocept.runner.runner import MainLoop
+from gocept.runner.tests.test_runner import LoopCase
 
 LOGGER = 'gocept.runner.transaction'
 
@@ -24,13 +28,12 @@ class DryRunTests(unittest.TestCase):
         transaction.abort()
 
     def test_nothing_is_committed_but_counted(self):
-        with dry_run():
+        with self.assertLogs(LOGGER, 'INFO') as logs, dry_run():
             connection = self.db.open()
             root = connection.root()
-            with self.assertLogs(LOGGER, 'INFO') as logs:
-                root['a'] = Thing()
-                root['a'].child = Thing()
-                transaction.commit()
+            root['a'] = Thing()
+            root['a'].child = Thing()
+            transaction.commit()
             self.assertEqual({}, dict(root))
             connection.close()
         self.assertEqual(
@@ -68,14 +71,13 @@ class DryRunTests(unittest.TestCase):
             connection.close()
 
     def test_what_savepoints_have_stored_counts(self):
-        with dry_run():
+        with self.assertLogs(LOGGER, 'INFO') as logs, dry_run():
             connection = self.db.open()
             root = connection.root()
-            with self.assertLogs(LOGGER, 'INFO') as logs:
-                root['a'] = Thing()
-                transaction.savepoint()
-                root['b'] = 1
-                transaction.commit()
+            root['a'] = Thing()
+            transaction.savepoint()
+            root['b'] = 1
+            transaction.commit()
             connection.close()
         self.assertIn(f'1 {__name__}.Thing', logs.output[0])
 
@@ -109,7 +111,7 @@ class DryRunTests(unittest.TestCase):
         connection = self.db.open()
         self.addCleanup(connection.close)
         root = connection.root()
-        with dry_run(), self.assertLogs(LOGGER, 'INFO') as logs:
+        with self.assertLogs(LOGGER, 'INFO') as logs, dry_run():
             transaction.get().addBeforeCommitHook(
                 root.update, (), {'a': Thing()})
             transaction.commit()
@@ -123,8 +125,83 @@ class DryRunTests(unittest.TestCase):
         with self.db.transaction() as connection:
             self.assertEqual({'a': 1}, dict(connection.root()))
 
-    def test_an_idle_transaction_is_no_news(self):
-        with (dry_run(), self.assertLogs(LOGGER, logging.DEBUG) as logs):
+    def test_an_idle_transaction_outside_of_ticks_is_no_news(self):
+        with self.assertNoLogs(LOGGER, logging.DEBUG), dry_run():
             transaction.commit()
+
+
+class VerdictTests(LoopCase):
+    """Of each tick there is one line."""
+
+    def verdicts(self, *works):
+        """The lines that are logged for ticks."""
+        works = list(works)
+        with self.assertLogs(LOGGER, 'INFO') as logs, dry_run():
+            MainLoop(self.app, 0, lambda: (
+                works.pop(0)() if works else Exit))()
+        return [line.removeprefix(f'INFO:{LOGGER}:Dry run: would commit ')
+                for line in logs.output if 'Dry run' in line]
+
+    def change(self):
+        self.app.number = 1
+        self.app.thing = Thing()
+
+    FOLDER = 'zope.site.folder.Folder'
+
+    THINGS = f'1 {__name__}.Thing, 1 {FOLDER}'
+
+    def test_of_each_tick(self):
         self.assertEqual(
-            [f'DEBUG:{LOGGER}:Dry run: would commit nothing'], logs.output)
+            [self.THINGS, 'nothing', self.THINGS, 'nothing'],
+            self.verdicts(self.change, int, self.change))
+
+    def test_the_items_are_summed_up(self):
+        @transaction_per_item
+        def items():
+            yield self.change
+            yield int
+            yield self.change
+        self.assertEqual(
+            [f'2 {__name__}.Thing, 2 {self.FOLDER}', 'nothing'],
+            self.verdicts(items))
+
+    def test_parts_that_the_worker_commits(self):
+        def work():
+            self.change()
+            transaction.commit()
+            self.app.number = 2
+        self.assertEqual(
+            [f'1 {__name__}.Thing, 2 {self.FOLDER}', 'nothing'],
+            self.verdicts(work))
+
+    def test_a_tick_that_fails(self):
+        def work():
+            self.change()
+            raise ValueError
+        with self.assertLogs('gocept.runner.runner', 'ERROR'):
+            self.assertEqual(['nothing', 'nothing'], self.verdicts(work))
+
+    def test_a_tick_that_is_tried_again(self):
+        calls = []
+
+        def work():
+            calls.append(self.change())
+            transaction.commit()
+            if len(calls) == 1:
+                raise ConflictError
+        self.assertEqual([self.THINGS, 'nothing'], self.verdicts(
+            work, work))
+
+    def test_a_tick_that_ends_the_loop(self):
+        def work():
+            self.change()
+            raise SystemExit
+        self.assertEqual(['nothing'], self.verdicts(work))
+
+    def test_what_follows_the_last_tick(self):
+        with self.assertLogs(LOGGER, 'INFO') as logs, dry_run():
+            MainLoop(self.app, 0, int, once=True)()
+            self.change()
+            transaction.commit()
+        self.assertEqual(2, len(logs.output))
+        self.assertIn(self.THINGS, logs.output[1])

@@ -7,6 +7,7 @@ from unittest import mock
 import transaction
 import zc.lockfile
 import ZODB
+import ZODB.FileStorage
 import ZODB.interfaces
 import zope.component
 import zope.component.hooks
@@ -21,6 +22,7 @@ from zope.authentication.interfaces import IAuthentication
 from zope.component.interfaces import ISite
 from zope.site.folder import Folder
 
+from gocept.runner import once
 from gocept.runner.boot import environment, zopeconf
 from gocept.runner.errors import ConfigurationError, NotASiteError
 from gocept.runner.interfaces import ISupervisor
@@ -520,6 +522,25 @@ class DatabaseTests(Case):
                 NotASiteError, 'the root folder is a Folder without'):
             with init(None, self.zope_conf()):
                 pass
+
+    def test_an_error_when_the_database_is_closed_changes_nothing(self):
+        @once()
+        def worker():
+            zope.component.hooks.getSite().number = 1
+        close = ZODB.FileStorage.FileStorage.close
+
+        def fail(storage):
+            close(storage)
+            raise OSError(28, 'No space left on device')
+        with (mock.patch.object(ZODB.FileStorage.FileStorage, 'close', fail),
+              self.assertLogs('gocept.runner.environment', 'ERROR') as logs):
+            self.assertIsNone(worker(None, self.zope_conf()))
+            with init(None, self.zope_conf()) as site:
+                self.assertEqual(1, site.number)
+        self.assertEqual(2, len(logs.records))
+        self.assertIn("An error while the database '' was closed",
+                      logs.output[0])
+        self.assertIn('No space left', logs.output[0])
 
     def test_a_transaction_that_cannot_be_aborted_is_no_obstacle(self):
         with (self.assertPutBack(),

@@ -1680,6 +1680,91 @@ class CommandLineTests(ProgramTestCase):
             ''')
         self.assertMistake(67, program, 'somebody')
 
+    def check_bug(self, body, *expected):
+        """It is told with a traceback, as what it is."""
+        program = self.run_program(body=body)
+        self.assertEqual(1, program.process.returncode, program.output)
+        self.assertIn('Traceback', program.output)
+        self.assertNotIn('error: ', program.output)
+        for text in expected:
+            self.assertIn(text, program.output.splitlines()[-1])
+
+    def test_a_bug_in_the_callable_of_the_principal(self):
+        self.check_bug('''
+            @gocept.runner.appmain(principal=lambda: {}['my own'])
+            def worker():
+                pass
+            sys.exit(worker())
+            ''', "KeyError: 'my own'")
+
+    def test_a_bug_in_the_authentication(self):
+        self.check_bug('''
+            import zope.component
+            import zope.interface
+            from zope.authentication.interfaces import IAuthentication
+            @zope.interface.implementer(IAuthentication)
+            class Mine:
+                def getPrincipal(self, name):
+                    zope.component.getUtility(zope.interface.Interface, 'x')
+            def principal():
+                zope.component.provideUtility(Mine())
+                return 'somebody'
+            @gocept.runner.appmain(principal=principal)
+            def worker():
+                pass
+            sys.exit(worker())
+            ''', 'ComponentLookupError: (<InterfaceClass zope.interface.Int')
+
+    STORE = '''
+            import kinds
+            @gocept.runner.once()
+            def worker():
+                getSite()._p_jar.root()['Application'] = kinds.{kind}
+            sys.exit(worker())
+            '''
+
+    KINDS = '''
+            import zope.site.folder, zope.site.site
+            class Site(zope.site.folder.Folder):
+                pass
+            def site(folder):
+                folder.setSiteManager(zope.site.site.LocalSiteManager(folder))
+                return folder
+            class Buggy(zope.site.folder.Folder):
+                def getSiteManager(self):
+                    return self.no_such_attribute
+            class Searching(zope.site.folder.Folder):
+                def __getitem__(self, name):
+                    return {}['my own']
+            '''
+
+    def store(self, kind):
+        """Let the root folder be of a class in the module kinds."""
+        self.write('kinds.py', self.KINDS)
+        program = self.run_program(body=self.STORE.format(kind=kind))
+        self.assertEqual(0, program.process.returncode, program.output)
+
+    def test_a_class_that_is_gone(self):
+        self.store('site(kinds.Site())')
+        (self.dir / 'kinds.py').unlink()
+        for args in (), ('--site', 'nothing'):
+            self.assertMistake(
+                78, self.run_program(*args),
+                'the root folder is a kinds.Site, which cannot be imported')
+
+    def test_a_bug_in_the_class_of_the_root_folder(self):
+        self.store('Buggy()')
+        program = self.run_program()
+        self.assertIn("AttributeError: 'Buggy' object has no attribute "
+                      "'no_such_attribute'", program.output)
+        self.assertIn('Traceback', program.output)
+
+    def test_a_bug_in_a_lookup_of_the_root_folder(self):
+        self.store('site(kinds.Searching())')
+        program = self.run_program('--site', 'shop')
+        self.assertIn("KeyError: 'my own'", program.output)
+        self.assertIn('Traceback', program.output)
+
     def test_a_principal_that_zope_conf_does_not_name(self):
         program = self.run_program(body='''
             @gocept.runner.appmain(
