@@ -466,7 +466,8 @@ class ITransactionalChannel(IChannel):
     that the error shows which item is to blame. An item that has then come
     again `redeliveries` times, alone, and has failed each time is logged as an
     error with its whole text, counted in `skipped`, and not given back any
-    more. None stands for no limit. All that one transaction has read is one
+    more. (A WriteBufferFull is no such failure, as it passes when the child
+    reads.) None stands for no limit. All that one transaction has read is one
     item if it has called `read_until`.
 
     In a dry run nothing is sent, and what was fetched is consumed. So use

@@ -22,7 +22,7 @@ from transaction.interfaces import (
 )
 
 from gocept.runner.channel.lines import Data
-from gocept.runner.errors import EndpointClosedException
+from gocept.runner.errors import EndpointClosedException, WriteBufferFull
 
 log = logging.getLogger('gocept.runner.channel')
 
@@ -276,9 +276,13 @@ class Journal:
         is_alone = len(fetched) == 1 or any(
             delivery.is_text for _, delivery in fetched)
         if fetched and _has_failed(self._txn):
+            # The child may read what is kept, or one item less may fit.
+            counts = is_alone and not isinstance(
+                sys.exception(), WriteBufferFull)
             most = max(delivery.failures for _, delivery in fetched)
             for _, delivery in fetched:
-                delivery.failures = most + 1 if is_alone else 1
+                delivery.failures = most + 1 if counts else max(most, 1)
+            is_alone = counts
         returned: dict[Party, list[Delivery]] = {}
         for channel, delivery in fetched:
             returned.setdefault(channel, []).append(delivery)

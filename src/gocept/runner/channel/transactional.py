@@ -92,6 +92,8 @@ class TransactionalChannel(Wrapping):
 
     def collect(self) -> tuple[Sequence[Data], bool]:
         journal = self._current_journal()
+        if self.suspended:  # the transaction has fetched the end
+            return (), False
         self._divide()
         if self._returned:
             deliveries = [*iter(lambda: self._fetch_again(journal), None)]
@@ -215,6 +217,9 @@ class TransactionalChannel(Wrapping):
                 self._skip(delivery)
             left.clear()
         self._returned.extendleft(reversed(left))
+        if left and self.closed and not self._watchers:
+            log.warning('%r was closed; %d items were given back, and no '
+                        'poller will fetch them again', self, len(left))
         self.resume()
 
     def _skip(self, delivery: 'Delivery') -> None:

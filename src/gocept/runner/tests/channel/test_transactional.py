@@ -33,7 +33,7 @@ from gocept.runner.poller import Poller
 from gocept.runner.signals import Shutdown
 from gocept.runner.testing import TestChannel
 from gocept.runner.tests.channel.test_base import Custom
-from gocept.runner.tests.streams import Peer, StreamTestCase
+from gocept.runner.tests.streams import Peer, StreamTestCase, wait_readable
 from gocept.runner.tests.support import DEADLINE
 from gocept.runner.waits.deadline import Deadline
 
@@ -505,7 +505,7 @@ class PhaseTests(FakeTestCase):
 
 class RedeliveryTests(FakeTestCase):
 
-    def fail(self, error=None, read=None):
+    def fail_with(self, error=None, read=None):
         """One transaction that fetches all it can, and fails."""
         with failing(error):
             return (read or self.read_all)()
@@ -513,11 +513,11 @@ class RedeliveryTests(FakeTestCase):
     def test_an_item_that_fails_alone_is_skipped_in_the_end(self):
         self.other.put('1\n')
         for _ in range(5):
-            self.assertEqual(['1\n'], self.fail())
+            self.assertEqual(['1\n'], self.fail_with())
         self.other.put('2\n')
         self.assertEqual(0, self.channel.skipped)
         with self.assertLogs('gocept.runner.channel', 'ERROR') as logs:
-            self.assertEqual(['1\n'], self.fail())
+            self.assertEqual(['1\n'], self.fail_with())
         self.assertIn(r"(1 skipped by now): '1\n'", logs.output[0])
         self.assertEqual(1, self.channel.skipped)
         self.assertEqual(['2\n'], self.read_all())
@@ -542,7 +542,7 @@ class RedeliveryTests(FakeTestCase):
 
     def test_what_has_failed_comes_alone(self):
         self.other.put('1\n2\n')
-        self.fail()
+        self.fail_with()
         self.other.put('3\n')
         for line in ('1\n', '2\n'):
             self.assertEqual([line], self.read_all())
@@ -552,7 +552,7 @@ class RedeliveryTests(FakeTestCase):
     def test_it_comes_alone_among_channels(self):
         second = TransactionalChannel(other := TestChannel())
         self.other.put('1\n')
-        self.fail()
+        self.fail_with()
         other.put(b'x')
         self.assertEqual(['1\n'], self.read_all())
         self.assertEqual(b'', second.read())
@@ -563,7 +563,7 @@ class RedeliveryTests(FakeTestCase):
         self.other.put('1\n2\n')
         for error in (ConflictError(), TransientError()):
             for _ in range(20):
-                self.assertEqual(['1\n', '2\n'], self.fail(error))
+                self.assertEqual(['1\n', '2\n'], self.fail_with(error))
         self.assertEqual(0, self.channel.skipped)
 
     def test_a_data_manager_may_say_that_an_error_passes(self):
@@ -574,6 +574,13 @@ class RedeliveryTests(FakeTestCase):
             with failing():
                 transaction.get().join(manager)
                 self.read_all()
+        self.assertEqual(0, self.channel.skipped)
+
+    def test_a_full_buffer_does_not_count(self):
+        self.other.put('1\n2\n')
+        self.assertEqual(['1\n', '2\n'], self.fail_with(WriteBufferFull()))
+        for _ in range(20):
+            self.assertEqual(['1\n'], self.fail_with(WriteBufferFull()))
         self.assertEqual(0, self.channel.skipped)
 
     def test_a_full_disk_does_not_count(self):
@@ -607,14 +614,14 @@ class RedeliveryTests(FakeTestCase):
             transaction.abort()
         for error in (SystemExit(), KeyboardInterrupt()):
             for _ in range(20):
-                self.assertEqual(['1\n'], self.fail(error))
+                self.assertEqual(['1\n'], self.fail_with(error))
         self.assertEqual(0, self.channel.skipped)
 
     def test_there_may_be_no_limit(self):
         self.channel.redeliveries = None
         self.other.put('1\n')
         for _ in range(100):
-            self.assertEqual(['1\n'], self.fail())
+            self.assertEqual(['1\n'], self.fail_with())
 
     def test_there_may_be_none(self):
         channel = TransactionalChannel(self.other, redeliveries=0)
@@ -642,9 +649,9 @@ class RedeliveryTests(FakeTestCase):
         def read():
             return [self.channel.read_until('\n')[0] for _ in range(2)]
         for _ in range(5):
-            self.assertEqual(['1', '2'], self.fail(read=read))
+            self.assertEqual(['1', '2'], self.fail_with(read=read))
         with self.assertLogs('gocept.runner.channel', 'ERROR') as logs:
-            self.assertEqual(['1', '2'], self.fail(read=read))
+            self.assertEqual(['1', '2'], self.fail_with(read=read))
         self.assertEqual(2, len(logs.output))
         self.assertEqual(['3\n'], self.read_all())
 
@@ -1019,6 +1026,36 @@ class PollerTests(TransactionTestCase, StreamTestCase):
         self.assertEqual([], self.poll(0))
         self.poller.register(channel)
         self.assertEqual(['1\n'], self.poll())
+
+    def test_the_end_comes_once_in_a_transaction(self):
+        channel, peer = self.open()
+        peer.send(b'1\n')
+        peer.close()
+        seen = []
+        while '' not in seen:
+            seen += self.poll()
+        self.poller.unregister(channel)
+        self.poller.register(channel)
+        self.assertEqual([], self.poll(0))
+        channel.close()
+        self.assertEqual([], self.poll(0))
+        transaction.abort()
+        self.assertEqual(['1\n', ''], self.poll())
+        transaction.commit()
+        self.assertEqual([], self.poll(0))
+        self.assertFalse(self.poller._watches)
+
+    def test_what_is_given_back_to_a_closed_channel_is_counted(self):
+        channel, peer = self.open_pipes(buffering='line')
+        channel = TransactionalChannel(channel)
+        peer.send(b'1\n')
+        wait_readable(channel)
+        self.assertEqual(b'1\n', channel.read())
+        channel.close()
+        with self.assertLogs('gocept.runner.channel', 'WARNING') as logs:
+            transaction.abort()
+        self.assertIn('1 items were given back', logs.output[0])
+        self.assertEqual(b'1\n', channel.read())
 
     def test_a_channel_closed_meanwhile_gives_all(self):
         channel, peer = self.open()
