@@ -1,5 +1,6 @@
 """What the mistake of a user becomes: one line that says where it is."""
 
+import contextlib
 import os.path
 import re
 import traceback
@@ -22,8 +23,8 @@ def message(error: Exception) -> str:
     text = _line(error)
     match error:
         case LockError():
-            return (f'{text}: another process has the database open; '
-                    'a ZEO server lets several share it')
+            return (f'{text}: another process{_owner(text)} has the database '
+                    'open; a ZEO server lets several share it')
         case PrincipalLookupError():
             return f'no authentication knows the principal {text}'
         case ComponentLookupError():
@@ -41,6 +42,15 @@ def message(error: Exception) -> str:
     if type(error).__name__ == 'FileStorageFormatError':
         return f'{os.path.abspath(text)} is no database of a <filestorage>'
     return f'{type(error).__name__}: {text}'
+
+
+def _owner(text: str) -> str:
+    """The number of the process that holds a lock, if its file tells it."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        path = text.split(" '")[1].removesuffix("'")
+        with open(path, encoding='ascii') as file:
+            return f' ({int(file.read())})'
+    return ''
 
 
 def _line(value: object) -> str:

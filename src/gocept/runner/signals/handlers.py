@@ -83,6 +83,10 @@ class _Installed:
 
     def __init__(self, handlers: Mapping[signal.Signals, Handler]) -> None:
         self._handlers = handlers
+        # As numbers, since to convert a member of an enumeration takes longer
+        # than the rest.
+        self._numbers = [(int(signum), handler)
+                         for signum, handler in handlers.items()]
         self._foreign: dict[signal.Signals, Previous] = {}
 
     def install(self, signum: signal.Signals) -> None:
@@ -97,6 +101,12 @@ class _Installed:
         The default, and Python's own handler, are replaced by ours. A handler
         of others stays, and is reported once.
         """
+        for number, handler in self._numbers:
+            if _getsignal(number) is not handler:
+                self._put_back(request)
+                break
+
+    def _put_back(self, request: Request) -> None:
         for signum, handler in self._handlers.items():
             found = _getsignal(signum)
             if found is handler or request.requested:

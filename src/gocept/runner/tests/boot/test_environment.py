@@ -344,6 +344,16 @@ class LoggingTests(Case):
                 self.configure('<eventlog>\n<logfile>\npath STDOUT\n'
                                f'{line}\n</logfile>\n</eventlog>')
 
+    def test_a_log_file_that_cannot_be_opened(self):
+        for section, name in (
+                ('<eventlog>', '<eventlog>'), ('<logger>\nname shop', 'shop')):
+            with self.assertRaisesRegex(
+                    ConfigurationError,
+                    f'^{self.dir}/zope.conf: the log file of {name} cannot be '
+                    "opened: .*No such file or directory: '/nodir/x.log'"):
+                self.configure(f'{section}\n<logfile>\npath /nodir/x.log\n'
+                               f'</logfile>\n</{section.split(">")[0][1:]}>')
+
     def test_verbose_beside_an_eventlog_on_standard_error(self):
         stderr = io.StringIO()
         with contextlib.redirect_stderr(stderr):
@@ -459,6 +469,22 @@ class DatabaseTests(Case):
         with other.transaction() as connection:
             self.assertEqual(['Application'], list(connection.root()))
         self.assertTrue(options)
+
+    def test_a_storage_whose_package_is_not_installed(self):
+        path = self.write('zeo.conf', '''
+            <zodb>
+              <zeoclient>
+                server localhost:1
+              </zeoclient>
+            </zodb>
+            ''')
+        missing = {'ZEO': None, 'ZEO.ClientStorage': None}
+        with mock.patch.dict(sys.modules, missing):
+            with self.assertRaisesRegex(
+                    ConfigurationError, 'needs a package that is not '
+                    'installed: .*ZEO'):
+                with environment.open_databases(zopeconf.load(path)):
+                    pass
 
     def test_a_multi_database(self):
         path = self.write('multi.conf', f'''

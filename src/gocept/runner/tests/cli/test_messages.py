@@ -1,7 +1,9 @@
+import contextlib
 import os
 import sys
 import textwrap
 
+import zc.lockfile
 from ZODB.FileStorage.FileStorage import FileStorageFormatError
 
 from gocept.runner.boot import environment, zopeconf
@@ -121,6 +123,18 @@ class ZCMLTests(TestCase):
 
 
 class OtherTests(TestCase):
+
+    def test_a_lock(self) -> None:
+        lock = str(self.dir / 'Data.fs.lock')
+        with contextlib.closing(zc.lockfile.LockFile(lock)):
+            with self.assertRaises(zc.lockfile.LockError) as caught:
+                zc.lockfile.LockFile(lock)
+            self.assertIn(
+                f"'{lock}': another process ({os.getpid()}) has the database "
+                'open;', message(caught.exception))
+        os.remove(lock)
+        self.assertIn(': another process has the database open;',
+                      message(caught.exception))
 
     def test_a_file_that_is_no_database(self) -> None:
         self.assertEqual(
