@@ -22,6 +22,11 @@ import zope.security.management
 import zope.site.folder
 import zope.site.site
 from ZODB.POSException import ConflictError
+from zope.app.appsetup.product import (
+    restoreConfiguration,
+    saveConfiguration,
+    setProductConfiguration,
+)
 from zope.authentication.interfaces import (
     IAuthentication,
     PrincipalLookupError,
@@ -1422,6 +1427,26 @@ class DecoratorTests(TestCase):
             from_config('other', 'user')()
         with self.assertRaisesRegex(KeyError, 'other'):
             from_config('worker', 'other')()  # a section without it
+
+    def test_from_config_where_names_have_capitals(self):
+        conf = self.zope_conf('''
+            <product-config Shop>
+              User zope.mgr
+            </product-config>
+            <eventlog>
+            </eventlog>
+            ''')
+        with init(None, conf):
+            for section, variable in ('Shop', 'User'), ('shop', 'user'):
+                self.assertEqual('zope.mgr',
+                                 from_config(section, variable)())
+        # Code may have set others.
+        self.addCleanup(restoreConfiguration, saveConfiguration())
+        setProductConfiguration('Shop', {'User': 'of the code'})
+        self.assertEqual('of the code', from_config('Shop', 'User')())
+        self.assertEqual('zope.mgr', from_config('shop', 'user')())
+        with self.assertRaisesRegex(KeyError, 'of zope.conf has no Other'):
+            from_config('Shop', 'Other')()
 
 
 class InitTests(TestCase):
