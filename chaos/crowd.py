@@ -3,14 +3,16 @@
 Each run is one program, `chaos.scripts.crowd`.
 """
 
+import contextlib
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 
-from chaos.processes import alive, described
+from chaos.processes import alive, described, side_by_side
 from chaos.scripts import crowd
 from chaos.worker import check
 from gocept.runner.tests.support import child_environment
@@ -24,19 +26,23 @@ WORK = 0.5
 
 def run(randomly: random.Random, runs: int) -> Iterator[str]:
     """Run programs; yields how many children each of them had."""
-    for _ in range(runs):
-        seed = randomly.randrange(10 ** 9)
-        with tempfile.TemporaryDirectory() as directory:
-            word = f'CHAOS={directory}'
-            program = subprocess.run(
-                [sys.executable, crowd.__file__, str(seed), str(WORK)],
-                cwd=directory, env=child_environment(CHAOS=directory),
-                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT, timeout=LONGEST_RUN, text=True)
-            left = [described(pid) for pid in alive(word)]
-            for pid in alive(word):
-                os.kill(pid, 9)
-        check(program.returncode == 0, f'seed {seed}: status '
-              f'{program.returncode}\n{program.stdout}')
-        check(not left, f'seed {seed}: it has left behind {left}')
-        yield program.stdout.strip().splitlines()[-1]
+    return side_by_side(
+        run_one, [randomly.randrange(10 ** 9) for _ in range(runs)])
+
+
+def run_one(seed: int) -> str:
+    """Run one program; returns what it has said at the end."""
+    with tempfile.TemporaryDirectory() as directory:
+        program = subprocess.run(
+            [sys.executable, crowd.__file__, str(seed), str(WORK)],
+            cwd=directory, env=child_environment(CHAOS=directory),
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, timeout=LONGEST_RUN, text=True)
+        left = {pid: described(pid) for pid in alive(f'CHAOS={directory}')}
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    check(program.returncode == 0,
+          f'seed {seed}: status {program.returncode}\n{program.stdout}')
+    check(not left, f'seed {seed}: it has left behind {left}')
+    return program.stdout.strip().splitlines()[-1]

@@ -4,11 +4,22 @@ import contextlib
 import ctypes
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 from gocept.runner.process import procfs
 
 MARKER = b'GOCEPT_RUNNER_CHILD='
+
+T = TypeVar('T')
+
+
+def side_by_side(run: Callable[[T], str], choices: Iterable[T],
+                 ) -> Iterator[str]:
+    """Run each choice, as many at once as there are processors."""
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        yield from threads.map(run, choices)
 
 
 def descriptors() -> list[str]:

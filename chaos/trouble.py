@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from chaos.processes import alive, described
+from chaos.processes import alive, described, side_by_side
 from chaos.scripts import trouble
 from chaos.worker import CONF, Scene, check
 from gocept.runner.process import procfs
@@ -40,11 +40,16 @@ def run(randomly: random.Random, runs: int) -> Iterator[str]:
     """Run programs; yields what each of them was and how it ended."""
     may_be_first = not subprocess.run(
         [*FIRST_PROCESS, 'true'], capture_output=True).returncode
-    for _ in range(runs):
-        plan = chosen_by(randomly)
+    plans = [chosen_by(randomly) for _ in range(runs)]
+    for plan in plans:
         plan['is_first'] = plan['is_first'] and may_be_first
-        with tempfile.TemporaryDirectory() as directory:
-            yield Run(plan, pathlib.Path(directory)).run()
+    yield from side_by_side(run_one, plans)
+
+
+def run_one(plan: dict[str, Any]) -> str:
+    """Run one program; returns what it was and how it ended."""
+    with tempfile.TemporaryDirectory() as directory:
+        return Run(plan, pathlib.Path(directory)).run()
 
 
 def chosen_by(randomly: random.Random) -> dict[str, Any]:
