@@ -91,6 +91,7 @@ class Scene:
 
         Returns how many numbers there are.
         """
+        numbers, count = [], 0  # there may be no root folder yet
         with contextlib.suppress(KeyError), stored(self.storage) as site:
             numbers = list(getattr(site, 'numbers', ()))
             count = getattr(site, 'count', 0)
