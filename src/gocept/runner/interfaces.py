@@ -1101,12 +1101,20 @@ class IExecutor(Interface):
 
         If the child runs already, nothing happens; if it has ended, it is
         started anew. OSError if the program cannot be run.
+
+        What takes longer than 5 seconds is logged: what is waited for, and
+        what was seen last.
         """
 
     def ensure_running():
         """Start what the executor requires and then itself, unless it is up.
 
-        Returns the executor. The errors are those of `start`.
+        Returns the executor when it is ready. If another thread is starting
+        the executor, this waits for that thread. A subscriber that is told of
+        the start gets the executor at once. The errors are those of `start`;
+        ValueError if executors require each other; ExecutorError if two
+        threads wait for each other; RunnerError in the background thread,
+        unless the executor is ready.
         """
 
     def stop(stop_signal=None, expected_returncode=None):
@@ -1115,8 +1123,9 @@ class IExecutor(Interface):
         A process that is left when the time is over gets the kill signal. If
         there is no child, nothing happens. ProcessFinishedWithError if the
         status of the child is none of 0, `expected_returncode` and minus the
-        signal; even then the child has ended. ExecutorError if a process
-        cannot be ended; then `stop` may be called again.
+        signal; even then the child has ended. A status that is not known, as
+        somebody else has reaped the child, is no failure. ExecutorError if a
+        process cannot be ended; then `stop` may be called again.
         """
 
     def kill(wait=True, sig=None):
@@ -1145,9 +1154,11 @@ class IExecutor(Interface):
     def output():
         """Return a text stream of what the child writes.
 
-        Reading from it waits for output that has not come yet. If bytes were
-        dropped that were not read, a line in brackets says how many. None
-        before the start, and if the standard output is not a pipe.
+        Reading from it waits for output that has not come yet. In the
+        background thread, which would wait for itself, a RunnerError is raised
+        until the output has ended. If bytes were dropped that were not read, a
+        line in brackets says how many. None before the start, and if the
+        standard output is not a pipe.
         """
 
     def err_output():
@@ -1178,6 +1189,7 @@ class ICheckedExecutor(IExecutor):
     def start():
         """Start the child, and wait until `check_subprocess` returns true.
 
+        RunnerError in the background thread, on which the start relies.
         AlreadyRunning if `pre_start_check` returns true, as it may for a
         daemon whose parent has ended with status 0; TimeoutExpired;
         ProcessExitedWithError if the child fails before it is ready, or ends
@@ -1395,7 +1407,12 @@ class IChildReady(IChildEvent):
 
 
 class IChildEnded(IChildEvent):
-    """The child has ended, wanted or not."""
+    """The child has ended, wanted or not.
+
+    For each child, this event comes after the two others. If the child of an
+    executor becomes a daemon before it is ready, the event is sent when the
+    start is over.
+    """
 
     status = Attribute('The status, as `IProcess.returncode`.')
 
