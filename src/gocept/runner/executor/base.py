@@ -487,11 +487,11 @@ class SimpleExecutor:
 
     def _name_in(self, error: OSError) -> None:
         """Have the error say what could not be started."""
-        if error.strerror and str(self) not in error.strerror:
+        if error.strerror:
             cwd = self._popen['cwd']
             what = ('directory' if cwd is not None
                     and str(error.filename) == str(cwd) else 'program')
-            error.strerror += f' (the {what} of {self})'
+            error.strerror += f' (the {what} of {self.name!r})'
 
     def __enter__(self) -> Self:
         return self.start()

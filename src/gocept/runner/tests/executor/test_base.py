@@ -967,7 +967,7 @@ class MessageTests(ExecutorTestCase):
                 ({'command': 'true', 'cwd': self.dir / 'no'}, 'directory')):
             executor = SimpleExecutor(**options, name='web')
             self.assertRaisesRegex(
-                FileNotFoundError, f'the {what} of <SimpleExecutor ',
+                FileNotFoundError, f"the {what} of 'web'",
                 executor.start)
 
     def test_a_long_wait_is_logged(self) -> None:
