@@ -23,7 +23,7 @@ from chaos.worker import CONF, Scene, check
 from gocept.runner.process import procfs
 from gocept.runner.tests.support import child_environment
 
-LONGEST_RUN = 40
+LONGEST_RUN = 90
 """How long a program may take, in seconds."""
 
 LONGEST_LIFE = 0.6
@@ -64,6 +64,8 @@ def chosen_by(randomly: random.Random) -> dict[str, Any]:
                 ('threads', randomly.randrange(3)),
                 ('descriptors', randomly.randrange(1, 3)),
                 ('clock', randomly.uniform(-1e6, 1e6)),
+                ('server', randomly.choice(
+                    [0, -2, 2, randomly.uniform(-1e9, 1e9)])),
                 ('disk', [randomly.randrange(1500),
                           randomly.uniform(0, 0.1)]),
                 ('kill', randomly.choice([signal.SIGTERM, signal.SIGKILL])),

@@ -12,6 +12,7 @@ import os
 import pathlib
 import resource
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -23,6 +24,7 @@ import zope.event
 
 import gocept.runner
 from chaos.processes import arguments
+from chaos.scripts import pid_file
 from gocept.runner.errors import EndpointClosedException, WriteBufferFull
 from gocept.runner.executor import SimpleExecutor
 from gocept.runner.poller import Timer, background
@@ -241,6 +243,25 @@ def do_log(detail: object) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         channel.write(b'after\n')
         until(lambda: path.read_bytes().endswith(b'after\n'))
+
+
+def do_server(seconds: float) -> None:
+    """A server has lost its manager, and its pid file is of any time."""
+    def manage(how: str) -> str:
+        return subprocess.run(
+            [sys.executable, pid_file.__file__, how], text=True,
+            stdout=subprocess.PIPE, timeout=LONGEST_WAIT).stdout.strip()
+
+    manage('leave')
+    pid = int(pathlib.Path('server.pid').read_text())
+    os.utime('server.pid', (real_time() + seconds,) * 2)
+    if (said := manage('start')) != 'runs already':
+        fail(f'a server runs, and another one {said}')
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: procfs.look(pid).state in 'ZX')
+    os.utime('server.pid', (real_time() + seconds,) * 2)
+    if (said := manage('start')) != 'started':
+        fail(f'no server runs, and another one {said}')
 
 
 def until(condition: Callable[[], object]) -> None:
