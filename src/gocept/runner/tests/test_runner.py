@@ -1,6 +1,7 @@
 import contextlib
 import decimal
 import fractions
+import functools
 import inspect
 import io
 import logging
@@ -146,6 +147,22 @@ class TickTests(LoopCase):
                 self.assertIn('expected None, a number of seconds', message)
                 self.assertIsNone(self.committed('done'))
                 self.assertEqual(2, self.calls)
+
+    def test_a_generator(self):
+        def items():
+            yield int
+        [message] = self.run_logged(self.loop(items))
+        self.assertIn('(a generator function needs @transaction_per_item)',
+                      message)
+
+    def test_the_worker_is_named(self):
+        def work(path):
+            raise FileNotFoundError(2, 'No such file or directory', path)
+        loop = MainLoop(self.app, 0, functools.partial(work, 'new.csv'),
+                        once=True)
+        self.assertEqual(
+            ["Error in worker 'work': FileNotFoundError: [Errno 2] No such "
+             "file or directory: 'new.csv'"], self.run_logged(loop))
 
     def test_a_value_that_cannot_be_printed(self):
         class Value:

@@ -6,7 +6,7 @@ from unittest import mock
 import transaction
 from ZODB.POSException import ConflictError
 
-from gocept.runner import transaction_per_item
+from gocept.runner import appmain, once, transaction_per_item
 from gocept.runner.signals import Shutdown
 from gocept.runner.tests.boot.test_attempts import LOGGER, Case, DataManager
 
@@ -78,6 +78,48 @@ class TransactionPerItemTests(Case):
     def test_attempts_must_be_positive(self):
         with self.assertRaisesRegex(ValueError, 'at least 1, not 0'):
             transaction_per_item(attempts=0)
+
+    def test_a_failure_either_matters_or_not(self):
+        with self.assertRaisesRegex(
+                ValueError, "'status' or 'ignore', not 'abort'"):
+            transaction_per_item(on_failure='abort')
+
+    def test_what_is_no_generator_function(self):
+        with self.assertRaisesRegex(
+                TypeError, r'^3 is no .*: @transaction_per_item\(attempts='):
+            transaction_per_item(3)
+
+    def test_a_program(self):
+        for decorator in once(), appmain():
+            @decorator
+            def steps():
+                yield self.add('a')
+            with self.assertRaisesRegex(
+                    TypeError, '^steps is a program already: put @tran'):
+                transaction_per_item(steps)
+
+    def test_a_function_without_a_name(self):
+        def steps(item):
+            yield item
+        with self.assertLogs(LOGGER, 'INFO') as logs:
+            transaction_per_item(functools.partial(steps, int))()
+        self.assertIn('steps: 1 done', logs.output[0])
+
+    def test_an_item_whose_outcome_is_uncertain(self):
+        calls = []
+
+        def item():
+            calls.append(self.add('stored')())
+            DataManager(tpc_finish=ConflictError('gone'))
+        self.assertEqual(
+            'steps: 1 done, 0 failed, 0 skipped, 1 uncertain',
+            self.run_items(item, self.add('a'), attempts=3))
+        self.assertEqual(1, len(calls))
+        self.assertEqual({'stored', 'a'}, set(self.committed()))
+        self.assertRegex(
+            self.logs.records[0].getMessage(),
+            "^Partly committed: .* in item <function .*> of 'steps', so it is "
+            'not known .* ConflictError: gone$')
 
     def test_a_failing_commit(self):
         self.assertEqual(

@@ -1,4 +1,5 @@
 import errno
+import io
 import os
 import sys
 import threading
@@ -6,7 +7,8 @@ import unittest
 from unittest import mock
 
 from gocept.runner.poller import Poller
-from gocept.runner.waits.forks import Lock, tell_forks
+from gocept.runner.tests.test_logs import failing_handler
+from gocept.runner.waits.forks import Lock, OneProcess, tell_forks
 
 
 class TellForksTests(unittest.TestCase):
@@ -48,6 +50,49 @@ class TellForksTests(unittest.TestCase):
             with mock.patch('os.pipe', side_effect=OSError(errno.EMFILE)):
                 self.assertTrue(forked(lambda: poller.closed))
             self.assertFalse(poller.closed)
+
+
+class OneProcessTests(unittest.TestCase):
+
+    def status_of(self, in_child):
+        """The status of a child that comes to the end of a block."""
+        with OneProcess() as process:
+            pid = os.fork()
+            if not pid:
+                sys.stderr = io.StringIO()
+                in_child()
+                process.check()
+                os._exit(99)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    def test_the_status(self):
+        def fail():
+            raise ImportError
+        for status, in_child in [
+                (0, int), (1, fail), (0, sys.exit), (3, lambda: sys.exit(3)),
+                (1, lambda: sys.exit('text')), (255, lambda: sys.exit(-1)),
+                (7, lambda: os._exit(7))]:
+            self.assertEqual(status, self.status_of(in_child))
+
+    def test_a_child_of_a_child(self):
+        self.assertEqual(5, self.status_of(
+            lambda: sys.exit(self.status_of(lambda: sys.exit(5)))))
+
+    def test_a_block_of_the_child(self):
+        def enter():
+            with OneProcess():
+                pass
+            os._exit(6)
+        self.assertEqual(6, self.status_of(enter))
+
+    def test_a_log_handler_that_fails(self):
+        with failing_handler():
+            self.assertEqual(0, self.status_of(int))
+
+    def test_the_process_itself_goes_on(self):
+        with self.assertRaises(KeyError), OneProcess() as process:
+            process.check()
+            raise KeyError
 
 
 def forked(check):
