@@ -9,7 +9,6 @@ lock held; all else, log messages too, comes when the lock is free again.
 import contextlib
 import errno
 import functools
-import logging
 import os
 import select
 import socket
@@ -28,11 +27,12 @@ from gocept.runner.errors import (
     WriteBufferFull,
 )
 from gocept.runner.interfaces import IPipeChannel, ISocketChannel
+from gocept.runner.logs import Log
 from gocept.runner.waits.closing import Owning
 from gocept.runner.waits.deadline import Deadline, is_broken, wait_for
 from gocept.runner.waits.forks import Lock, tell_forks
 
-log = logging.getLogger('gocept.runner.channel')
+log = Log('gocept.runner.channel')
 
 # The errors of a connection whose other side has vanished.
 _UNREACHABLE = (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH,

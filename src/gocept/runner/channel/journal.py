@@ -6,7 +6,6 @@ begun. The journal itself votes and finishes after all others: nobody reads
 what was written before the database has what was committed with it.
 """
 
-import logging
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -23,8 +22,9 @@ from transaction.interfaces import (
 
 from gocept.runner.channel.lines import Data
 from gocept.runner.errors import EndpointClosedException, WriteBufferFull
+from gocept.runner.logs import Log
 
-log = logging.getLogger('gocept.runner.channel')
+log = Log('gocept.runner.channel')
 
 
 class Delivery:

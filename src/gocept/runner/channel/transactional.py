@@ -19,8 +19,9 @@ from gocept.runner.interfaces import ITransactionalChannel
 
 if TYPE_CHECKING:
     from gocept.runner.channel.journal import Delivery, Journal, Written
+from gocept.runner.logs import Log
 
-log = logging.getLogger('gocept.runner.channel')
+log = Log('gocept.runner.channel')
 
 REDELIVERIES = 5
 

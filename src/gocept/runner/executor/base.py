@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import logging
 import os
 import shlex
 import signal
@@ -29,6 +28,7 @@ from gocept.runner.executor.conditions.base import (
 )
 from gocept.runner.executor.requirements import in_levels
 from gocept.runner.interfaces import IExecutor
+from gocept.runner.logs import Log
 from gocept.runner.poller import Poller, background
 from gocept.runner.poller.thread import hand_over
 from gocept.runner.process import Process
@@ -44,7 +44,7 @@ from gocept.runner.waits.deadline import Deadline
 from gocept.runner.waits.forks import Lock
 from gocept.runner.waits.threads import refuse_to_wait
 
-log = logging.getLogger('gocept.runner.executor')
+log = Log('gocept.runner.executor')
 
 _FIRST_PAUSE = 0.001  # seconds between two probes
 

@@ -6,7 +6,6 @@ waits. Readers may be in any other thread.
 
 import contextlib
 import io
-import logging
 import os
 import threading
 from collections import deque
@@ -16,6 +15,7 @@ from gocept.runner.channel import PipeChannel
 from gocept.runner.errors import EndpointClosedException
 from gocept.runner.events import Queue
 from gocept.runner.executor.logfile import LogFile
+from gocept.runner.logs import Log
 from gocept.runner.waits.closing import Closing
 from gocept.runner.waits.forks import Lock, tell_forks
 from gocept.runner.waits.source import Source
@@ -25,7 +25,7 @@ from gocept.runner.waits.threads import (
     survived,
 )
 
-log = logging.getLogger('gocept.runner.executor')
+log = Log('gocept.runner.executor')
 
 _MOST_READS = 64  # of what is left, as another process may write on
 

@@ -16,7 +16,6 @@ import collections
 import contextlib
 import functools
 import itertools
-import logging
 import math
 import socket
 import time
@@ -47,8 +46,9 @@ from gocept.runner.waits.threads import log_exception, survived
 if TYPE_CHECKING:
     from gocept.runner.channel import Channel, TransactionalChannel
     from gocept.runner.poller.server import Server
+from gocept.runner.logs import Log
 
-log = logging.getLogger('gocept.runner.poller')
+log = Log('gocept.runner.poller')
 
 P = ParamSpec('P')
 

@@ -1,14 +1,14 @@
 """Clients of a listening socket."""
 
 import errno
-import logging
 import socket
 from collections.abc import Sequence
 
 from gocept.runner.channel import SocketChannel
+from gocept.runner.logs import Log
 from gocept.runner.waits.source import Item, Source
 
-log = logging.getLogger('gocept.runner.poller')
+log = Log('gocept.runner.poller')
 
 _CLIENTS = 64  # accepted in a row, so that others have their turn
 

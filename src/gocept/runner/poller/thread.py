@@ -8,7 +8,6 @@ handed out.
 """
 
 import errno
-import logging
 import os
 import sys
 import threading
@@ -16,6 +15,7 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 
 from gocept.runner.errors import PollerInUse, ShortageError
+from gocept.runner.logs import Log
 from gocept.runner.poller.poller import Pair, Poller
 from gocept.runner.waits.forks import Lock
 from gocept.runner.waits.threads import (
@@ -25,7 +25,7 @@ from gocept.runner.waits.threads import (
     survived,
 )
 
-log = logging.getLogger('gocept.runner.poller')
+log = Log('gocept.runner.poller')
 
 
 class _BackgroundPoller(Poller):

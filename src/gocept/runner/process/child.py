@@ -6,7 +6,6 @@ which is `gocept.runner.poller.background` unless the user has passed another.
 """
 
 import contextlib
-import logging
 import os
 import select
 import signal
@@ -45,8 +44,9 @@ from gocept.runner.waits.source import Source
 from gocept.runner.waits.threads import log_exception, survived
 
 __all__ = ['LOST_STATUS', 'Process', 'terminate_all']
+from gocept.runner.logs import Log
 
-log = logging.getLogger('gocept.runner.process')
+log = Log('gocept.runner.process')
 
 LOST_STATUS = 255
 """The status of a child that somebody else has reaped: it is not known."""

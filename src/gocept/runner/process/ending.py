@@ -8,11 +8,11 @@ poller; at each event new descendants are looked for.
 
 import contextlib
 import errno
-import logging
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 
+from gocept.runner.logs import Log
 from gocept.runner.poller import Poller
 from gocept.runner.process import descendants, procfs
 from gocept.runner.process.descendants import Child
@@ -20,7 +20,7 @@ from gocept.runner.process.launch import our_mark
 from gocept.runner.process.pidfd import Handle, Handles
 from gocept.runner.waits.deadline import NEVER, Deadline
 
-log = logging.getLogger('gocept.runner.process')
+log = Log('gocept.runner.process')
 
 KILL_TIMEOUT = 5.0
 """Seconds to wait for the end of what was killed."""

@@ -2,7 +2,6 @@
 
 import contextlib
 import ctypes
-import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -10,6 +9,7 @@ from gocept.runner.channel import PipeChannel
 from gocept.runner.channel.lines import Lines
 from gocept.runner.errors import EndpointClosedException
 from gocept.runner.events import Queue
+from gocept.runner.logs import Log
 from gocept.runner.poller import Poller
 from gocept.runner.waits.forks import Lock
 from gocept.runner.waits.source import Source
@@ -33,7 +33,7 @@ class Output(Source):
     """
 
     def __init__(self, name: str, channel: PipeChannel | None,
-                 log: logging.Logger) -> None:
+                 log: Log) -> None:
         self.tail = b''
         """The last part of the output, 16 KiB at most."""
         self._name = name

@@ -3,7 +3,6 @@
 import atexit
 import contextlib
 import importlib
-import logging
 import math
 import os
 import signal
@@ -11,11 +10,12 @@ import sys
 from collections.abc import Iterable
 
 from gocept.runner.errors import DeadlineExceeded
+from gocept.runner.logs import Log
 from gocept.runner.process.adoption import adoption
 from gocept.runner.process.descendants import Child
 from gocept.runner.process.ending import Ending, end
 
-log = logging.getLogger('gocept.runner.process')
+log = Log('gocept.runner.process')
 
 processes: set[Child] = set()
 """Each `Process` that runs, or has left descendants behind."""

@@ -6,15 +6,15 @@ one while there is a child.
 """
 
 import contextlib
-import logging
 import signal
 from collections.abc import Iterator
 from weakref import WeakValueDictionary
 
+from gocept.runner.logs import Log
 from gocept.runner.waits.forks import Lock, tell_forks
 from gocept.runner.waits.sigaction import SA_NOCLDWAIT, Action, action
 
-log = logging.getLogger('gocept.runner.process')
+log = Log('gocept.runner.process')
 
 
 class _Roster:

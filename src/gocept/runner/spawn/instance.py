@@ -3,7 +3,6 @@
 import contextlib
 import fcntl
 import functools
-import logging
 import os
 import signal
 import termios
@@ -22,6 +21,7 @@ from gocept.runner.errors import (
     StartError,
 )
 from gocept.runner.events import ChildEnded, ChildReady, ChildStarted, Queue
+from gocept.runner.logs import Log
 from gocept.runner.poller import Poller, Timer, background
 from gocept.runner.process import Process, unixsocket
 from gocept.runner.process.launch import shortages
@@ -29,7 +29,7 @@ from gocept.runner.process.output import Output, unread
 from gocept.runner.spawn.application import Application
 from gocept.runner.waits.forks import Lock
 
-log = logging.getLogger('gocept.runner.spawn')
+log = Log('gocept.runner.spawn')
 
 RUNNING, RESTARTING, GIVEN_UP, ENDED = (
     'running', 'restarting', 'given-up', 'ended')

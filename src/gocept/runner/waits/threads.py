@@ -54,7 +54,8 @@ def survived() -> type[BaseException]:
     return BaseException if in_background() else Exception
 
 
-def log_exception(log: logging.Logger, message: str, *args: object) -> None:
+def log_exception(log: logging.Logger | logging.LoggerAdapter[logging.Logger],
+                  message: str, *args: object) -> None:
     """Log what was caught; a handler that raises is survived as well."""
     with contextlib.suppress(survived()):
         log.exception(message, *args)

@@ -1,7 +1,6 @@
 """What ZCML declares: started before a worker, ended after it."""
 
 import contextlib
-import logging
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ from gocept.runner.executor.base import SimpleExecutor
 from gocept.runner.executor.groups import start_all, stop_all
 from gocept.runner.executor.requirements import in_levels
 from gocept.runner.interfaces import IPoller, IRunner, ISupervisor
+from gocept.runner.logs import Log
 from gocept.runner.signals import Shutdown
 from gocept.runner.signals.handlers import restore_defaults
 from gocept.runner.signals.shutdown import requesting
@@ -28,7 +28,7 @@ from gocept.runner.zcml.utilities import (
     WorkerRunner,
 )
 
-log = logging.getLogger('gocept.runner.supervisor')
+log = Log('gocept.runner.supervisor')
 
 
 class Declaration(NamedTuple):
