@@ -594,7 +594,6 @@ class _Run:
                     self._put_end()
 
     def _tell_end(self, process: Process) -> None:
-        process.find_servers()  # so that a daemon ends when we exit
         with self._telling:
             self._has_ended = True
             if self.is_settled:

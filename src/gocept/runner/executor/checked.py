@@ -57,7 +57,6 @@ class Executor(SimpleExecutor):
                 for name, capture in run.captures.items():
                     run.readers[name].raw.skip_to(*check.place(capture))
             run.end_waiting()
-            run.process.find_servers()  # so that a daemon ends when we exit
         self._settle(run, True)
         return self
 

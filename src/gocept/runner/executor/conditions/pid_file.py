@@ -84,7 +84,9 @@ class pid_file(Condition):
             return False
         if self._setting is None:
             return True
-        if procfs.look(pid).parent == os.getpid():
+        now = procfs.look(pid)
+        # In another session, it may be a daemon that we have adopted.
+        if now.parent == os.getpid() and now.session == os.getsid(0):
             return _runs(pid, self._setting)
         return _may_run(pid, self._setting)
 

@@ -53,7 +53,8 @@ class _ExitCheck(Check):
         self._probe: Process | None = None
         self._said = b''
         self.awaited = f'{shlex.join(command)!r} to end with 0'
-        self._state = self.seen = 'it runs still'
+        self.seen = 'it runs still'
+        self._runs_first = True
 
     def holds(self) -> bool:
         if self._probe is None:
@@ -71,14 +72,18 @@ class _ExitCheck(Check):
         if status is not None:
             self.close()
             self._pauses.begin()
-            self._state = f'it ended with {probe.status_text}'
-            self._hear()
+            self._runs_first = False
+            self._tell(f'it ended with {probe.status_text}')
         return status == 0
 
-    def _hear(self, data: bytes = b'', *channel: PipeChannel) -> None:
+    def _hear(self, data: bytes, *channel: PipeChannel) -> None:
         self._said = (self._said + data)[-_TAIL:]
+        if self._runs_first:  # else the end of the one before tells more
+            self._tell('it runs still')
+
+    def _tell(self, state: str) -> None:
         said = self._said.decode('utf-8', 'backslashreplace').strip()
-        self.seen = self._state + (f', and said {said!r}' if said else '')
+        self.seen = state + (f', and said {said!r}' if said else '')
 
     def close(self) -> None:
         probe, self._probe = self._probe, None

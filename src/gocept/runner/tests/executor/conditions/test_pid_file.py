@@ -1,5 +1,6 @@
 """The condition that a child writes a file."""
 
+import contextlib
 import os
 import pathlib
 import shutil
@@ -30,6 +31,11 @@ from gocept.runner.waits.deadline import NEVER, Deadline
 def expire(starting: Starting) -> None:
     """Have the time of a start be over now."""
     starting.executor._deadline = Deadline(0)
+
+
+def end(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
 
 
 class PidFileTests(ExecutorTestCase):
@@ -91,7 +97,7 @@ class PidFileTests(ExecutorTestCase):
         pid = int(subprocess.run(
             ['sh', '-c', 'setsid "$@" > /dev/null 2>&1 < /dev/zero & echo $!',
              'sh', *command], stdout=subprocess.PIPE, check=True).stdout)
-        self.addCleanup(os.kill, pid, signal.SIGKILL)
+        self.addCleanup(end, pid)
         # Until then it is a fork of the shell.
         until(lambda: procfs.command_line(pid) == [*command])
         return pid
@@ -167,6 +173,15 @@ class PidFileTests(ExecutorTestCase):
             # It may be from before an exec() of this program.
             self.assertTrue(self.obstacle('sleep 100'))
             child.kill()
+
+    def test_a_daemon_that_we_have_adopted_may_be_the_server(self) -> None:
+        self.stopping(SimpleExecutor('sleep 100')).start()  # it adopts
+        pid = self.stranger(['tail', '-f', '/dev/null'])
+        self.assertEqual(os.getpid(), procfs.look(pid).parent)
+        self.path.write_text(str(pid))
+        self.assertTrue(self.obstacle('tail --pid 1'))
+        self.assertEqual('', self.obstacle('sleep 100'))
+        os.kill(pid, signal.SIGKILL)
 
     def test_the_child_of_another_executor_with_the_file_is_in_the_way(
             self) -> None:
