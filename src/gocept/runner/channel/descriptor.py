@@ -31,6 +31,7 @@ from gocept.runner.logs import Log
 from gocept.runner.waits.closing import Owning
 from gocept.runner.waits.deadline import Deadline, is_broken, wait_for
 from gocept.runner.waits.forks import Lock, tell_forks
+from gocept.runner.waits.identity import Identity
 
 log = Log('gocept.runner.channel')
 
@@ -249,6 +250,7 @@ class PipeChannel(_DescriptorChannel):
                           if os.get_blocking(fd)]
         for fd in self._blocking:
             os.set_blocking(fd, False)
+        self._identities = {fd: Identity.of(fd) for fd in self._descriptors()}
         self.closed = False
 
     def _descriptors(self) -> list[int]:
@@ -295,6 +297,8 @@ class PipeChannel(_DescriptorChannel):
         self._blocking = []  # the files are also those of the parent
 
     def _close(self, fd: int) -> None:
+        if not self._identities[fd].has(fd):
+            return
         try:
             if fd in self._blocking:
                 os.set_blocking(fd, True)
@@ -323,6 +327,7 @@ class SocketChannel(_DescriptorChannel):
         self._socket = sock
         self._receive = sock.recv
         self.sink_fd = sock.fileno()
+        self._identity = Identity.of(self.sink_fd)
         self.closed = False
 
     def get_fd(self) -> int:
@@ -338,6 +343,8 @@ class SocketChannel(_DescriptorChannel):
 
     def _release(self) -> None:
         self.sink_fd = -1
+        if not self._identity.has(self._socket.fileno()):
+            self._socket.detach()
         self._socket.close()
 
 

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 
 from gocept.runner.waits.deadline import PollReadiness, Readiness
+from gocept.runner.waits.identity import NONE, Identity
 
 READABLE = select.POLLIN
 WRITABLE = select.POLLOUT
@@ -30,6 +31,7 @@ class WakeUp:
         self.faucet, self.sink = os.pipe()
         for fd in (self.faucet, self.sink):
             os.set_blocking(fd, False)
+        self._identity = Identity.of(self.sink)  # of both ends
 
     def wake(self, byte: bytes = _WAKE) -> None:
         """End the wait in progress, or the next one."""
@@ -58,13 +60,18 @@ class WakeUp:
             fds = {self.faucet, self.sink} - {-1}
             self.faucet = self.sink = -1
             for fd in fds:
-                os.close(fd)
+                self._identity.close(fd)
 
     def close_in_child(self) -> None:
         """Close both ends in a forked child, where a thread that does not
         exist may hold the lock."""
         self._lock = threading.RLock()
         self.close()
+
+
+_gone: list[object] = []
+"""Objects of epoll that others have closed. They would close the number when
+they are forgotten, so nobody forgets them."""
 
 
 class Descriptors:
@@ -87,6 +94,10 @@ class Descriptors:
         except BaseException:
             self._readiness.close()
             raise
+        if isinstance(self._readiness, PollReadiness):
+            self._identity = NONE
+        else:
+            self._identity = Identity.of(self._readiness.fileno())
         self._readiness.register(self.pipe.faucet, READABLE)
 
     def add(self, fd: int, event: int) -> None:
@@ -130,6 +141,15 @@ class Descriptors:
 
     def close(self) -> None:
         """Close its own; again does nothing."""
-        self._readiness.close()
+        self._close_readiness()
         self.pipe.close()
         self._masks.clear()
+
+    def _close_readiness(self) -> None:
+        readiness = self._readiness
+        if (isinstance(readiness, PollReadiness) or readiness.closed
+                or self._identity.has(readiness.fileno())):
+            readiness.close()
+        else:
+            _gone.append(readiness)
+            self._readiness = PollReadiness()

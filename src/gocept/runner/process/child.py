@@ -16,7 +16,7 @@ from typing import Any
 import zope.interface
 
 from gocept.runner.channel import PipeChannel
-from gocept.runner.errors import DeadlineExceeded
+from gocept.runner.errors import DeadlineExceeded, EndpointClosedException
 from gocept.runner.interfaces import IProcess
 from gocept.runner.poller import Poller, background
 from gocept.runner.process import (
@@ -283,35 +283,37 @@ class Process(Source, Closing):
 
     def _signal_group(self, signum: int) -> None:
         """Do the same, with the lock held."""
-        for handle in self._left.values():
-            handle.signal(signum)
-        if self.returncode is not None:
-            return
-        if self.leads_group:
-            # The child is not reaped, so the number of its group is its own.
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.pid, signum)
+        with _all_told() as tell:
+            for handle in self._left.values():
+                tell(handle.signal, signum)
+            if self.returncode is not None:
                 return
-        self.handle.signal(signum)
+            if self.leads_group:
+                # The child is not reaped, so this is its own group.
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self.pid, signum)
+                    return
+            tell(self.handle.signal, signum)
 
     def signal_all(self, signum: int) -> None:
         """See `IProcess`."""
         self.require_ours()
-        with contextlib.closing(descendants.of(self)) as others:
+        with (contextlib.closing(descendants.of(self)) as others,
+              _all_told() as tell):
             with self._lock:
                 # Who gets the signal with the group does not get it again.
                 told = set(self._left)
                 if self.leads_group and self.returncode is None:
                     told |= {pid for pid in others
                              if procfs.look(pid).group == self.pid}
-                self._signal_group(signum)
+                tell(self._signal_group, signum)
             # The child may have ended, and have become a daemon.
             self.find_servers()  # or another thread finds them now
             with self._lock:
                 for handle in (*others.values(), *self._left.values()):
                     if handle.pid not in told:
                         told.add(handle.pid)
-                        handle.signal(signum)
+                        tell(handle.signal, signum)
 
     @property
     def has_left(self) -> bool:
@@ -386,6 +388,13 @@ class Process(Source, Closing):
         finally:
             self.close_channels()
 
+    def close_input(self) -> None:
+        for channel in self.channels():
+            # It may have none, or one that is closed.
+            with contextlib.suppress(
+                    NotImplementedError, EndpointClosedException, OSError):
+                channel.write_eof()
+
     def close_channels(self) -> None:
         for channel in self.channels():
             channel.close()
@@ -399,6 +408,21 @@ class Process(Source, Closing):
         state = ('running' if self.returncode is None
                  else f'ended with {self.status_text}')
         return f'<Process {self.name!r} ({self.pid}): {state}>'
+
+
+@contextlib.contextmanager
+def _all_told() -> Iterator[Callable[[Callable[[int], None], int], None]]:
+    """Send several signals, though one is refused; raise that error then."""
+    refused: list[PermissionError] = []
+
+    def tell(send: Callable[[int], None], signum: int) -> None:
+        try:
+            send(signum)
+        except PermissionError as error:  # a process of another user
+            refused.append(error)
+    yield tell
+    if refused:
+        raise refused[0]
 
 
 def _timeouts(stop_timeout: float | None) -> tuple[float, float]:

@@ -65,6 +65,9 @@ class Child(Protocol):
 
     def signal_group(self, signum: int) -> None: ...
 
+    def close_input(self) -> None:
+        """Let the child read the end of its input."""
+
     def close_channels(self) -> None:
         """Close the channels, which gives their descriptors back."""
 

@@ -125,7 +125,8 @@ class Ending:
             return
         images = {pid: now.image for pid in self._members
                   if (now := procfs.look(pid)).group == child.pid}
-        _send(child.signal_group, self._signum, child.pid)
+        if not _send(child.signal_group, self._signum, child.pid):
+            child.close_input()  # many a program ends then, too
         _wake_stopped(child.pid, child.send_signal)
         if child.leads_group:
             self._told |= images
@@ -392,12 +393,15 @@ class _Search:
             self._strays if mark.startswith(our_mark()) else None)
 
 
-def _send(send: Callable[[int], None], signum: int, pid: int) -> None:
+def _send(send: Callable[[int], None], signum: int, pid: int) -> bool:
+    """Send a signal; False if it is refused."""
     try:
         send(signum)
+        return True
     except PermissionError as error:
         log.warning('Process %d cannot be sent signal %d: %s',
                     pid, signum, error)
+        return False
 
 
 def _wake_stopped(pid: int, send: Callable[[int], None]) -> None:

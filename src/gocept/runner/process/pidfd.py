@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from gocept.runner.process import procfs
 from gocept.runner.waits.deadline import Deadline, wait_for
+from gocept.runner.waits.identity import NONE, Identity
 from gocept.runner.waits.source import Source
 
 
@@ -26,6 +27,12 @@ class Handle(Source):
 
     def __init__(self, pid: int, fd: int = -1) -> None:
         self.pid = pid
+        self._identity = NONE
+        self._hold(fd)
+
+    def _hold(self, fd: int) -> None:
+        if fd >= 0:
+            self._identity = Identity.of(fd)
         self._fd = fd
 
     def fileno(self) -> int:
@@ -65,14 +72,14 @@ class Handle(Source):
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
             self._tell_closing(fd)
-            os.close(fd)
+            self._identity.close(fd)
         self._tell_ready()
 
     def __del__(self) -> None:
         # The handle of a detached child may be forgotten. Nobody is told of
         # it, as that needs locks; a poller that has it refers to it.
         if self._fd >= 0:
-            os.close(self._fd)
+            self._identity.close(self._fd)
 
 
 class PidAndStart(Handle):
@@ -94,7 +101,8 @@ class PidAndStart(Handle):
     def watch(self) -> None:
         """Make an event of the end of a child, with a thread that waits."""
         if self._is_child:
-            self._fd, end = os.pipe()
+            fd, end = os.pipe()
+            self._hold(fd)
             try:
                 threading.Thread(
                     target=_tell_end, args=(self.pid, end),

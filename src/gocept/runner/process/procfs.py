@@ -5,6 +5,7 @@ no properties: the answer is None, 0 or nothing.
 """
 
 import contextlib
+import functools
 import os
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -56,11 +57,35 @@ def is_process(pid: int) -> bool:
 
 
 def _fields(pid: int) -> list[bytes] | None:
-    content = _read(f'/proc/{pid}/stat')
+    fields = _fields_of(f'/proc/{pid}')
+    path = _live_thread(pid) if fields and fields[0] == b'Z' else ''
+    if fields and path:
+        thread = _fields_of(path)
+        if thread:
+            thread[19] = fields[19]  # the start is that of the process
+            return thread
+    return fields
+
+
+def _fields_of(path: str) -> list[bytes] | None:
+    content = _read(f'{path}/stat')
     if content is None:
         return None
     # The name of the program, before it, may contain anything.
     return content.rpartition(b')')[2].split()
+
+
+def _live_thread(pid: int) -> str:
+    """A thread of a process whose main thread has ended; '' if none runs."""
+    main = _fields_of(f'/proc/{pid}')
+    if main and main[0] == b'Z':
+        with contextlib.suppress(OSError):
+            for thread in os.listdir(f'/proc/{pid}/task'):
+                path = f'/proc/{pid}/task/{thread}'
+                fields = _fields_of(path)
+                if fields and fields[0] not in b'ZX':
+                    return path
+    return ''
 
 
 def _read(path: str) -> bytes | None:
@@ -104,6 +129,8 @@ def name(pid: int) -> str:
 
 def children(pid: int) -> list[int]:
     """The pids of the children of a process, zombies as well."""
+    if not _lists_children():
+        return [each for each in pids() if look(each).parent == pid]
     found: list[int] = []
     with contextlib.suppress(OSError):
         for thread in os.listdir(f'/proc/{pid}/task'):
@@ -111,6 +138,15 @@ def children(pid: int) -> list[int]:
                     f'/proc/{pid}/task/{thread}/children', 'rb') as file:
                 found += map(int, file.read().split())
     return found
+
+
+@functools.cache
+def _lists_children() -> bool:
+    """Whether this system shows the children of a thread.
+
+    A few kernels are built without that, and some sandboxes.
+    """
+    return os.path.exists('/proc/thread-self/children')
 
 
 def pids() -> Iterator[int]:
@@ -128,6 +164,8 @@ def variable(pid: int, name: str) -> str | None:
     None for the moment in which the process becomes another program.
     """
     content = _environment(pid)
+    if not content and (path := _live_thread(pid)):
+        content = _read_whole(f'{path}/environ')
     if content == b'':
         fields = _fields(pid)
         if fields and int(fields[20]):
@@ -141,8 +179,12 @@ def variable(pid: int, name: str) -> str | None:
 
 
 def _environment(pid: int) -> bytes | None:
+    return _read_whole(f'/proc/{pid}/environ')
+
+
+def _read_whole(path: str) -> bytes | None:
     try:
-        with open(f'/proc/{pid}/environ', 'rb') as file:
+        with open(path, 'rb') as file:
             return file.read()
     except OSError:
         return None

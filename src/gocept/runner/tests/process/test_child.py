@@ -1294,6 +1294,79 @@ class ForkTests(ProcessTestCase):
         self.assertEqual(['3', 'still there'], output[1:])
 
 
+    DAEMON = '''
+            import gc
+            from gocept.runner.channel import PipeChannel, SocketChannel
+            from gocept.runner.poller import Poller
+            import socket
+
+            def make():
+                """Of each kind that has descriptors."""
+                poller = Poller()
+                channels = [PipeChannel(*os.pipe())] + [
+                    SocketChannel(sock) for sock in socket.socketpair()]
+                for channel in channels:
+                    poller.register(channel)
+                return [Process('cat', stdin='pipe', stdout='pipe'),
+                        *channels, poller]
+
+            def become_daemon():
+                """Returns files that have the numbers of what was closed."""
+                os.closerange(3, 256)
+                return [open(os.devnull) for _ in range(60)]
+
+            def closed(files):
+                found = 0
+                for file in files:
+                    try:
+                        os.fstat(file.fileno())
+                    except OSError:
+                        found += 1
+                return found
+            owned = make()
+            '''
+
+    def test_a_daemon_keeps_its_files(self):
+        # A number may be that of a file by the time that its object of the
+        # parent is closed, forgotten, or told of another fork.
+        output = self.run_program(self.DAEMON + '''
+            if os.fork():
+                say(os.wait()[1])
+                sys.exit()
+            files = become_daemon()
+            if os.fork():
+                os._exit(os.wait()[1])
+            say(closed(files))
+            try:
+                for each in reversed(owned):
+                    each.close()
+            except Exception as error:
+                say(error)
+            say(closed(files))
+            del owned, each
+            gc.collect()
+            say(closed(files))
+            child = Process('true')
+            say(child.wait(), closed(files))
+            child.close()
+            say(closed(files))
+            ''')
+        self.assertEqual(['0', '0', '0', '0 0', '0', '0'], output)
+
+    def test_what_is_forgotten_closes_no_file(self):
+        output = self.run_program(self.DAEMON + '''
+            warnings.simplefilter('ignore')
+            if os.fork():
+                say(os.wait()[1])
+                sys.exit()
+            files = become_daemon()
+            del owned
+            gc.collect()
+            say(closed(files))
+            ''')
+        self.assertEqual(['0', '0'], output)
+
+
 class FallbackForkTests(Fallback, ForkTests):
     pass
 

@@ -308,3 +308,37 @@ class PrivilegeTests(ProcessTestCase):
             ["still there: <Process 'sleep' (...): running>, killed 0.05 s "
              'ago', 'None -15 -15'],
             [re.sub(r'\(\d+\)', '(...)', line) for line in output[-2:]])
+
+    @unittest.skipUnless(os.geteuid() == 0, 'needs root')
+    def test_it_reads_the_end_of_its_input_first(self):
+        output = self.run_program('''
+            child = Process('cat', stdin='pipe', stdout='pipe')
+            os.setresuid(65534, 65534, 0)
+            say(child.terminate(timeout=DEADLINE), child.killed)
+            ''')
+        self.assertEqual('0 False', output[-1])
+
+    def test_the_others_are_told(self):
+        child = self.start_victim('''
+            fork(int)
+            fork(int)
+            leave()
+            pause()
+            ''')
+        told = []
+        first, *others = self.children_of(child, 3)
+
+        def send(handle, signum):
+            if not told or handle.pid == told[0]:
+                told.append(handle.pid)
+                raise PermissionError(errno.EPERM, 'refused')
+            told.append(handle.pid)
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(handle.fileno(), signum)
+        with mock.patch('gocept.runner.process.pidfd.Handle.signal', send):
+            with self.assertRaises(PermissionError):
+                child.signal_all(signal.SIGKILL)
+        self.assertEqual(child.pid, told[0])
+        for handle in (first, *others):
+            self.assertTrue(ended(handle))
+

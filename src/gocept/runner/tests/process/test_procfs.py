@@ -134,3 +134,39 @@ class ProcTests(support.TestCase):
             self.assertEqual([], procfs.children(os.getpid()))
             self.assertEqual([], list(procfs.pids()))
             self.assertEqual('', procfs.variable(os.getpid(), 'PATH'))
+
+    HEADLESS = '''
+import ctypes, os, threading, time
+def run():
+    while open('/proc/self/stat').read().rpartition(')')[2].split()[0] != 'Z':
+        time.sleep(0.001)
+    os.write(1, b'ready')
+    time.sleep(100)
+threading.Thread(target=run, daemon=True).start()
+ctypes.CDLL(None).pthread_exit(None)
+'''
+
+    def test_one_whose_main_thread_has_ended(self):
+        child = self.start(
+            sys.executable, '-c', self.HEADLESS, stdout=subprocess.PIPE,
+            env=os.environ | {'A': '1'})
+        self.addCleanup(child.stdout.close)
+        self.assertEqual(b'ready', os.read(child.stdout.fileno(), 5))
+        with open(f'/proc/{child.pid}/stat') as file:
+            self.assertIn(') Z ', file.read())
+        now = procfs.stat(child.pid)
+        self.assertNotIn(now.state, 'ZX')
+        self.assertNotEqual(0, now.image)
+        self.assertEqual(os.getpid(), now.parent)
+        self.assertEqual('1', procfs.variable(child.pid, 'A'))
+        child.kill()
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        until(lambda: procfs.stat(child.pid).state == 'Z')
+        self.assertEqual('', procfs.variable(child.pid, 'A'))
+
+    def test_children_where_the_system_does_not_list_them(self):
+        children = {self.start('sleep', '100').pid for _ in range(3)}
+        with mock.patch.object(procfs, '_lists_children', lambda: False):
+            self.assertLessEqual(children, set(procfs.children(os.getpid())))
+            for pid in children:
+                self.assertEqual([], procfs.children(pid))
