@@ -60,6 +60,7 @@ class _DescriptorChannel(Channel, Owning):
         self._outgoing = Outgoing(send, high_water)
         self.high_water = high_water
         self._ending = self._ended = False  # after write_eof()
+        self._process = os.getpid()
         tell_forks(self)
 
     @abstractmethod
@@ -74,6 +75,13 @@ class _DescriptorChannel(Channel, Owning):
     def kept(self) -> int:
         """See `IChannel`."""
         return self._outgoing.size
+
+    def _is_own(self, fd: int, identity: Identity) -> bool:
+        """Whether the number is not that of another file, in a fork.
+
+        In the same process, somebody may have opened another one there for us.
+        """
+        return os.getpid() == self._process or identity.has(fd)
 
     def _require_open(self) -> None:
         if self.closed:
@@ -297,7 +305,7 @@ class PipeChannel(_DescriptorChannel):
         self._blocking = []  # the files are also those of the parent
 
     def _close(self, fd: int) -> None:
-        if not self._identities[fd].has(fd):
+        if not self._is_own(fd, self._identities[fd]):
             return
         try:
             if fd in self._blocking:
@@ -343,7 +351,7 @@ class SocketChannel(_DescriptorChannel):
 
     def _release(self) -> None:
         self.sink_fd = -1
-        if not self._identity.has(self._socket.fileno()):
+        if not self._is_own(self._socket.fileno(), self._identity):
             self._socket.detach()
         self._socket.close()
 
