@@ -798,7 +798,9 @@ class IProcess(ISource):
         """Send a signal to the child and its descendants, once to each.
 
         The call does not wait. A process that is forked meanwhile may miss the
-        signal. RuntimeError in a forked copy of the parent.
+        signal. RuntimeError in a forked copy of the parent. PermissionError if
+        a process may not be signalled, ShortageError if no descriptor was left
+        to look for descendants: the others have got the signal all the same.
         """
 
     def terminate(signum=None, timeout=None):

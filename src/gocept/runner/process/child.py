@@ -6,6 +6,7 @@ which is `gocept.runner.poller.background` unless the user has passed another.
 """
 
 import contextlib
+import errno
 import os
 import select
 import signal
@@ -16,7 +17,11 @@ from typing import Any
 import zope.interface
 
 from gocept.runner.channel import PipeChannel
-from gocept.runner.errors import DeadlineExceeded, EndpointClosedException
+from gocept.runner.errors import (
+    DeadlineExceeded,
+    EndpointClosedException,
+    ShortageError,
+)
 from gocept.runner.interfaces import IProcess
 from gocept.runner.poller import Poller, background
 from gocept.runner.process import (
@@ -27,6 +32,7 @@ from gocept.runner.process import (
     registry,
 )
 from gocept.runner.process.adoption import adoption
+from gocept.runner.process.ending import Pauses
 from gocept.runner.process.launch import (
     Command,
     Launch,
@@ -258,13 +264,19 @@ class Process(Source, Closing):
                 if self.returncode is not None:
                     break
                 # Another thread may reap the child, and close the handle.
-                fd = os.dup(self.handle.fileno())
-            try:
-                if not wait_for(fd, select.POLLIN, deadline):
-                    raise DeadlineExceeded(
-                        f'{self!r} has not ended in {timeout} s')
-            finally:
-                os.close(fd)
+                fd = _duplicate(self.handle.fileno())
+            if fd is None:
+                pauses = Pauses()
+                pauses.register(self.handle)
+                ended = bool(pauses.poll(deadline.left()))
+            else:
+                try:
+                    ended = wait_for(fd, select.POLLIN, deadline)
+                finally:
+                    os.close(fd)
+            if not ended and self.poll() is None:
+                raise DeadlineExceeded(
+                    f'{self!r} has not ended in {timeout} s')
         assert self.returncode is not None
         return self.returncode
 
@@ -298,6 +310,7 @@ class Process(Source, Closing):
     def signal_all(self, signum: int) -> None:
         """See `IProcess`."""
         self.require_ours()
+        can_look = procfs.is_readable()
         with (contextlib.closing(descendants.of(self)) as others,
               _all_told() as tell):
             with self._lock:
@@ -314,6 +327,10 @@ class Process(Source, Closing):
                     if handle.pid not in told:
                         told.add(handle.pid)
                         tell(handle.signal, signum)
+        if not can_look:
+            raise ShortageError(
+                errno.EMFILE, 'no descriptor is left to look for descendants '
+                f'of {self!r}')
 
     @property
     def has_left(self) -> bool:
@@ -423,6 +440,16 @@ def _all_told() -> Iterator[Callable[[Callable[[int], None], int], None]]:
     yield tell
     if refused:
         raise refused[0]
+
+
+def _duplicate(fd: int) -> int | None:
+    """A copy of a descriptor; None if there are too many."""
+    try:
+        return os.dup(fd)
+    except OSError as error:
+        if error.errno not in (errno.EMFILE, errno.ENFILE):
+            raise
+        return None
 
 
 def _timeouts(stop_timeout: float | None) -> tuple[float, float]:

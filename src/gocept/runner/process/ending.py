@@ -262,7 +262,7 @@ def end(endings: Iterable[Ending]) -> bool:
                 look = NEVER
 
 
-class _Pauses:
+class Pauses:
     """Waits in place of a poller, if no descriptor is left for one.
 
     It asks which processes have ended, by `waitid` and the like, with pauses
@@ -295,19 +295,19 @@ class _Pauses:
 
 
 class _Wait:
-    """A poller, or `_Pauses`; it is not made if all have ended already."""
+    """A poller, or `Pauses`; it is not made if all have ended already."""
 
     def __init__(self) -> None:
-        self._poller: Poller | _Pauses | None = None
+        self._poller: Poller | Pauses | None = None
 
     @property
     def has_descriptors(self) -> bool:
         """Whether a descriptor is left to read /proc with."""
         if self._poller is None:
             return procfs.is_readable()
-        return not isinstance(self._poller, _Pauses)
+        return not isinstance(self._poller, Pauses)
 
-    def open(self) -> Poller | _Pauses:
+    def open(self) -> Poller | Pauses:
         """Make it now, unless it is there."""
         if self._poller is None:
             try:
@@ -315,7 +315,7 @@ class _Wait:
             except OSError as error:
                 if error.errno not in (errno.EMFILE, errno.ENFILE):
                     raise
-                self._poller = _Pauses()
+                self._poller = Pauses()
         return self._poller
 
     def register(self, handle: Handle) -> None:

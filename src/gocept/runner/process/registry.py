@@ -80,9 +80,12 @@ def terminate_all(children: Iterable[Child], signum: int | None = None,
             child.finished = all_seen and not ending.failed
             if child.finished and child.adopts:
                 adoption.end(child)
+    if not all_seen:
+        log.warning('Descendants of %s may be left: they could not be looked '
+                    'for. Call terminate() again', [*endings])
     failed = [ending for ending in endings.values() if ending.failed]
     processes.difference_update(
-        child for child, ending in endings.items() if not ending.failed)
+        child for child in endings if child.finished)
     if failed:
         raise DeadlineExceeded('still there: ' + '; '.join(map(str, failed)))
 

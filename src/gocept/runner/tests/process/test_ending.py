@@ -9,6 +9,7 @@ import threading
 import unittest
 from unittest import mock
 
+from gocept.runner.errors import DeadlineExceeded, ShortageError
 from gocept.runner.process import descendants, ending, procfs
 from gocept.runner.process.ending import Ending, end
 from gocept.runner.process.pidfd import PidAndStart
@@ -250,12 +251,30 @@ class DescriptorTests(ProcessTestCase):
         self.assertEqual([True] * 2, [child.finished for child in children])
         self.assertAllEnded(handles)
 
+    def test_a_child_is_waited_for(self):
+        child = self.start_victim('sys.stdin.readline()', stdin='pipe')
+        with self.none_left():
+            self.assertRaises(DeadlineExceeded, child.wait, 0.01)
+            child.channel.write(b'\n')
+            self.assertEqual(0, child.wait(DEADLINE))
+
+    def test_a_signal_for_all_misses_nobody_in_silence(self):
+        child = self.start_victim('leave()\npause()')
+        [leaver] = self.children_of(child)
+        with self.none_left():
+            with self.assertRaisesRegex(ShortageError, 'no descriptor is'):
+                child.signal_all(signal.SIGKILL)
+            self.assertEqual(-signal.SIGKILL, child.wait(DEADLINE))
+        self.assertFalse(leaver.has_ended())
+
     def test_not_even_one_is_given_back(self):
         # Nobody can be looked for: the end of the child is a success, but the
         # next call looks for its descendants.
         child = self.start_victim('leave()\npause()')
         [leaver] = self.children_of(child)
-        with self.none_left(), mock.patch.object(
+        with self.assertLogs(
+                'gocept.runner.process', 'WARNING') as logs, (
+                self.none_left()), mock.patch.object(
                 ending, '_BECOMING', 0.05), mock.patch(
                 'gocept.runner.process.procfs.is_readable',
                 return_value=False), mock.patch(
@@ -263,6 +282,7 @@ class DescriptorTests(ProcessTestCase):
                 mock.patch('gocept.runner.process.procfs.pids',
                            return_value=iter(()))):
             self.assertEqual(-signal.SIGTERM, child.terminate())
+        self.assertIn('may be left', logs.output[0])
         self.assertFalse(child.finished)
         self.assertFalse(leaver.has_ended())
         child.terminate()
