@@ -54,10 +54,11 @@ COMMAND = [sys.executable, '-c',
 SIGNS = {'converter': os.fsencode(converter.__file__),
          'web': b'\0http.server\0', 'postgres': b'/postgres\0-D\0'}
 
-# What it may say at any time: that ZODB mends what a killed one has left, and
-# what the converter has not been sent at the end. And what of those whom
-# something has happened to.
-ALLOWED = re.compile(r'WARNING (ZODB\.|.* could not be sent$)')
+# What it may say at any time: that ZODB mends what a killed one has left, that
+# the database is new, and what the converter has not been sent at the end. And
+# what of those whom something has happened to.
+ALLOWED = re.compile(
+    r'WARNING (ZODB\.|.* could not be sent$|.* new, empty database: )')
 SUFFERING = re.compile(
     r'WARNING (chaos\.scripts\.house|gocept\.runner\.(spawn|supervisor)) ')
 
@@ -209,6 +210,8 @@ class Life:
                     # The other one is that of a Python that just starts.
                     self.statuses |= {errors.INTERRUPTED, 1}
             self.statuses.add(errors.SUCCESS)
+            if not self.has_logged('LoopStarted'):
+                self.statuses.add(errors.SIGNALLED + signum)
         if act.to_group:
             self.harmed.add('converter')
             os.killpg(self.process.pid, signum)

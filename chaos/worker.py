@@ -167,6 +167,9 @@ def expected(signals: list[signal.Signals], running: bool) -> set[int]:
     statuses = {errors.SUCCESS, *(-signum for signum in ending[1:])}
     if not running:
         statuses |= {-signum for signum in signals}
+        statuses |= {errors.SIGNALLED + signum for signum in ending}
+        if signal.SIGINT in ending:
+            statuses.add(1)  # of a Python that just starts
     if signal.SIGINT in (ending[1:] if running else ending):
         statuses.add(errors.INTERRUPTED)
     return statuses
