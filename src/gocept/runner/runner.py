@@ -429,8 +429,12 @@ class appmain:
 
         def main(site: str | None = None, config: ConfigFile | None = None,
                  ) -> int:
-            from gocept.runner.cli import worker as command
-            return command.main(made, site, config)
+            try:
+                from gocept.runner.cli import worker as command
+                return command.main(made, site, config)
+            except KeyboardInterrupt:  # while it was imported, for instance
+                print(f'{made.name}: interrupted', file=sys.stderr)
+                return errors.INTERRUPTED
 
         # Callers need the signature of the program, not that of the worker.
         del program.__wrapped__  # type: ignore[attr-defined]

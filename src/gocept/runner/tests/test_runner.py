@@ -1445,6 +1445,16 @@ class DecoratorTests(TestCase):
         with self.assertRaisesRegex(KeyError, 'other'):
             from_config('worker', 'other')()  # a section without it
 
+    def test_an_interrupt_before_the_command_line_is_read(self):
+        @appmain()
+        def worker():
+            """Never called."""
+        with (contextlib.redirect_stderr(io.StringIO()) as stderr,
+              mock.patch('gocept.runner.cli.worker.parser_of',
+                         side_effect=KeyboardInterrupt)):
+            self.assertEqual([130, 130], [worker.main(), worker()])
+        self.assertEqual('worker: interrupted\n' * 2, stderr.getvalue())
+
     def test_from_config_where_names_have_capitals(self):
         conf = self.zope_conf('''
             <product-config Shop>

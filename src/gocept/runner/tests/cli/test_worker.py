@@ -1923,6 +1923,26 @@ class CommandLineTests(ProgramTestCase):
             self.assertEqual(0, program.process.returncode, program.output)
             self.assertIn('DEBUG txn', program.output)
 
+    def test_the_traceback_of_a_mistake_in_zcml(self):
+        self.write('broken.py', 'x = 1\ny = undefined_name\n')
+        self.write('broken.zcml', """
+            <configure xmlns="http://namespaces.zope.org/zope">
+              <include package="zope.component" />
+              <utility name="x" component="broken.x"
+                       provides="zope.interface.Interface" />
+            </configure>
+            """)
+        conf = ('path $here\nsite-definition $here/broken.zcml\n')
+        program = self.run_program(conf=conf)
+        self.assertMistake(78, program, "NameError: name 'undefined_name'",
+                           f'(in the module broken: {self.dir}/broken.py, '
+                           'line 2)')
+        program = self.run_program('--verbose', conf=conf)
+        self.assertEqual(78, program.process.returncode)
+        self.assertIn('Traceback', program.output)
+        self.assertIn('broken.py", line 2, in <module>', program.output)
+        self.assertIn('program.py: error: ', program.output.splitlines()[-1])
+
     def test_what_is_verbose(self):
         body = """
             import logging
