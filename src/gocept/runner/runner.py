@@ -57,6 +57,7 @@ from gocept.runner.signals.handlers import (
     Keep,
     handlers,
     handling,
+    make_default_effective,
     restore_defaults,
     tell_terminal,
 )
@@ -410,6 +411,7 @@ class appmain:
         def program(appname: str | None = nothing,
                     configfile: ConfigFile = nothing,
                     *args: object) -> int | None:
+            make_default_effective()
             if appname is nothing and configfile is nothing:
                 return main()
             if appname is nothing or configfile is nothing:
@@ -429,6 +431,7 @@ class appmain:
 
         def main(site: str | None = None, config: ConfigFile | None = None,
                  ) -> int:
+            make_default_effective()
             try:
                 from gocept.runner.cli import worker as command
                 return command.main(made, site, config)
@@ -475,6 +478,7 @@ class once(appmain):
 def init(appname: str | None, configfile: ConfigFile, *,
          shutdown_timeout: float = SHUTDOWN_TIMEOUT) -> Iterator[ISite]:
     """See `IInit`."""
+    make_default_effective()
     timeout, before = _seconds(shutdown_timeout), handlers()
     process = OneProcess()
     with environment.reaping_strangers(), contextlib.ExitStack() as stack:

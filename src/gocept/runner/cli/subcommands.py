@@ -24,6 +24,9 @@ gocept-runner COMMAND --help shows more.
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand; returns the status, or exits with one."""
+    if os.getpid() == 1:  # in a container; else it saves the import
+        from gocept.runner.signals.handlers import make_default_effective
+        make_default_effective()
     argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(
         prog='gocept-runner', usage='%(prog)s COMMAND [options]',

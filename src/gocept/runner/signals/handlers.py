@@ -164,6 +164,18 @@ def _default() -> Handler | signal.Handlers:
     return _exit if os.getpid() == 1 else signal.SIG_DFL
 
 
+def make_default_effective() -> None:
+    """As the first process, let signals end it from now on.
+
+    Called as early as possible; elsewhere the default action has this effect.
+    """
+    if (os.getpid() == 1
+            and threading.current_thread() is threading.main_thread()):
+        for signum in TERMINATING:
+            if signal.getsignal(signum) is signal.SIG_DFL:
+                signal.signal(signum, _exit)
+
+
 def _exit(signum: int, frame: FrameType | None) -> None:
     os._exit(128 + signum)
 

@@ -511,19 +511,42 @@ class OfFirstProcess:
     test_the_second_one_ends_c_code = None  # nothing does, as the first one
 
 
-class FirstProcessSIGTERMTests(OfFirstProcess, EachSignal, WithoutHandler,
+class EachSignalOfFirstProcess(OfFirstProcess, EachSignal):
+
+    def test_before_zope_conf_is_read(self):
+        worker = """
+            from gocept.runner.boot import program
+            def wait_before():
+                say('not yet')
+                wait()
+            program.fill_standard = wait_before
+            @gocept.runner.appmain()
+            def worker():
+                say('inside')
+            """
+        for way, body in self.BOOTING.items():
+            with self.subTest(way):
+                program = self.start(
+                    textwrap.dedent(worker) + textwrap.dedent(body))
+                program.wait_for('not yet')
+                program.send(self.signum)
+                self.assertEqual(128 + self.signum, program.end())
+                self.assertNotIn('inside', program.output)
+
+
+class FirstProcessSIGTERMTests(EachSignalOfFirstProcess, WithoutHandler,
                                ProgramTestCase):
 
     signum = signal.SIGTERM
 
 
-class FirstProcessSIGHUPTests(OfFirstProcess, EachSignal, WithoutHandler,
+class FirstProcessSIGHUPTests(EachSignalOfFirstProcess, WithoutHandler,
                               ProgramTestCase):
 
     signum = signal.SIGHUP
 
 
-class FirstProcessSIGINTTests(OfFirstProcess, EachSignal, ProgramTestCase):
+class FirstProcessSIGINTTests(EachSignalOfFirstProcess, ProgramTestCase):
 
     signum = signal.SIGINT
 
