@@ -35,6 +35,8 @@ _PIECE = 2 ** 12
 """The least size of a piece, but for the last one. So a child that writes
 little at a time makes few pieces for readers to look at."""
 
+_READING = 'reading the output of a child that goes on'
+
 Listener = Callable[[int, bytes], object]
 
 
@@ -158,6 +160,8 @@ class Capture(Source, Closing):
         come; b'' at the end.
         """
         with self._changed:
+            if position >= self.end and not self.ended:
+                refuse_to_wait(_READING)
             self._changed.wait_for(
                 lambda: position < self.end or self.ended)
             begin = self.dropped
@@ -252,9 +256,8 @@ class Reader(io.TextIOWrapper):
 
     def _refuse_to_wait(self) -> None:
         # What is there already may be half a line, which would be lost.
-        capture = self.raw.capture
-        if not capture.ended:
-            refuse_to_wait('reading the output of a child that goes on')
+        if not self.raw.capture.ended:
+            refuse_to_wait(_READING)
 
     def read(self, size: int | None = -1, /) -> str:
         self._refuse_to_wait()

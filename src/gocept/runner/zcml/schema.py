@@ -198,7 +198,8 @@ class IExecutorDirective(IChildDirective):
 
     port = fields.Number(
         'Of type "tcp": the port that the child listens on; 0 chooses a free '
-        'one, which replaces {port} in the command.', min=0, max=65535)
+        'one, which replaces {port} in command and envvars.', min=0,
+        max=65535)
 
     url = fields.Text('Of type "http": the URL that is requested.')
 

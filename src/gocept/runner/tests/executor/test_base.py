@@ -123,15 +123,19 @@ class SimpleTests(ExecutorTestCase):
     def test_a_time_to_stop_that_was_not_given_is_that_of_the_start(
             self) -> None:
         # At our exit, Process tells one from the other.
-        for options, seconds in (
-                ({}, 3600), ({'timeout': 7}, 7),
-                ({'timeout': 7, 'stop_timeout': 0}, 0)):
+        for options, seconds, at_exit in (
+                ({}, 3600, 5), ({'timeout': 7}, 7, 5),
+                ({'timeout': 2}, 2, 2),
+                ({'timeout': 7, 'stop_timeout': 0}, 0, 0),
+                ({'stop_timeout': 20}, 20, 20),
+                ({'stop_timeout': 3600}, 3600, 30)):
             with self.subTest(**options):
                 executor = SimpleExecutor('sleep 100', **options)
                 self.assertIs('stop_timeout' in options,
                               'stop_timeout' in executor._options(None))
                 with executor:
                     self.assertEqual(seconds, executor.process.stop_timeout)
+                    self.assertEqual(at_exit, executor.process.exit_timeout)
 
     def test_what_cannot_be_meant_is_refused(self) -> None:
         for command in ('', [], '  '):

@@ -23,7 +23,7 @@ from gocept.runner.executor.conditions import pid_file as module
 from gocept.runner.poller import Poller
 from gocept.runner.process import Process, procfs
 from gocept.runner.process.launch import Command
-from gocept.runner.tests.executors import ExecutorTestCase, Starting
+from gocept.runner.tests.executors import ExecutorTestCase, Starting, is_gone
 from gocept.runner.tests.victims import until, victim
 from gocept.runner.waits.deadline import NEVER, Deadline
 
@@ -209,6 +209,24 @@ class PidFileTests(ExecutorTestCase):
                 AlreadyRunning, 'which .* names', each.start)
         executor.stop()
         self.assertEqual('', self.obstacle(executor.command_parts))
+
+    def test_the_exit_ends_its_daemon(self) -> None:
+        command = victim('''
+            if not os.fork():
+                os.setsid()
+                overwrite()
+                with open('pid', 'w') as file:
+                    print(os.getpid(), file=file)
+                pause()
+            os._exit(0)
+            ''')
+        program = self.program(f'''
+            from gocept.runner.executor import PidExecutor
+            executor = PidExecutor({command!r}, 'pid').start()
+            executor.process.wait()
+            ''')
+        self.assertEqual((0, ''), (program.end(), program.output))
+        until(lambda: is_gone(int(self.path.read_text())))
 
     def test_a_stale_one_does_not_name_a_daemon(self) -> None:
         with subprocess.Popen(['sleep', '100']) as child:
