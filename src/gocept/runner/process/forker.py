@@ -3,6 +3,9 @@
 A child gets the signal for the death of its parent when the thread ends that
 has started the child; see prctl(2). So the main thread starts children with
 that signal, or else this thread, which is begun when it is first needed.
+
+No signal handler runs in this thread. So the main thread, too, has it fork a
+child that could not be found if a handler raised an exception in the middle.
 """
 
 import errno

@@ -137,9 +137,11 @@ class Newborn:
     def _unknown(self) -> Iterator[int]:
         """The child, if an exception has taken the place of its number."""
         for pid in procfs.children(os.getpid()):
+            deadline = Deadline(1)  # of what takes a moment
             while (words := procfs.variable(pid, MARKER)) is None:
-                pass  # for a moment, as it becomes another program
-            if self.mark and self.mark in words.split():
+                if deadline.passed:  # it is becoming another program
+                    break
+            if self.mark and self.mark in (words or '').split():
                 yield pid
 
 
