@@ -562,6 +562,9 @@ class _Run:
                     self.readers[name] = Reader(
                         capture, popen.get('errors'))
             self.poller.register(self.process)
+            for capture in self.captures.values():
+                # A subscriber may keep the background thread from reading.
+                self.poller.register(capture)
             if self.check is not None:
                 self.check.begin(
                     self.process, list(self.captures.values()), self.poller,

@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -20,7 +21,7 @@ from gocept.runner.executor import (
 from gocept.runner.executor.capture import Capture
 from gocept.runner.executor.conditions import output as module
 from gocept.runner.executor.conditions.base import Check
-from gocept.runner.poller import Poller
+from gocept.runner.poller import Poller, Timer, background
 from gocept.runner.process import Process
 from gocept.runner.tests.executors import ExecutorTestCase, Starting, is_gone
 from gocept.runner.tests.victims import DEADLINE, until, victim
@@ -46,6 +47,18 @@ class BannerTests(ExecutorTestCase):
             starting.go_on()
         starting.wait()
         return executor
+
+    def test_a_callback_that_keeps_the_background_thread(self) -> None:
+        # It may wait for this very start.
+        kept, may_go = threading.Event(), threading.Event()
+        self.addCleanup(may_go.set)
+        background().register(Timer(0), lambda *result: (
+            kept.set(), may_go.wait(DEADLINE)))
+        self.assertTrue(kept.wait(DEADLINE))
+        self.stopping(OutputExecutor(
+            ['sh', '-c', 'echo ready; exec sleep 100'], 'ready',
+            timeout=DEADLINE / 2)).start()
+        may_go.set()
 
     def test_reading_continues_behind_the_line_of_the_banner(self) -> None:
         for banner, text, rest in (
