@@ -14,6 +14,7 @@ from typing import Any, Self
 import zope.interface
 
 from gocept.runner.errors import (
+    AlreadyRunning,
     DeadlineExceeded,
     ExecutorError,
     ProcessFinishedWithError,
@@ -163,10 +164,14 @@ class SimpleExecutor:
             in_levels([self])  # an error if they require each other
             for each in self.requires:
                 each.ensure_running()
-            if self._claim():
+            while self._claim():
                 try:
                     if not self.is_up():
                         self.start()
+                    break
+                except AlreadyRunning:
+                    if not self.is_up():
+                        raise  # else another thread has called `start`
                 finally:
                     with self._changing:
                         self._claimant = None
@@ -217,7 +222,7 @@ class SimpleExecutor:
             for each in pending:  # it grows
                 for thread in each._starters():
                     other = _awaited.get(thread)
-                    if thread is me:
+                    if thread is me and each is not self:
                         raise ExecutorError(
                             self, f'is being started by a thread that waits '
                             f'for {each}, which this thread starts')
@@ -227,6 +232,17 @@ class SimpleExecutor:
             self._changing.wait()
         finally:
             del _awaited[me]
+
+    def _join(self, run: '_Run | None') -> bool:
+        """Wait for the thread that starts the child, if it is another one."""
+        if run is None or run.starter is threading.current_thread():
+            return False
+        with self._changing:
+            while (not run.is_settled and self._run is run
+                   and run.starter.is_alive()):
+                self._await_starters()
+        self._require(run)
+        return run.is_settled
 
     def _settle(self, run: '_Run | None', ready: bool) -> None:
         """The start of a child is over; tells whether the child is ready."""

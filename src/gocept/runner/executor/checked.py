@@ -49,6 +49,8 @@ class Executor(SimpleExecutor):
         if self._overrides('pre_start_check') and self.pre_start_check():
             raise self._explained(AlreadyRunning(self), self._obstacle)
         self._start()
+        if self._join(self._run):
+            return self
         self.wait_for(self.check_subprocess)
         run = self._run  # None if another thread has stopped it
         if run is not None:

@@ -18,6 +18,7 @@ import zope.interface.verify
 from gocept.runner.errors import RunnerError
 from gocept.runner.events import ChildStarted
 from gocept.runner.executor import (
+    AlreadyRunning,
     Executor,
     ExecutorError,
     OutputExecutor,
@@ -802,6 +803,57 @@ class WaitingTests(ExecutorTestCase):
         starting.go_on()
         for each in others:
             self.assertIs(executor, each.result(DEADLINE))
+
+    def test_of_two_that_start_it_one_looks_whether_it_is_ready(self) -> None:
+        looks = set()
+        ready = threading.Event()
+
+        class Mine(Executor):
+            def after_start_check(self) -> bool:
+                looks.add(threading.current_thread())
+                return ready.is_set()
+
+        executor = self.stopping(Mine('sleep 100'))
+        started = [self.threads.submit(executor.start) for _ in range(2)]
+        until(lambda: looks and _awaited)
+        ready.set()
+        for each in started:
+            self.assertIs(executor, each.result(DEADLINE))
+        self.assertEqual(1, len(looks))
+
+    def test_another_thread_may_start_it_between_two_looks(self) -> None:
+        executor = self.stopping(SimpleExecutor('sleep 100'))
+        start = executor.start
+
+        def start_twice() -> None:
+            start()
+            raise AlreadyRunning(executor)
+
+        with mock.patch.object(executor, 'start', start_twice):
+            self.assertIs(executor, executor.ensure_running())
+
+    def test_another_thread_may_be_about_to_start_it(self) -> None:
+        told, go_on = threading.Event(), threading.Event()
+
+        def wait(kind: str, event: Any) -> None:
+            if kind == 'Started':
+                told.set()
+                go_on.wait(DEADLINE)
+
+        Heard(self, wait)
+        executor = self.stopping(SimpleExecutor('sleep 100'))
+        start = executor.start
+
+        def start_second() -> None:
+            other = self.threads.submit(start)
+            told.wait(DEADLINE)
+            waiting = self.threads.submit(until, lambda: _awaited)
+            waiting.add_done_callback(lambda future: go_on.set())
+            start()
+            other.result(DEADLINE)
+
+        with mock.patch.object(executor, 'start', start_second):
+            self.assertIs(executor, executor.ensure_running())
 
     def test_a_subscriber_may_ask_for_what_is_being_started(self) -> None:
         executor = SimpleExecutor('sleep 100')
