@@ -6,6 +6,7 @@ the lock. The two even share the position in each open file: what the child
 reads from one, or closes, moves the position under the hands of the parent.
 """
 
+import contextlib
 import os
 from collections.abc import Collection
 from typing import Any, NoReturn
@@ -27,11 +28,12 @@ class Inherited:
     def after_fork(self) -> None:
         """Called in the child, by its only thread."""
         for database in self._databases:
-            # Storages that need no adapter give each connection an instance.
-            database._connectionMap(
-                lambda connection: self._bar(connection._normal_storage))
-            self._bar(getattr(database._mvcc_storage, '_storage',
-                              database._mvcc_storage))
+            with contextlib.suppress(AttributeError):  # it is closed already
+                # Storages without an adapter have an instance a connection.
+                database._connectionMap(
+                    lambda connection: self._bar(connection._normal_storage))
+                self._bar(getattr(database._mvcc_storage, '_storage',
+                                  database._mvcc_storage))
 
     def _bar(self, storage: Any) -> None:
         _kept.append(storage)
