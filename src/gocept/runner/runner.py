@@ -252,14 +252,14 @@ class MainLoop:
     def _loop(self, participation_in: _Participation | None,
               poller: Poller, keep_handlers: Keep) -> None:
         app, worker, begin = self.app, self.worker, transaction.begin
-        find = finder(app)
+        find, items = finder(app), self._items
         components, is_heard, participate = self._serve_site(participation_in)
 
         def step(number: int) -> _Exit | float:
             nonlocal app, components, is_heard, participate
             if number > 1:
                 endInteraction()
-                self._items.repeat_tick()
+                items.repeat_tick()
             begin()
             if find is not None:
                 found = find()
@@ -284,7 +284,8 @@ class MainLoop:
 
         while not self._shutdown.attend():
             self._ticked = True
-            self._items.begin_tick()
+            if items.before is not None:  # cheaper than to call it each time
+                items.begin_tick()
             observer: Observer = nobody
             if is_heard():
                 observer = self._send_end

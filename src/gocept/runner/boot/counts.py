@@ -34,25 +34,25 @@ class Items:
         """Whether a request to end has kept items from being run."""
         self.uncertain: BaseException | None = None
         """The error of the last item whose outcome is uncertain."""
-        self._before: Counts | None = None  # the first item of the tick
+        self.before: Counts | None = None
+        """The counts before the tick, if it has run items."""
 
     def begin_tick(self) -> None:
         """Forget what the tick before has left undone."""
-        if self._before is not None:
-            self._before = self.uncertain = None
-            self.incomplete = self.cut_short = False
+        self.before = self.uncertain = None
+        self.incomplete = self.cut_short = False
 
     def repeat_tick(self) -> None:
         """Take back what was not done: it will be tried again."""
         self.incomplete = self.cut_short = False
-        if self._before is not None:
-            self.counts.failed = self._before.failed
-            self.counts.skipped = self._before.skipped
+        if self.before is not None:
+            self.counts.failed = self.before.failed
+            self.counts.skipped = self.before.skipped
 
     def count(self, kind: str) -> None:
         """Count an item under the name of an attribute of `Counts`."""
-        if self._before is None:
-            self._before = dataclasses.replace(self.counts)
+        if self.before is None:
+            self.before = dataclasses.replace(self.counts)
         setattr(self.counts, kind, getattr(self.counts, kind) + 1)
 
 
