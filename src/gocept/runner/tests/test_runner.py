@@ -17,6 +17,7 @@ import persistent.mapping
 import transaction
 import ZODB
 import zope.component
+import zope.component.event
 import zope.component.hooks
 import zope.event
 import zope.security.management
