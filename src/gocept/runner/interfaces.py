@@ -192,7 +192,9 @@ class IMainLoop(Interface):
 
         The pause is `IPoller.pause` of the `IPoller` utility, if there is one:
         every source that is registered there ends it at once. The loop reads
-        nothing; the worker fetches with `poll(0)`. From the second failed tick
+        nothing; the worker fetches with `poll(0)`. If a loop in another thread
+        pauses with the utility already, this loop makes a poller of its own,
+        which nothing of the utility wakes. From the second failed tick
         in a row on, only signals and `stop` end the pause; otherwise a child
         that writes all the time would make a worker fail all the time. Events
         tell what happens, see `ILoopEvent`.
