@@ -149,7 +149,6 @@ def do_threads(number: int) -> None:
     with mock.patch('threading.Thread.start',
                     side_effect=RuntimeError("can't start new thread")):
         background().close()
-        plan['closed_background'] = True
         for _ in range(number):
             with contextlib.suppress(RuntimeError, OSError):
                 runner.ensure_running('echo')
@@ -284,8 +283,7 @@ def do_orphans(number: int) -> None:
                 time.sleep(0.01)
             os._exit(0)
         os.waitpid(pid, 0)
-    # They are ours now; but nobody looks when the thread of that was closed.
-    if os.getpid() == 1 and not plan.get('closed_background'):
+    if os.getpid() == 1:  # they are ours now
         until(lambda: not any(procfs.look(pid).state == 'Z'
                               for pid in procfs.children(1)))
 

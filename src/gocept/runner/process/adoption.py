@@ -77,7 +77,7 @@ class _Adoption:
             key = id(child)
             self._adopting[key] = weakref.ref(
                 child, lambda gone: hand_over(lambda: self._end(key, gone)))
-        self._watch()
+        self.watch()
 
     def end(self, child: Child) -> None:
         """The child and all its known descendants have ended."""
@@ -93,7 +93,7 @@ class _Adoption:
                 del self._adopting[key]
                 if not self._adopting:
                     _set_subreaper(self._before)
-        self._watch()
+        self.watch()
 
     @contextlib.contextmanager
     def reaping_strangers(self) -> Iterator[None]:
@@ -105,13 +105,13 @@ class _Adoption:
             if not self._is_on():
                 self._note_session()
             self._strangers += 1
-        self._watch()
+        self.watch()
         try:
             yield
         finally:
             with self._lock:
                 self._strangers -= 1
-            self._watch()
+            self.watch()
 
     def _is_on(self) -> bool:
         return bool(self._adopting or self._strangers)
@@ -121,8 +121,14 @@ class _Adoption:
         self._since = descendants.clock()
         self._seen.clear()
 
-    def _watch(self) -> None:
-        """Have the background thread look now and then, or no more."""
+    def watch(self) -> None:
+        """Have the background thread look now and then, or no more.
+
+        Also called for each child: that thread may have been ended meanwhile,
+        or there could be none.
+        """
+        if not (self._is_on() or self._poller):
+            return
         with self._lock:
             poller, timer = self._poller, self._timer
             is_watched = poller is not None and not poller.closed

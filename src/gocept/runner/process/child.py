@@ -108,6 +108,7 @@ class Process(Source, Closing):
             registry.hook()
         if adopt:
             adoption.begin(self)
+        adoption.watch()
         self._poller = poller
         try:
             self._start(launch, self._polled_by, channel, on_start)

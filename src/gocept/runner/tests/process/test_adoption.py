@@ -98,6 +98,25 @@ class OrphanTests(ProcessTestCase):
             ''')
         self.assertEqual(['None'], output)
 
+    def test_the_background_thread_was_ended_meanwhile(self):
+        output = self.run_program('''
+            from gocept.runner.poller import background
+            with Process(victim("""
+                    os.read(0, 1)
+                    leave()
+                    pause()
+                    """), stdin='pipe', stdout='pipe', adopt=True) as child:
+                background().close()
+                Process('true').close()
+                child.channel.write(b'.\\n')
+                [[_, pid]] = lines(child, 1)
+                until(lambda: adoption.adoption._held)
+                os.kill(int(pid), signal.SIGKILL)
+                until(lambda: dead() == [] and len(children()) == 1)
+                say('reaped')
+            ''')
+        self.assertEqual(['reaped'], output)
+
     def test_reaped_though_they_were_dead_when_they_came(self):
         # Their session is told by the zombie itself.
         output = self.run_program('''
