@@ -276,6 +276,22 @@ class Poller(Owning):
                 layer.detach(self)
                 self._remove_writer(layer.sink_fd, layer)
 
+    def release(self, source: Source) -> None:
+        """Let go of a source without a callback: the caller waits for it.
+
+        So the end of a process does not wake two threads.
+        """
+        with self._lock:
+            watch = self._watches.get(id(source))
+            if watch is not None and watch.callback is None:
+                self._unregister(watch)
+
+    def regain(self, source: Source) -> None:
+        """Wait for a source again that was let go of."""
+        with self._lock:
+            if not self.closed and id(source) not in self._watches:
+                self._add(Watch(source, source, None))
+
     def send_for(self, channel: 'Channel') -> None:
         """See `IPoller`."""
         for layer in channel.layers():

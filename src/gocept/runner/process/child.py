@@ -259,7 +259,22 @@ class Process(Source, Closing):
     def wait(self, timeout: float | None = None) -> int:
         """See `IProcess`."""
         self.require_ours()
-        deadline = Deadline(timeout)
+        if self.poll() is None:
+            poller = None
+            if self._poller is None:
+                with contextlib.suppress(RuntimeError, OSError):  # no thread
+                    poller = background()
+            try:
+                if poller is not None:
+                    poller.release(self)
+                self._wait(Deadline(timeout))
+            finally:
+                if poller is not None and self.returncode is None:
+                    poller.regain(self)
+        assert self.returncode is not None
+        return self.returncode
+
+    def _wait(self, deadline: Deadline) -> None:
         while self.poll() is None:
             with self._lock:
                 if self.returncode is not None:
@@ -277,9 +292,7 @@ class Process(Source, Closing):
                     os.close(fd)
             if not ended and self.poll() is None:
                 raise DeadlineExceeded(
-                    f'{self!r} has not ended in {timeout} s')
-        assert self.returncode is not None
-        return self.returncode
+                    f'{self!r} has not ended in {deadline.seconds} s')
 
     def send_signal(self, signum: int) -> None:
         """See `IProcess`."""

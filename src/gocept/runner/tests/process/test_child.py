@@ -860,6 +860,24 @@ class EndTests(ProcessTestCase):
         self.assertEqual(
             [str(LOST_STATUS), *['/does/not/exist'] * 2, '[]'], output)
 
+    def test_in_the_background_after_a_wait(self):
+        ended = threading.Event()
+        child = self.start('cat', stdin='pipe',
+                           on_end=lambda it: ended.set())
+        for _ in range(3):
+            self.assertRaises(DeadlineExceeded, child.wait, 0.001)
+        child.channel.write_eof()
+        self.assertTrue(ended.wait(DEADLINE))
+
+    def test_a_callback_of_the_background_though_somebody_waits(self):
+        told = []
+        child = self.start('cat', stdin='pipe')
+        background().register(child, lambda status, it: told.append(status))
+        child.channel.write_eof()
+        self.assertEqual(0, child.wait(DEADLINE))
+        until(lambda: told)
+        self.assertEqual([0], told)
+
     def test_signals_while_it_waits(self):
         received = []
         before = signal.signal(
