@@ -154,6 +154,7 @@ def do_threads(number: int) -> None:
                 runner.ensure_running('echo')
             with contextlib.suppress(RuntimeError, OSError):
                 Process('true', detached=True).wait(LONGEST_WAIT)
+    Process('true').close()  # from now on there is all again
     probe()
 
 
