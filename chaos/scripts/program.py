@@ -125,7 +125,7 @@ class Program(Meddling):
         # Not before it is known what holds a process.
         from gocept.runner.spawn import Runner
         self.own_poller = poller.Poller() if plan['own_poller'] else None
-        if self.own_poller is None:
+        if self.own_poller is None or self.adopts():
             poller.background()
         self.runner = Runner(poller=self.own_poller)
         for name, app in plan['apps'].items():
@@ -377,9 +377,11 @@ class Program(Meddling):
 
     def lasting_threads(self) -> list[str]:
         """The names of the threads that there may be after close()."""
-        names = [threading.main_thread().name,
-                 'gocept.runner.poller' if self.own_poller is None
-                 else self.polling.name]
+        names = [threading.main_thread().name]
+        if self.own_poller is not None:
+            names.append(self.polling.name)
+        if self.own_poller is None or self.adopts():  # looks for orphans
+            names.append('gocept.runner.poller')
         if any(app.get('die_with_parent') or app.get('rlimits')
                for app in self.plan['apps'].values()):
             # Starts such children for all threads but the main one.
