@@ -1827,7 +1827,6 @@ class PidTests(ProcessTestCase):
             child.wait(DEADLINE)
             until(lambda: descendants.clock() > child.ended_at)
             other = reuse(child.pid)
-            os.setpgid(other, other)
             child.signal_group(signal.SIGKILL)
             child.terminate(timeout=0)
             say(os.waitpid(other, os.WNOHANG))
@@ -1854,9 +1853,13 @@ class FallbackPidTests(Fallback, PidTests):
 
 REUSE = '''
 def fork():
+    """A process in a group of its own."""
     pid = os.fork()
     if not pid:
+        os.setpgid(0, 0)
         os.execlp('sleep', 'sleep', '100')
+    while os.getpgid(pid) != pid:
+        pass
     return pid
 
 def reuse(pid):
