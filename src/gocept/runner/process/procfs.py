@@ -27,9 +27,33 @@ class Stat(NamedTuple):
     program, and not when it forks; 0 if it cannot be read."""
 
 
+def path(name: int | str) -> str:
+    """Where the system shows a process, or says something else.
+
+    Nothing is there if `is_foreign`.
+    """
+    return f'{"/dev/null" if is_foreign() else "/proc"}/{name}'
+
+
+def is_foreign() -> bool:
+    """Whether /proc is that of another PID namespace.
+
+    Its numbers of processes belong to others here.
+    """
+    return _is_foreign(os.getpid())
+
+
+@functools.lru_cache(1)  # so that a fork, which may be in another, has its own
+def _is_foreign(pid: int) -> bool:
+    try:
+        return os.readlink('/proc/self') != str(pid)
+    except OSError:  # there is no /proc, so nothing can be mistaken
+        return False
+
+
 def is_readable() -> bool:
     """Whether a process can be looked at, as a descriptor is left."""
-    return _read('/proc/loadavg') is not None
+    return _read(path('loadavg')) is not None
 
 
 def stat(pid: int) -> Stat | None:
@@ -48,19 +72,19 @@ def look(pid: int) -> Stat:
 
 def words(name: str) -> list[str]:
     """The words of a small file in /proc that is not about a process."""
-    return (_read(f'/proc/{name}') or b'').decode().split()
+    return (_read(path(name)) or b'').decode().split()
 
 
 def is_process(pid: int) -> bool:
     """Whether there is a process with this number, which no thread has."""
-    return b'\nTgid:\t%d\n' % pid in (_read(f'/proc/{pid}/status') or b'')
+    return b'\nTgid:\t%d\n' % pid in (_read(f'{path(pid)}/status') or b'')
 
 
 def _fields(pid: int) -> list[bytes] | None:
-    fields = _fields_of(f'/proc/{pid}')
-    path = _live_thread(pid) if fields and fields[0] == b'Z' else ''
-    if fields and path:
-        thread = _fields_of(path)
+    fields = _fields_of(path(pid))
+    live = _live_thread(pid) if fields and fields[0] == b'Z' else ''
+    if fields and live:
+        thread = _fields_of(live)
         if thread:
             thread[19] = fields[19]  # the start is that of the process
             return thread
@@ -77,14 +101,14 @@ def _fields_of(path: str) -> list[bytes] | None:
 
 def _live_thread(pid: int) -> str:
     """A thread of a process whose main thread has ended; '' if none runs."""
-    main = _fields_of(f'/proc/{pid}')
+    main = _fields_of(path(pid))
     if main and main[0] == b'Z':
         with contextlib.suppress(OSError):
-            for thread in os.listdir(f'/proc/{pid}/task'):
-                path = f'/proc/{pid}/task/{thread}'
-                fields = _fields_of(path)
+            for thread in os.listdir(f'{path(pid)}/task'):
+                where = f'{path(pid)}/task/{thread}'
+                fields = _fields_of(where)
                 if fields and fields[0] not in b'ZX':
-                    return path
+                    return where
     return ''
 
 
@@ -105,7 +129,7 @@ def _read(path: str) -> bytes | None:
 def command_line(pid: int) -> list[str]:
     """The arguments of a process, which it may have changed; [] for none."""
     with contextlib.suppress(OSError), open(
-            f'/proc/{pid}/cmdline', errors='replace') as file:
+            f'{path(pid)}/cmdline', errors='replace') as file:
         # Who writes a title there leaves NULs behind.
         text = file.read().rstrip('\0')
         return text.split('\0') if text else []
@@ -115,14 +139,14 @@ def command_line(pid: int) -> list[str]:
 def program(pid: int) -> str:
     """The path of the program of a process; '' if it cannot be read."""
     with contextlib.suppress(OSError):
-        return os.readlink(f'/proc/{pid}/exe').removesuffix(' (deleted)')
+        return os.readlink(f'{path(pid)}/exe').removesuffix(' (deleted)')
     return ''
 
 
 def name(pid: int) -> str:
     """The name that the system shows, of 15 bytes; '' if there is none."""
     with contextlib.suppress(OSError), open(
-            f'/proc/{pid}/comm', errors='replace') as file:
+            f'{path(pid)}/comm', errors='replace') as file:
         return file.read().rstrip('\n')
     return ''
 
@@ -133,9 +157,9 @@ def children(pid: int) -> list[int]:
         return [each for each in pids() if look(each).parent == pid]
     found: list[int] = []
     with contextlib.suppress(OSError):
-        for thread in os.listdir(f'/proc/{pid}/task'):
+        for thread in os.listdir(f'{path(pid)}/task'):
             with contextlib.suppress(OSError), open(
-                    f'/proc/{pid}/task/{thread}/children', 'rb') as file:
+                    f'{path(pid)}/task/{thread}/children', 'rb') as file:
                 found += map(int, file.read().split())
     return found
 
@@ -152,7 +176,7 @@ def _lists_children() -> bool:
 def pids() -> Iterator[int]:
     """The pids of all processes."""
     with contextlib.suppress(OSError):
-        for name in os.listdir('/proc'):
+        for name in os.listdir(path('.')):
             if name.isdigit():
                 yield int(name)
 
@@ -164,8 +188,8 @@ def variable(pid: int, name: str) -> str | None:
     None for the moment in which the process becomes another program.
     """
     content = _environment(pid)
-    if not content and (path := _live_thread(pid)):
-        content = _read_whole(f'{path}/environ')
+    if not content and (live := _live_thread(pid)):
+        content = _read_whole(f'{live}/environ')
     if content == b'':
         fields = _fields(pid)
         if fields and int(fields[20]):
@@ -179,7 +203,7 @@ def variable(pid: int, name: str) -> str | None:
 
 
 def _environment(pid: int) -> bytes | None:
-    return _read_whole(f'/proc/{pid}/environ')
+    return _read_whole(f'{path(pid)}/environ')
 
 
 def _read_whole(path: str) -> bytes | None:

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 from gocept.runner.errors import DeadlineExceeded
 from gocept.runner.logs import Log
+from gocept.runner.process import procfs
 from gocept.runner.process.adoption import adoption
 from gocept.runner.process.descendants import Child
 from gocept.runner.process.ending import Ending, end
@@ -41,6 +42,10 @@ def hook() -> None:
     if pid not in _hooks:
         _hooks.add(pid)
         atexit.register(_at_exit, pid)
+        if procfs.is_foreign():
+            log.warning('/proc belongs to another PID namespace: descendants '
+                        'that leave their child cannot be found. Mount the '
+                        '/proc of this one (unshare --mount-proc)')
         process = sys.modules.get('multiprocessing.process')
         if process is not None and process.parent_process() is not None:
             # A worker, which leaves by os._exit().

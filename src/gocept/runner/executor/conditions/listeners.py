@@ -96,9 +96,9 @@ def _table(name: str) -> bytes:
 def _sockets(pid: int) -> set[str]:
     found = set()
     with contextlib.suppress(OSError):
-        for name in os.listdir(f'/proc/{pid}/fd'):
+        for name in os.listdir(f'{procfs.path(pid)}/fd'):
             with contextlib.suppress(OSError):
-                target = os.readlink(f'/proc/{pid}/fd/{name}')
+                target = os.readlink(f'{procfs.path(pid)}/fd/{name}')
                 if target.startswith('socket:['):
                     found.add(target[8:-1])
     return found

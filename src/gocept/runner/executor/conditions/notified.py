@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from gocept.runner.channel import PipeChannel
 from gocept.runner.errors import EndpointClosedException
 from gocept.runner.executor.conditions.base import Check, Condition
+from gocept.runner.process import procfs
 from gocept.runner.waits.source import Source
 from gocept.runner.waits.standard import fill_standard
 
@@ -73,7 +74,7 @@ class _NotifiedCheck(Check):
         if b'READY=1' not in data.split(b'\n'):
             return
         with contextlib.suppress(OSError):  # a child may change its user
-            user = os.stat(f'/proc/{self.process.pid}').st_uid
+            user = os.stat(procfs.path(self.process.pid)).st_uid
             # The number of a child that was reaped may be another process's.
             if self.process.returncode is None:
                 self._users.add(user)

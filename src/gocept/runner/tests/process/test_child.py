@@ -1802,11 +1802,11 @@ class PidTests(ProcessTestCase):
 
     level = 2
 
-    def run_program(self, body, status=0, **environment):
+    def run_program(self, body, status=0, proc=('--mount-proc',),
+                    **environment):
         script = self.write('program.py', textwrap.dedent(
             self.preamble) + REUSE + textwrap.dedent(body))
-        command = ['unshare', '--pid', '--fork', '--kill-child',
-                   '--mount-proc']
+        command = ['unshare', '--pid', '--fork', '--kill-child', *proc]
         if shutil.which('unshare') is None or subprocess.run(
                 [*command, 'sh', '-c', 'test -w '
                  '/proc/sys/kernel/ns_last_pid'],
@@ -1845,6 +1845,18 @@ class PidTests(ProcessTestCase):
             handle.close()
             ''')
         self.assertEqual(['True (0, 0)'], output)
+
+    def test_the_proc_of_another_namespace_has_no_processes_of_ours(self):
+        output = self.run_program("""
+            child = Process(['sh', '-c', 'setsid sh -c "read number rest'
+                ' </proc/self/stat; echo \\$number; exec sleep 100" & wait'],
+                stdin='null', stdout='pipe')
+            other = reuse(int(lines(child, 1)[0][0]))
+            child.terminate()
+            say(os.waitpid(other, os.WNOHANG))
+            """, proc=())
+        self.assertIn('another PID namespace', output[0])
+        self.assertEqual(['(0, 0)'], output[1:])
 
 
 class FallbackPidTests(Fallback, PidTests):
