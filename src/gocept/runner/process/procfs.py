@@ -202,6 +202,11 @@ def variable(pid: int, name: str) -> str | None:
     return rest.partition(b'\0')[0].decode(errors='replace') if found else ''
 
 
+def table(name: str) -> bytes:
+    """The content of a file in /proc/net; empty if it cannot be read."""
+    return _read_whole(f'/proc/net/{name}') or b''
+
+
 def _environment(pid: int) -> bytes | None:
     return _read_whole(f'{path(pid)}/environ')
 

@@ -4,13 +4,16 @@ import contextlib
 import errno
 import os
 import pathlib
+import re
 import socket
 import stat
+import struct
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from gocept.runner.errors import DeadlineExceeded, StartError
 from gocept.runner.poller import Poller
+from gocept.runner.process import descendants, procfs
 from gocept.runner.process.child import Process
 from gocept.runner.process.output import Output
 from gocept.runner.waits.deadline import Deadline
@@ -19,13 +22,16 @@ T = TypeVar('T')
 
 _LONGEST_PATH = 107  # bytes in a socket address; see unix(7)
 
+_CREDENTIALS = struct.Struct('3i')  # see SO_PEERCRED in unix(7)
+
 _FIRST_PROBE, _LAST_PROBE = 0.002, 0.1  # seconds between two probes
 
 
 def make_way(path: str) -> None:
     """Remove the socket of a server that has died.
 
-    StartError if a process listens there, or there is something else.
+    StartError if a process listens there or is about to, or there is something
+    else.
     """
     try:
         found = os.lstat(path)
@@ -38,7 +44,10 @@ def make_way(path: str) -> None:
         raise StartError(f'{path} is in the way: the file is not a socket')
     try:
         connect(path).close()
-    except ConnectionRefusedError:  # nobody listens any more
+    except ConnectionRefusedError:  # nobody listens any more, or not yet
+        if _is_bound(path):
+            raise StartError(f'another process has bound {path}, and is about '
+                             'to listen on it') from None
         pathlib.Path(path).unlink(missing_ok=True)
         return
     except FileNotFoundError:
@@ -67,12 +76,36 @@ def connect(path: str) -> socket.socket:
     return sock
 
 
+def connect_to(path: str, process: Process) -> socket.socket:
+    """Like `connect`, but StartError if a stranger to `process` listens."""
+    sock = connect(path)
+    pid = peer(sock)
+    if _is_stranger(pid, process):
+        sock.close()
+        raise StartError(
+            f'process {pid} ({procfs.name(pid) or "ended meanwhile"}) listens '
+            f'on {path} in place of {process.name!r}: have each of them use '
+            'a path of its own')
+    return sock
+
+
+def peer(sock: socket.socket) -> int:
+    """The process that listens where `sock` is connected.
+
+    0 for a process of another namespace.
+    """
+    pid, _, _ = _CREDENTIALS.unpack(sock.getsockopt(
+        socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    return int(pid)
+
+
 def connect_when_listening(path: str, process: Process, output: Output,
                            timeout: float, poller: Poller,
                            connect: Callable[[str], T]) -> T:
     """Wait until `process` listens; returns what `connect` returns then.
 
-    StartError if it ends before, DeadlineExceeded after `timeout` seconds.
+    StartError if it ends before, DeadlineExceeded after `timeout` seconds,
+    from the error of the last attempt.
     """
     deadline = Deadline(timeout)
     pause = _FIRST_PROBE
@@ -94,12 +127,36 @@ def connect_when_listening(path: str, process: Process, output: Output,
                 raise StartError(
                     f'{process.name!r}: cannot connect to {path}: {error}; '
                     f'its output {output}', None, output.tail) from error
-        if deadline.passed:
-            raise DeadlineExceeded(
-                f'{process.name!r} has not listened on {path} after '
-                f'{timeout} s; its output {output}', output.tail)
+            if deadline.passed:
+                raise DeadlineExceeded(
+                    f'{process.name!r} has not listened on {path} after '
+                    f'{timeout} s; its output {output}', output.tail
+                ) from error
         poller.poll(min(pause, deadline.left()))
         pause = min(2 * pause, _LAST_PROBE)
+
+
+def _is_bound(path: str) -> bool:
+    """Whether a process that lives has bound a path on which none listens."""
+    # Flags: none; a stream; unconnected. A server may have bound a name that
+    # is seen from its own directory.
+    rows = re.findall(rb'^\w+: \w+ \w+ 0+ 0001 01 +\d+ (?!@)(.+)$',
+                      procfs.table('unix'), re.MULTILINE)
+    directory, base = os.path.split(os.path.realpath(path))
+    return any(
+        os.path.basename(name) == base and (
+            not name.startswith('/') or name.startswith('/proc/')
+            or os.path.realpath(os.path.dirname(name)) == directory)
+        for name in map(os.fsdecode, rows))
+
+
+def _is_stranger(pid: int, process: Process) -> bool:
+    """Whether a process is known not to descend from `process`."""
+    now = procfs.stat(pid)
+    marks = descendants.marks(pid)
+    return pid != process.pid and now is not None and bool(
+        now.start < process.started_at
+        or (process.mark != '' and marks and process.mark not in marks))
 
 
 @contextlib.contextmanager

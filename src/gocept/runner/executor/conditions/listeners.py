@@ -5,14 +5,11 @@ import errno
 import os
 import re
 import socket
-import struct
 from collections.abc import Collection, Iterable, Iterator
 
 from gocept.runner.process import procfs, unixsocket
 
 _ACCEPTING = 0x10000  # in /proc/net/unix; see proc(5)
-
-_CREDENTIALS = struct.Struct('3i')  # see SO_PEERCRED in unix(7)
 
 
 def reserve(host: str, port: int = 0) -> socket.socket:
@@ -65,15 +62,13 @@ def on_port(port: int) -> list[str]:
     row = re.compile(rb'^ *\d+: \w+:%04X \w+:\w+ 0A \S+ \S+ \S+ +\d+ +\d+ '
                      rb'(\d+)' % port, re.MULTILINE)
     return [inode.decode() for name in ('tcp', 'tcp6')
-            for inode in row.findall(_table(name))]
+            for inode in row.findall(procfs.table(name))]
 
 
 def at(path: str) -> int:
     """The process that listens on a Unix socket; OSError if there is none."""
     with unixsocket.connect(path) as sock:
-        pid, _, _ = _CREDENTIALS.unpack(sock.getsockopt(
-            socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
-    return int(pid)
+        return unixsocket.peer(sock)
 
 
 def on_path(path: str | bytes) -> list[str]:
@@ -81,16 +76,9 @@ def on_path(path: str | bytes) -> list[str]:
     name = os.fsencode(path).replace(b'\0', b'@')
     # Any path in the table may have spaces and newlines.
     rows = re.findall(rb'^\w+: \w+ \w+ (\w+) \w+ \w+ +(\d+) %b$'
-                      % re.escape(name), _table('unix'), re.MULTILINE)
+                      % re.escape(name), procfs.table('unix'), re.MULTILINE)
     return [inode.decode() for flags, inode in rows
             if int(flags, 16) & _ACCEPTING]
-
-
-def _table(name: str) -> bytes:
-    """The content of a file in /proc/net."""
-    with contextlib.suppress(OSError), open(f'/proc/net/{name}', 'rb') as file:
-        return file.read()
-    return b''
 
 
 def _sockets(pid: int) -> set[str]:

@@ -61,6 +61,17 @@ class MakeWayTests(ListeningTestCase):
 
     def test_a_socket_on_which_nobody_listens_yet(self):
         self.bound()
+        self.assertLeftAlone('another process has bound .*socket, and is')
+
+    def test_one_that_was_bound_by_a_name_in_its_directory(self):
+        with contextlib.chdir(self.dir):
+            self.bound('socket')
+        self.assertLeftAlone('another process has bound')
+
+    def test_one_of_the_same_name_that_is_elsewhere(self):
+        (self.dir / 'other').mkdir()
+        self.bound(self.dir / 'other' / 'socket')
+        self.bound().close()
         self.assertRemoved()
 
     def test_a_file(self):
@@ -269,6 +280,39 @@ class StartTests(ListeningTestCase):
             start.result()
         self.assertEqual(0, caught.exception.returncode)
         self.assertNothingThere()
+
+    def test_a_stranger_that_was_there_before_listens_instead(self):
+        self.add_server(body="say('here'); pause()")
+        start = self.thread(self.runner.start, 'server')
+        self.log.wait_for('server: here')
+        self.bound().listen()
+        with self.assertRaisesRegex(
+                StartError, rf'^process {os.getpid()} \(.+\) listens on .*'
+                "socket in place of 'server'"):
+            start.result()
+        self.assertNothingThere()
+
+    def test_a_child_of_another_start_listens_instead(self):
+        self.add_server(body="bind(); say('here'); pause()")
+        start = self.thread(self.runner.start, 'server')
+        self.log.wait_for('server: here')
+        self.add('other', "os.unlink('socket');" + ECHO)
+        self.runner.start('other')
+        with self.assertRaisesRegex(
+                StartError, rf'^process {self.process("other").pid} '):
+            start.result()
+        self.assertNothingThere()
+
+    def test_a_descendant_with_the_same_socket(self):
+        self.add_server(body='''
+            server = bind()
+            if os.fork():
+                pause()
+            echo(server)
+            ''')
+        self.runner.start('server')
+        self.assertNotEqual(str(self.process('server').pid),
+                            self.read_line('server'))
 
     def test_deadline(self):
         self.add_server(body='''

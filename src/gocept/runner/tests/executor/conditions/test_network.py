@@ -25,7 +25,7 @@ from gocept.runner.executor import (
 from gocept.runner.executor.conditions import listeners
 from gocept.runner.executor.conditions.base import Pauses
 from gocept.runner.executor.conditions.network import _is_itself
-from gocept.runner.process import descendants, ending, registry
+from gocept.runner.process import descendants, ending, procfs, registry
 from gocept.runner.tests.executors import (
     ExecutorTestCase,
     Starting,
@@ -275,7 +275,7 @@ while True:
         executor.start().stop()
 
     def test_without_a_daemon_no_table_is_read(self) -> None:
-        with mock.patch.object(listeners, '_table') as read:
+        with mock.patch.object(procfs, 'table') as read:
             self.assertEqual([], list(tcp(HOST, 80).servers()))
         self.assertFalse(read.called)
 
