@@ -19,12 +19,18 @@ from gocept.runner.zcml.supervisor import Supervisor
 _CONNECT = 1000
 """The order of the action that needs all declarations, in whatever file."""
 
+_GROUP = {'setpgrp', 'process_group', 'start_new_session'}
+
 
 def app(context: ConfigurationContext, name: str, start: str = 'lazy',
         requires: tuple[str, ...] = (), **keywords: Any) -> None:
     """See `IAppDirective`."""
     # Ctrl-C is for the program, which ends the child when it needs it no more.
-    keywords.setdefault('setpgrp', True)
+    # Without a terminal, a child that asks there gets an error; in a mere
+    # group, the system would stop that child without a word.
+    popen: Keywords = keywords.get('popen_kwargs') or {}
+    if not _GROUP & {*keywords, *popen}:
+        keywords.setdefault('setsid', True)
 
     def add() -> None:
         _supervisor().add_app(name, start == 'eager', requires, **keywords)

@@ -115,12 +115,13 @@ class IAppDirective(IChildDirective):
         'Limits such as nofile=1024 or core=0:-1, which is soft and hard.')
 
     setpgrp = fields.Bool(
-        'Start the child in a process group of its own (default: true). A '
-        'signal from the terminal is not for the child then, and to read from '
-        'the terminal stops the child.')
+        'Start the child in a process group of its own, in our session: to '
+        'read from the terminal stops the child. "false" leaves the child in '
+        'our group (default: neither, as it has a session of its own).')
 
     setsid = fields.Bool(
-        'Start the child in a session of its own (default: false).')
+        'Start the child in a session of its own (default: true): no signal '
+        'from the terminal is for the child, which cannot open the terminal.')
 
     stdin = fields.Text(
         '"pipe", "null", "inherit" or a path with a slash (default: "pipe"; '

@@ -157,7 +157,9 @@ class AppTests(DirectiveTestCase):
 
     def assertConfigured(self, written: Mapping[str, str],
                          **keywords: Any) -> None:
-        keywords = {'command': 'cat', 'setpgrp': True, **keywords}
+        keywords = {'command': 'cat', **keywords}
+        if 'setpgrp' not in keywords:
+            keywords['setsid'] = True
         self.load('<runner:app name="a" ' + attributes(
             **{'command': 'cat', **written}) + ' />')
         self.assertEqual(Application.from_config(keywords),
@@ -171,7 +173,7 @@ class AppTests(DirectiveTestCase):
             (child.kind, child.name, child.eager, child.requires,
              child.description))
         self.assertEqual(Application.from_config({'command': 'cat -n',
-                                                  'setpgrp': True}),
+                                                  'setsid': True}),
                          self.runner._application('a', None, {}))
 
     def test_all_attributes(self) -> None:
@@ -222,6 +224,13 @@ class AppTests(DirectiveTestCase):
                     self.assertEqual(
                         pid if is_own else os.getpgid(0), os.getpgid(pid))
                 reset_process()
+
+    def test_the_child_has_no_terminal(self) -> None:
+        supervisor = self.load('<runner:app name="a" command="cat" />')
+        with supervisor.running(30):
+            self.runner.get_channel('a')
+            pid = self.runner.get_process('a').pid
+            self.assertEqual(pid, os.getsid(pid))
 
     def test_it_is_started_as_it_is_declared(self) -> None:
         supervisor = self.load(f'''

@@ -210,8 +210,8 @@ class CoverageTests(unittest.TestCase):
                 Application, name))
         for name in ('limit', 'high_water'):
             self.assertDefault(IAppDirective, name, 2 ** 20)
-        self.assertDefault(IAppDirective, 'setpgrp', 'true')
-        for name in ('shell', 'setsid', 'detached', 'adopt',
+        self.assertDefault(IAppDirective, 'setsid', 'true')
+        for name in ('shell', 'detached', 'adopt',
                      'die_with_parent'):
             self.assertDefault(IAppDirective, name, 'false')
             self.assertIs(False, {
