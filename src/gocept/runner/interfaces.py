@@ -667,8 +667,9 @@ class IProcess(ISource):
       value is a number for both, or a pair of the soft and the hard limit; -1
       means no limit.
     * ``setpgrp=False``: whether it gets a process group of its own, so that
-      signals for our group (as from the keyboard) do not reach it.
-      ``setsid=False``: whether it gets a session of its own.
+      signals for our group (as from the keyboard) do not reach it; if it reads
+      from the terminal, the system stops it. ``setsid=False``: whether it gets
+      a session of its own, so that it has no terminal.
     * ``stdin='inherit', stdout='inherit', stderr='inherit'``: 'inherit',
       'null', 'pipe', a path (a string with a slash, or a path object; output
       is appended), a file or a descriptor. `stderr` may be 'merge', to go
@@ -894,7 +895,8 @@ class IRunner(Interface):
 
         For a 'socket' application the call returns when the channel is
         connected. A stale socket, or an empty regular file in its place, is
-        removed before. StartError if something else is there, or if the
+        removed before. StartError if something else is there, if another
+        process has bound the socket or listens in place of this one, or if the
         process ends before it listens (with its status and output);
         DeadlineExceeded if it does not listen in time. In all these cases the
         process has been ended.
@@ -916,9 +918,10 @@ class IRunner(Interface):
         something was given back to a transactional channel which is not
         registered with a poller, this channel is returned first. For
         a 'socket' application the call waits until the channel is connected,
-        as `start` does, also if you have closed the one before. The errors are
-        those of `start`, but the process is not ended. ValueError for an
-        unknown stream.
+        as `start` does, also if you have closed the one before, or the server
+        has closed it and all was read. The errors are those of `start`, but
+        the process is not ended, unless it has listened before and does not
+        listen any more: then it has failed. ValueError for an unknown stream.
         """
 
     def get_process(alias):

@@ -16,6 +16,7 @@ from gocept.runner.channel import (
     TransactionalChannel,
 )
 from gocept.runner.errors import (
+    DeadlineExceeded,
     EndpointClosedException,
     ShortageError,
     StartError,
@@ -27,6 +28,7 @@ from gocept.runner.process import Process, unixsocket
 from gocept.runner.process.launch import shortages
 from gocept.runner.process.output import Output, unread
 from gocept.runner.spawn.application import Application
+from gocept.runner.waits.deadline import is_broken
 from gocept.runner.waits.forks import Lock
 
 log = Log('gocept.runner.spawn')
@@ -76,6 +78,7 @@ class Instance:
         # the end of the process.
         self._is_awaited = False
         self._is_given_up = False  # as it has failed
+        self._deaf: Process | None = None  # ended, as it listened no more
         # By the channels of the process, what users get in their place.
         self._handed_out: dict[Channel, Channel] = {}
         self._socket: Channel | None = None
@@ -256,10 +259,17 @@ class Instance:
             with Poller() as poller:
                 # This may be the thread that otherwise polls the output.
                 output.drain(poller)
-                unixsocket.connect_when_listening(
-                    application.socket_path, process, output,
-                    application.start_timeout, poller,
-                    functools.partial(self._connect_now, process, application))
+                try:
+                    unixsocket.connect_when_listening(
+                        application.socket_path, process, output,
+                        application.start_timeout, poller, functools.partial(
+                            self._connect_now, process, application))
+                except DeadlineExceeded as error:
+                    # A busy one may answer later.
+                    if process is self.ready and process.is_ours and (
+                            not isinstance(error.__cause__, BlockingIOError)):
+                        self._end_deaf(process, error)
+                    raise
             with self._lock:
                 if process is self.process and self._application is not None:
                     return
@@ -267,22 +277,33 @@ class Instance:
             f'{self.alias!r} was ended by others when it began to listen',
             process.poll(), output.tail)
 
+    def _end_deaf(self, process: Process, error: DeadlineExceeded) -> None:
+        """End a server that listens no more, as one that has failed.
+
+        Others may have removed its socket, so nobody can reach it again.
+        """
+        self._deaf = process
+        log.warning('%s; it has listened there before, so it is ended', error)
+        process.terminate()
+
     def _connect_now(self, process: Process, application: Application,
                      path: str) -> None:
         """Connect without waiting, if that is still wanted.
 
-        The errors are those of `unixsocket.connect`.
+        The errors are those of `unixsocket.connect_to`.
         """
         with self._lock:
             if process is not self.process or self._is_connected:
                 return
             poller = self._polled_by
-            sock = unixsocket.connect(path)
+            sock = unixsocket.connect_to(path, process)
             if self._application is None:  # it is being ended
                 sock.close()
                 return
             channel = SocketChannel(sock, **application.channel)
             channel.name = repr(self.alias)
+            if self._socket is not None:
+                self._news.put(self._socket.close)  # all of it was read
             self._socket = application.handed_out(channel)
             self._is_awaited = False
             poller.send_for(channel)
@@ -301,6 +322,8 @@ class Instance:
         application = self._application
         # A failure is only what is known to be one.
         status = 0 if process.lost else process.returncode
+        if process is self._deaf:
+            status = status or 1
         if (process is not self.process or application is None
                 or self._is_awaited or self._timer is not None):
             return
@@ -309,6 +332,8 @@ class Instance:
             self._application = None
             if status in (None, 0) or _exiting():
                 self._news.put(log.info, '%r', process)
+                # Somebody else may hold the output, so that no end comes.
+                self._news.put(self._on_give_up)
             else:
                 self._give_up(log.warning, f'{process!r}; it is not restarted')
             return
@@ -426,8 +451,16 @@ class Instance:
                     self._runs and self._is_socket and not self._is_connected
                     and self._application is not None
                     and not (self._is_awaited and self._news.is_telling))
+                process = self.process
+                was_ready = process is not None and process is self.ready
             if waits:
-                self._connect()
+                try:
+                    self._connect()
+                except StartError:
+                    # It may have closed the connection as it was ending.
+                    assert process is not None
+                    if not was_ready or process.poll() is None:
+                        raise
                 self._news.tell()
         with self._lock:
             for before in self._before if stream is None else ():
@@ -441,7 +474,13 @@ class Instance:
 
     @property
     def _is_connected(self) -> bool:
-        return self._socket is not None and not self._socket.closed
+        """Whether the server has not closed the connection, nor have we."""
+        channel = self._socket
+        try:
+            return channel is not None and (
+                not is_broken(channel.get_fd()) or _has_more(channel))
+        except EndpointClosedException:
+            return False
 
     def _channel(self, stream: str | None) -> Channel | None:
         if stream is None and self._is_socket:

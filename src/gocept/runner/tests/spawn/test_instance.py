@@ -19,6 +19,7 @@ from gocept.runner.tests.spawn.test_runner import ECHO, SpawnTestCase, settle
 from gocept.runner.tests.streams import read_to_end, wait_readable
 from gocept.runner.tests.support import DEADLINE, open_descriptors
 from gocept.runner.tests.victims import losing_statuses
+from gocept.runner.waits.deadline import Deadline, is_broken, wait_for
 
 FOREVER = {'restart': 'always', 'restart_delay': 0, 'restart_limit': 10 ** 6}
 
@@ -368,6 +369,79 @@ class ChannelsTests(RestartTestCase):
                 self.runner.get_channel('server')
         self.assertEqual(str(self.process('server').pid),
                          self.read_line('server'))
+
+    def test_a_connection_that_the_server_has_closed(self):
+        self.add_server(body='''
+            server = bind()
+            server.listen()
+            while True:
+                client = server.accept()[0]
+                client.send(b'answer\\n')
+                client.close()
+            ''')
+        self.runner.start('server')
+        channel = self.runner.get_channel('server')
+        while not is_broken(channel.get_fd()):
+            wait_for(channel.get_fd(), 0, Deadline(DEADLINE))
+        # What it has said is read first.
+        self.assertIs(channel, self.runner.get_channel('server'))
+        with Poller() as poller:
+            poller.register(channel)
+            channel.read_until(b'answer\n', DEADLINE)
+            self.assertEqual('answer', self.read_line('server'))
+            self.assertIsNot(channel, self.runner.get_channel('server'))
+            self.assertTrue(channel.closed)
+            self.assertEqual([(b'', channel)], poller.poll(DEADLINE))
+
+    def test_a_server_that_closes_the_connection_and_ends(self):
+        self.add_server(body='''
+            server = bind()
+            server.listen()
+            client = server.accept()[0]
+            os.unlink('socket')
+            client.close()
+            say('closed')
+            wait()
+            ''')
+        self.runner.start('server')
+        self.log.wait_for('server: closed')
+        connects = threading.Event()
+        original = unixsocket.connect_when_listening
+
+        def connect(*args):
+            connects.set()
+            return original(*args)
+        with mock.patch.object(unixsocket, 'connect_when_listening', connect):
+            get = self.thread(self.runner.get_channel, 'server')
+            self.assertTrue(connects.wait(DEADLINE))
+        self.let_go()
+        self.assertIsNone(get.result())
+
+    def test_a_socket_that_others_have_removed(self):
+        for policy, expected in (('on-failure', 'running'),
+                                 ('never', 'given-up')):
+            with self.subTest(policy):
+                # The end is one in order, but the child has failed.
+                self.add_server(policy, body='''
+                    signal.signal(signal.SIGTERM, lambda *args: sys.exit())
+                    echo(bind())
+                    ''', restart=policy, restart_delay=0)
+                self.runner.start(policy)
+                before = self.process(policy)
+                self.read_line(policy)
+                self.runner.get_channel(policy).close()
+                (self.dir / 'socket').unlink()
+                vars(self.runner._instances[policy]._application)[
+                    'start_timeout'] = 0
+                with self.assertRaises(DeadlineExceeded):
+                    self.runner.get_channel(policy)
+                self.assertEqual(0, before.returncode)
+                self.log.wait_for('has listened there before, so it is ended')
+                if policy != 'never':
+                    self.wait_started(policy, 2)
+                self.assertEqual(expected, self.runner.state(policy))
+                self.runner.terminate(policy)
+                self.log.messages.clear()
 
     def test_a_place_that_is_taken_meanwhile(self):
         self.add_server(body='''
@@ -748,6 +822,20 @@ class StateTests(RestartTestCase):
                 if process.returncode is not None:
                     break
             self.assertEqual('given-up', runner.state('it'))
+
+    def test_who_waits_is_woken_though_a_daemon_holds_the_output(self):
+        with Poller() as poller, type(self.runner)(poller=poller) as runner:
+            runner.add('it', 'sleep 1000 & read x; exit 0', shell=True)
+            runner.start('it')
+            channel = runner.get_channel('it')
+            poller.register(channel)
+            woken = mock.Mock(wraps=poller.wakeup)
+            with mock.patch.object(poller, 'wakeup', woken):
+                channel.write(b'\n')
+                while runner.get_process('it').returncode is None:
+                    poller.poll(DEADLINE)
+            woken.assert_called()
+            self.assertEqual('ended', runner.state('it'))
 
     def levels(self, text):
         return [record.levelno for record in self.log.records
