@@ -708,7 +708,9 @@ class IProcess(ISource):
     How it is ended:
 
     * ``stop_signal=SIGTERM``, ``stop_timeout=10``, ``kill_signal=SIGKILL``:
-      see `terminate`.
+      see `terminate`. The program does not inherit that the two signals are
+      ignored or blocked here, as by a shell for what is behind ``&``; it does
+      with ``restore_signals=False``.
     * ``adopt=False``: whether we become the parent of descendants that have
       lost their own parent, until this child was ended by `terminate`. Those
       that are known to descend from this child end with it. They are known by

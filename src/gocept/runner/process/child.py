@@ -124,7 +124,8 @@ class Process(Source, Closing):
             with roster.starting():
                 self.before_start = numbers.now()
                 self.started_at = descendants.clock()
-                launch.start(newborn)
+                launch.start(
+                    newborn, {self.stop_signal, self.kill_signal})
                 self.pid = newborn.pid
                 roster.add(self.pid, self)
             undo.callback(roster.discard, self.pid)

@@ -53,6 +53,9 @@ def main() -> None:
             os.environ['LC_CTYPE'] = options['locale']
         step = ''
         os.write(options['report'], EXEC)
+        # One that waits ends the program, and not this script.
+        signal.pthread_sigmask(
+            signal.SIG_UNBLOCK, options['restored_signals'])
         os.execvpe(sys.argv[2], sys.argv[3:], os.environ)
     except Exception as error:  # the parent raises it
         report = step, getattr(error, 'errno', None), str(error)

@@ -10,6 +10,7 @@ child that could not be found if a handler raised an exception in the middle.
 
 import errno
 import queue
+import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, wait
@@ -37,8 +38,11 @@ def call(function: Callable[[], T], also_main: bool = False) -> T:
             and threading.current_thread() is threading.main_thread()):
         return function()
     future: Future[T] = Future()
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
     def answer() -> None:
+        # A child inherits what the thread blocks that starts it.
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         try:
             future.set_result(function())
         except BaseException as error:  # which the caller gets

@@ -22,7 +22,7 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Protocol, TypedDict, Unpack, cast
 
 from gocept.runner.errors import ShortageError
@@ -192,13 +192,17 @@ class Launch:
             if name not in PopenOptions.__annotations__:
                 raise TypeError(f'{name!r} is no keyword of a process')
         self._popen = cast(PopenOptions, {**popen, **(popen_kwargs or {})})
+        self._restores = bool(self._popen.get('restore_signals', True))
         if setsid or detached:
             self._popen['start_new_session'] = True
         elif setpgrp and not self._popen.get('start_new_session'):
             self._popen.setdefault('process_group', 0)
 
-    def start(self, newborn: Newborn) -> None:
+    def start(self, newborn: Newborn,
+              signals: Collection[signal.Signals] = ()) -> None:
         """Start it; raises what Popen does, mostly an OSError.
+
+        The program does not ignore or block `signals`, as others end it.
 
         To be called within `shortages`. After an error there may be something
         to abandon.
@@ -210,9 +214,10 @@ class Launch:
                 streams[name] = self._open(name, stream, newborn, theirs)
             environment = self._environment(newborn.mark)
             keywords = {**streams, 'env': environment, 'cwd': self._cwd}
-            if self._rlimits or self._death_signal:
+            deaf = _deaf(signals) if self._restores else []
+            if self._rlimits or self._death_signal or deaf:
                 self._start_helped(
-                    newborn, keywords, environment.get(b'LC_CTYPE'))
+                    newborn, keywords, deaf, environment.get(b'LC_CTYPE'))
             else:
                 self._fork(newborn, self.args, {
                     **keywords, **self._popen, **self._identity})
@@ -256,6 +261,7 @@ class Launch:
             popen()
 
     def _start_helped(self, newborn: Newborn, keywords: Mapping[str, object],
+                      deaf: Collection[signal.Signals],
                       locale: bytes | None) -> None:
         popen = self._popen.copy()
         executable = os.fsdecode(popen.pop('executable', '') or self.args[0])
@@ -271,8 +277,8 @@ class Launch:
                     'death_signal': self._death_signal,
                     'parent': os.getpid(),
                     'restored_signals': (
-                        [signal.SIGPIPE, signal.SIGXFSZ]
-                        if popen.get('restore_signals', True) else []),
+                        [signal.SIGPIPE, signal.SIGXFSZ, *deaf]
+                        if self._restores else []),
                     # Python sets this one in itself for some locales.
                     'locale': None if locale is None else os.fsdecode(locale),
                 }
@@ -544,8 +550,19 @@ def _read_report(fd: int) -> bytes:
 
 def _no_help(python: str, reason: str) -> OSError:
     return OSError(
-        errno.ENOEXEC, 'rlimits and die_with_parent need a Python that can '
-        f'run {exechelper.__file__}: {reason}', python)
+        errno.ENOEXEC, 'rlimits, die_with_parent and a stop signal that is '
+        'ignored or blocked here need a Python that can run '
+        f'{exechelper.__file__}: {reason}', python)
+
+
+def _deaf(signals: Collection[signal.Signals]) -> list[signal.Signals]:
+    """Those that a child would inherit as ignored or blocked.
+
+    A shell starts programs so, for instance those behind ``&``.
+    """
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    return [each for each in signals if each in blocked
+            or signal.getsignal(each) is signal.SIG_IGN]
 
 
 def _popen(args: Sequence[str], keywords: Mapping[str, object]) -> int:

@@ -50,15 +50,19 @@ def handling(handlers: Mapping[signal.Signals, Handler]) -> Iterator[Keep]:
     before = {signum: _before(signum) for signum in handlers}
     ours = _Installed({signum: _in_this_process(handler)
                        for signum, handler in handlers.items()})
+    blocked = handlers.keys() & signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
         for signum in handlers:
             ours.install(signum)
+        # Whoever started the program may have blocked them.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, blocked)
         # One that arrived meanwhile could not restore those that came later.
         # To block them does not help, as another thread would get the signal.
         if any(is_default(signal.getsignal(signum)) for signum in handlers):
             restore_defaults()
         yield ours.keep
     finally:
+        signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
         # Twice, as one that arrives meanwhile restores defaults.
         for _ in range(2):
             for signum, (previous, action) in before.items():

@@ -196,6 +196,7 @@ def process_state() -> dict[str, Any]:
         'descriptors': open_descriptors(),
         'handlers': {signum: signal.getsignal(signum)
                      for signum in (*SIGNALS, signal.SIGUSR2)},
+        'blocked': signal.pthread_sigmask(signal.SIG_BLOCK, ()),
     }
 
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from unittest import mock
 
 import zope.interface.verify
@@ -1130,6 +1131,53 @@ class ServersTests(ProcessTestCase):
 
 class FallbackServersTests(Fallback, ServersTests):
     pass
+
+
+class DeafTests(support.TestCase):
+    """The signals that end a child, where we do not listen to them."""
+
+    STATUS = 'grep -e SigBlk -e SigIgn /proc/self/status'
+
+    def setUp(self):
+        super().setUp()
+        self.addCleanup(support.end_background)
+
+    def is_deaf(self, stop_signal, **options):
+        with Process(self.STATUS, stop_signal=stop_signal, stdin='null',
+                     stdout='pipe', **options) as child:
+            return any(int(mask, 16) >> (stop_signal - 1) & 1
+                       for _, mask in lines(child, 2))
+
+    def test_blocked(self):
+        def run():
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+            # It waits for us, and is not for the child.
+            signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+            try:
+                self.assertFalse(self.is_deaf(signal.SIGTERM))
+                self.assertFalse(
+                    self.is_deaf(signal.SIGTERM, die_with_parent=True))
+                with Process('sleep 100') as child:
+                    self.assertEqual(-signal.SIGTERM, child.terminate())
+            finally:
+                signal.sigwait([signal.SIGTERM])
+
+        with ThreadPoolExecutor(1) as threads:
+            threads.submit(run).result(DEADLINE)
+
+    def test_ignored(self):
+        for signum in signal.SIGINT, signal.SIGTERM, signal.SIGQUIT:
+            before = signal.signal(signum, signal.SIG_IGN)
+            try:
+                self.assertFalse(self.is_deaf(signum))
+                self.assertFalse(self.is_deaf(signum, rlimits={'core': 0}))
+            finally:
+                signal.signal(signum, before)
+
+    def test_as_the_caller_wants_it(self):
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        self.addCleanup(signal.signal, signal.SIGINT, before)
+        self.assertTrue(self.is_deaf(signal.SIGINT, restore_signals=False))
 
 
 class SystemTests(ProcessTestCase):

@@ -42,6 +42,17 @@ class CallTests(TestCase):
         self.assertIs(thread, forker.call(
             threading.current_thread, also_main=True))
 
+    def test_it_blocks_what_the_caller_blocks(self):
+        def blocked():
+            return signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
+        try:
+            self.assertEqual({signal.SIGUSR2}, in_a_thread(blocked))
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR2])
+        self.assertEqual(set(), in_a_thread(blocked))
+
     def test_a_signal_handler_interrupts_the_call(self):
         called = []
 

@@ -45,6 +45,17 @@ class HandlingTests(unittest.TestCase):
             self.assertNotIn(signal.SIGTERM, caught_by_the_system())
         self.assertEqual([signal.SIGTERM], self.received)
 
+    def test_signals_that_were_blocked(self):
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        self.addCleanup(signal.pthread_sigmask, signal.SIG_UNBLOCK, SIGNALS)
+        before = process_state()
+        os.kill(os.getpid(), signal.SIGTERM)  # it waits until it is handled
+        with handling({signal.SIGTERM: self.handler}):
+            self.assertEqual([signal.SIGTERM], self.received)
+            blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+            self.assertEqual({*SIGNALS} - {signal.SIGTERM}, blocked)
+        self.assertEqual(before, process_state())
+
     def test_only_the_signals_that_end(self):
         with handling({signal.SIGUSR2: self.handler}):
             signal.raise_signal(signal.SIGUSR2)
