@@ -333,8 +333,9 @@ class IChannel(Interface):
         `pattern` is bytes (or text) or a compiled regular expression. Returns
         a pair: the data before the match, and the match, which is `pattern`
         itself or the match object. The data after the match is read next. A
-        regular expression is searched in all data so far, each time that more
-        has come; so write it in such a way that it cannot match too early.
+        regular expression is searched in all data so far, when more has come;
+        so write it in such a way that it cannot match too early. All data so
+        far are in memory: have a `timeout` where a child may say too much.
         ``$`` also matches where the data so far ends; write ``\\n`` instead.
 
         DeadlineExceeded after `timeout` seconds; EndpointClosedException if
@@ -368,7 +369,9 @@ class IChannel(Interface):
     def write_eof():
         """Let the other side read the end, after the bytes that are kept.
 
-        This closes the standard input of a process.
+        This closes the standard input of a process, which reads the end when
+        nobody has the other end of the pipe any more: a process that was
+        forked meanwhile, and goes on, has to close its copy of the channel.
         """
 
     def flush(timeout=None):
@@ -464,13 +467,13 @@ class ITransactionalChannel(IChannel):
     fails if it is aborted while an error is handled: an Exception, but none
     that the transaction calls retryable (such as a conflict), and no OSError
     of the commit itself (such as a full disk). Items that a failed transaction
-    has fetched are given back one by one, each in a transaction of its own, so
-    that the error shows which item is to blame. An item that has then come
-    again `redeliveries` times, alone, and has failed each time is logged as an
-    error with its whole text, counted in `skipped`, and not given back any
-    more. (A WriteBufferFull is no such failure, as it passes when the child
-    reads.) None stands for no limit. All that one transaction has read is one
-    item if it has called `read_until`.
+    has fetched are given back in two halves, each for a transaction of its
+    own, and so on down to a single item, so that the error shows which item is
+    to blame. An item that has then come again `redeliveries` times, alone, and
+    has failed each time is logged as an error with its whole text, counted in
+    `skipped`, and not given back any more. (A WriteBufferFull is no such
+    failure, as it passes when the child reads.) None stands for no limit. All
+    that one transaction has read is one item if it has called `read_until`.
 
     In a dry run nothing is sent, and what was fetched is consumed. So use
     dry runs only with a child that ends with the program.

@@ -1,12 +1,18 @@
 """Read up to a pattern, in the manner of expect."""
 
+import contextlib
 import re
 import select
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from gocept.runner.channel.lines import Data
-from gocept.runner.errors import DeadlineExceeded, EndpointClosedException
+from gocept.runner.errors import (
+    DeadlineExceeded,
+    EndpointClosedException,
+    StillKept,
+)
 from gocept.runner.waits.deadline import Deadline, wait_for_any
 from gocept.runner.waits.source import Source
 
@@ -14,6 +20,8 @@ Pattern = bytes | str | re.Pattern[bytes] | re.Pattern[str]
 
 Match = Any
 """The pattern itself; of an expression the match object."""
+
+_BRIEF = 0.001  # seconds of a search, after which there is no need to wait
 
 _TAIL = 2000  # of what was seen, in an error
 
@@ -45,11 +53,23 @@ def read_until(channel: Readable, pattern: Pattern, deadline: Deadline,
     end = 0
     try:
         late = False
-        while (found := search(seen)) is None:
+        while True:
+            began = time.monotonic()
+            found = search(seen)
+            took = time.monotonic() - began
+            if found is not None:
+                break
             if late:
                 raise _too_late(channel, pattern, deadline, seen)
             late = deadline.passed  # even if there is always more
             seen += _receive(channel, pattern, deadline, seen)
+            # To search a large output takes at most half of the time. An end,
+            # or a reason not to wait, is told after the search.
+            rest = Deadline(min(took, deadline.left()))
+            with contextlib.suppress(EndpointClosedException, StillKept):
+                while took > _BRIEF and not rest.passed and (
+                        (data := channel.receive()) or _wait(channel, rest)):
+                    seen += data
         begin, end, match = found
         return _plain(seen[:begin]), match
     finally:

@@ -30,7 +30,7 @@ log = Log('gocept.runner.channel')
 class Delivery:
     """An item that was fetched: a line, a piece, or the end of the stream."""
 
-    __slots__ = ('data', 'failures', 'is_end', 'is_text', 'partial')
+    __slots__ = ('data', 'failures', 'group', 'is_end', 'is_text', 'partial')
 
     @property
     def items(self) -> 'Sequence[Delivery]':
@@ -47,6 +47,8 @@ class Delivery:
         """Whether `read_until` has read it, so that it may be half a line."""
         self.failures = failures
         """How many transactions have fetched it and failed."""
+        self.group = object() if failures else None
+        """What it is fetched together with, if it has failed."""
 
 
 class Batch:
@@ -58,6 +60,7 @@ class Batch:
     __slots__ = ('data', 'is_end', 'partial')
 
     failures = 0
+    group: object = None
 
     def __init__(self, data: Sequence[Data], partial: bool, is_end: bool,
                  ) -> None:
@@ -161,14 +164,13 @@ class Journal:
 
     # What channels call.
 
-    def admits(self, failures: int = 0) -> bool:
-        """Whether the transaction may fetch what has failed so many times.
+    def admits(self, group: object = None) -> bool:
+        """Whether the transaction may fetch an item of this group.
 
-        What has failed is fetched alone, or else it would not be known which
-        item is to blame.
+        What has failed is fetched by halves, and alone in the end, or else it
+        would not be known which item is to blame.
         """
-        fetched = self._fetched
-        return not fetched or not (failures or fetched[0][1].failures)
+        return not self._fetched or self._fetched[0][1].group is group
 
     def note(self, channel: Party, fetched: Delivery | Batch) -> None:
         """This was fetched."""
@@ -280,8 +282,12 @@ class Journal:
             counts = is_alone and not isinstance(
                 sys.exception(), WriteBufferFull)
             most = max(delivery.failures for _, delivery in fetched)
-            for _, delivery in fetched:
-                delivery.failures = most + 1 if counts else max(most, 1)
+            half = len(fetched) if is_alone else (len(fetched) + 1) // 2
+            for part in fetched[:half], fetched[half:]:
+                group = object()
+                for _, delivery in part:
+                    delivery.failures = most + 1 if counts else max(most, 1)
+                    delivery.group = group
             is_alone = counts
         returned: dict[Party, list[Delivery]] = {}
         for channel, delivery in fetched:

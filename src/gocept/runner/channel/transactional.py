@@ -129,7 +129,7 @@ class TransactionalChannel(Wrapping):
             return None
         delivery = self._returned[0]
         if journal is not None:
-            if not journal.admits(delivery.failures):
+            if not journal.admits(delivery.group):
                 self._suspend(journal)
                 return None
             journal.note(self, delivery)

@@ -1,12 +1,14 @@
+import itertools
 import os
 import re
 import signal
 import threading
+from unittest import mock
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gocept.runner.channel import LineChannel, PipeChannel
+from gocept.runner.channel import LineChannel, PipeChannel, expect
 from gocept.runner.errors import DeadlineExceeded, EndpointClosedException
 from gocept.runner.testing import TestChannel
 from gocept.runner.tests.channel.test_base import Custom, cut
@@ -81,6 +83,24 @@ class ReadUntilTests(StreamTestCase):
                 channel.read_until(b'x', 0.01)
             self.assertEqual(bytes(2000), caught.exception.seen)
             self.assertGreaterEqual(len(channel.read()), 2 ** 16)
+
+    def test_a_search_that_takes_long_waits_for_more_before_the_next(self):
+        channel, peer = self.open()
+        size = 2 ** 22
+        self.start(lambda: (peer.send(b'x' * size + b'ready'), peer.shut()))
+        searched = []
+        original = expect._searching
+
+        def searching(*args):
+            search = original(*args)
+            return lambda seen: searched.append(len(seen)) or search(seen)
+        clock = mock.Mock(monotonic=itertools.count(0, DEADLINE).__next__)
+        with (mock.patch.object(expect, '_searching', searching),
+              mock.patch.object(expect, 'time', clock)):
+            before, match = channel.read_until(
+                re.compile(b'rea[d]y'), DEADLINE)
+        self.assertEqual((size, b'ready'), (len(before), match[0]))
+        self.assertEqual([0, size + 5], searched)
 
     def test_the_end_before_the_match(self):
         channel, peer = self.open()

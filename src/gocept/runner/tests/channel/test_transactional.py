@@ -540,6 +540,25 @@ class RedeliveryTests(FakeTestCase):
         self.assertEqual(1, len(logs.output))
         self.assertEqual(1, self.channel.skipped)
 
+    def test_an_item_to_blame_costs_few_transactions(self):
+        self.other.put(''.join(f'{n}\n' for n in range(1000)))
+        sizes, committed = [], []
+        with self.assertLogs('gocept.runner.channel', 'ERROR'):
+            while lines := self.read_all():
+                sizes.append(len(lines))
+                try:
+                    if '700\n' in lines:
+                        raise ValueError('poison')
+                    transaction.commit()
+                    committed += lines
+                except ValueError:
+                    transaction.abort()
+        self.assertEqual(
+            [f'{n}\n' for n in range(1000) if n != 700], committed)
+        self.assertEqual([1000, 500, 500, 250, 125, 125], sizes[:6])
+        # All, two halves of each half, and five more of that item.
+        self.assertLessEqual(len(sizes), 1 + 2 * 10 + 5)
+
     def test_what_has_failed_comes_alone(self):
         self.other.put('1\n2\n')
         self.fail_with()
@@ -905,8 +924,8 @@ class PollerTests(TransactionTestCase, StreamTestCase):
             while '' not in lines:
                 lines += self.poll()
         other_peer.send(b'x\n')
-        for expected in ('1\n', '2\n', ''):
-            self.assertEqual([expected], self.poll())
+        for expected in ['1\n', '2\n'], ['']:
+            self.assertEqual(expected, self.poll())
             self.assertEqual([], self.poll(0))
             transaction.commit()
             self.assertTrue(self.poller.pause(DEADLINE))
