@@ -233,6 +233,7 @@ class Launch:
         if stream != 'pipe':
             return STREAMS[stream] if isinstance(stream, str) else stream
         read, write = newborn.pipe()
+        let_all_open(read)
         child, ours = (read, write) if name == 'stdin' else (write, read)
         theirs.callback(lambda: os.close(newborn.take(child)))
         setattr(newborn, name, ours)
@@ -506,6 +507,16 @@ def open_stream(path: str | os.PathLike[str], reads: bool = False) -> int:
         elif error.errno == errno.ENXIO:
             error.strerror = 'Nobody reads what is written there'
         raise
+
+
+def let_all_open(pipe: int) -> None:
+    """Let a child of another user open its end by ``/dev/fd/N``.
+
+    The system still asks for access to a process that has the pipe. So this
+    also serves a child that changes its user itself.
+    """
+    with contextlib.suppress(OSError):
+        os.fchmod(pipe, 0o666)
 
 
 @contextlib.contextmanager

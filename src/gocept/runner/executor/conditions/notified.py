@@ -11,6 +11,7 @@ from gocept.runner.channel import PipeChannel
 from gocept.runner.errors import EndpointClosedException
 from gocept.runner.executor.conditions.base import Check, Condition
 from gocept.runner.process import procfs
+from gocept.runner.process.launch import let_all_open
 from gocept.runner.waits.source import Source
 from gocept.runner.waits.standard import fill_standard
 
@@ -53,6 +54,7 @@ class _NotifiedCheck(Check):
             name = f'gocept.runner.{secrets.token_hex(8)}'
             sock.bind(f'\0{name}')
             self._pipe = PipeChannel(*os.pipe())
+            let_all_open(self._pipe.sink_fd)
             undo.pop_all()
         self._messages = _Messages(sock)
         self.variables = {'NOTIFY_SOCKET': f'@{name}',

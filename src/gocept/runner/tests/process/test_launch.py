@@ -584,6 +584,17 @@ class IdentityTests(LaunchTestCase):
                 set(who['Groups']))
 
     @AS_ROOT
+    def test_a_user_opens_the_pipes_by_their_names(self):
+        started = self.start(
+            'cat /dev/fd/0 > /dev/fd/1; echo err > /dev/fd/2', shell=True,
+            user='nobody', stdin='pipe', stdout='pipe', stderr='pipe')
+        os.write(started.stdin, b'hello')
+        os.close(started.stdin)
+        with open(started.stdout) as out, open(started.stderr) as err:
+            self.assertEqual(('hello', 'err\n'), (out.read(), err.read()))
+        self.assertEnds(0, started)
+
+    @AS_ROOT
     def test_a_group(self):
         nogroup = pwd.getpwnam('nobody').pw_gid
         name = grp.getgrgid(nogroup).gr_name

@@ -198,6 +198,12 @@ class UserTests(ExecutorTestCase):
             'send("READY=1")\npause()', **self.nobody())
         executor.start().stop()
 
+    def test_the_child_opens_the_descriptor_by_its_name(self) -> None:
+        executor = self.stopping(ConditionExecutor(
+            'echo > /dev/fd/$NOTIFY_FD; exec sleep 100', notified(),
+            shell=True, cwd='/', popen_kwargs=self.nobody()))
+        executor.start().stop()
+
     def test_also_if_it_is_from_a_grandchild(self) -> None:
         executor = self.executor(
             'fork(send, "READY=1")\npause()', **self.nobody())
