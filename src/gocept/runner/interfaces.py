@@ -663,7 +663,9 @@ class IProcess(ISource):
       `env` or `extra_env` to pass it on.
     * ``user=None, group=None, extra_groups=None``: names or numbers. With a
       user but no group, the child gets the groups of that user and none of
-      ours; LookupError for a number of a user whose group is not known. Our
+      ours; LookupError for a number of a user whose group is not known. As
+      under systemd, ``HOME``, ``USER`` and ``LOGNAME`` are those of the user,
+      unless `env` replaces the environment or `extra_env` names them. Our
       own user needs no privileges.
     * ``umask=-1``: the file mode mask; -1 for ours.
     * ``rlimits={}``: limits by their lower-case names, such as ``nofile``. The
@@ -1015,7 +1017,8 @@ class ICondition(Interface):
     * ``notified()``: the child tells that it is ready. It writes a newline to
       the descriptor ``$NOTIFY_FD`` (which also replaces ``{notify_fd}`` in its
       command), or it sends ``READY=1`` to ``$NOTIFY_SOCKET``, see
-      sd_notify(3).
+      sd_notify(3). The socket is abstract: from another network namespace,
+      only the descriptor can be reached.
     * ``all_of(condition, ...)``: each of the conditions has held once.
 
     ValueError for parameters that cannot be meant.

@@ -149,7 +149,7 @@ class SimpleExecutor:
     @property
     def envvars(self) -> dict[str, str]:
         """See `IExecutor`."""
-        return inherited() | self._envvars
+        return inherited(self._popen.get('user')) | self._envvars
 
     def start(self) -> Self:
         """See `IExecutor`."""

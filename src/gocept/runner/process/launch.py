@@ -175,7 +175,8 @@ class Launch:
         self._cwd = cwd
         self._env = None if env is None else checked_variables('env', env)
         self._extra_env = checked_variables('extra_env', extra_env or {})
-        self._identity = _identity(user, group, extra_groups)
+        self._uid = _uid(user)
+        self._identity = _identity(self._uid, group, extra_groups)
         self._rlimits = {name: _limits(name, value)
                          for name, value in (rlimits or {}).items()}
         self._streams = {
@@ -312,11 +313,8 @@ class Launch:
 
     def _environment(self, mark: str) -> dict[bytes, bytes]:
         """In bytes, as decoding and encoding takes a tenth of a start."""
-        environment = dict(self._env or {})
-        if self._env is None:
-            environment |= os.environb
-            for name in _NEVER_INHERITED:
-                environment.pop(name, None)
+        environment = (_inherited(self._uid)
+                       if self._env is None else dict(self._env))
         if self.detached:
             environment.pop(_MARKER, None)
             program = os.path.basename(self.args[0])
@@ -331,10 +329,30 @@ class Launch:
                 if value is not None}
 
 
-def inherited() -> dict[str, str]:
-    """Our environment, without what systemd has told us alone."""
-    return {name: value for name, value in os.environ.items()
-            if os.fsencode(name) not in _NEVER_INHERITED}
+def inherited(user: str | int | None = None) -> dict[str, str]:
+    """The environment of a child that is given none."""
+    return {os.fsdecode(name): os.fsdecode(value)
+            for name, value in _inherited(_uid(user)).items()}
+
+
+def _inherited(uid: int | None) -> dict[bytes, bytes]:
+    """Ours, without what systemd has told us alone.
+
+    For another user, with the variables that systemd sets for a ``User=``.
+    """
+    variables = {
+        name: value for name in os.environb
+        # Another thread may have removed it meanwhile.
+        if (value := os.environb.get(name)) is not None
+        and name not in _NEVER_INHERITED}
+    if uid is not None:
+        with contextlib.suppress(KeyError):
+            entry = pwd.getpwuid(uid)
+            variables |= {
+                b'HOME': os.fsencode(entry.pw_dir),
+                **dict.fromkeys((b'USER', b'LOGNAME'),
+                                os.fsencode(entry.pw_name))}
+    return variables
 
 
 _numbers = itertools.count(1)
@@ -421,16 +439,19 @@ def checked_variables(keyword: str, variables: Mapping[str, str | None],
     return checked
 
 
-def _identity(user: str | int | None, group: str | int | None,
+def _uid(user: str | int | None) -> int | None:
+    """The number of a user; None for ours, who needs no privileges."""
+    uid = None if user is None else _number(user, 'user')
+    return None if uid == os.getuid() == os.geteuid() else uid
+
+
+def _identity(uid: int | None, group: str | int | None,
               extra_groups: Sequence[str | int] | None,
               ) -> dict[str, int | list[int] | None]:
     """What Popen calls the new user and groups; None for each that stays."""
     groups = (None if extra_groups is None
               else [_number(each, 'group') for each in extra_groups])
     gid = None if group is None else _number(group, 'group')
-    uid = None if user is None else _number(user, 'user')
-    if uid == os.getuid() == os.geteuid():
-        uid = None  # so that it works without privileges
     if uid is not None:
         with contextlib.suppress(KeyError):
             entry = pwd.getpwuid(uid)

@@ -23,7 +23,8 @@ class notified(Condition):
     https://skarnet.org/software/s6/notifywhenup.html. ``NOTIFY_FD`` in its
     environment is the number of the descriptor, which also replaces
     ``{notify_fd}`` in its command. Or the child sends ``READY=1`` to the
-    socket that ``NOTIFY_SOCKET`` names; see sd_notify(3).
+    socket that ``NOTIFY_SOCKET`` names; see sd_notify(3). From another network
+    namespace, only the descriptor can be reached.
     """
 
     def check(self) -> Check:

@@ -468,6 +468,16 @@ class EnvironmentTests(LaunchTestCase):
         with mock.patch.dict(os.environ, {'OURS': '1'}):
             self.assertIn(b'OURS=1', self.environment())
 
+    def test_another_thread_removes_a_variable_meanwhile(self):
+        class Environment(dict):
+            def __iter__(self):
+                return iter([*super().__iter__(), b'GONE'])
+
+        with mock.patch('os.environb', Environment(os.environb)):
+            self.assertNotIn('GONE', launch.inherited())
+            self.assertNotIn(
+                b'GONE', Launch('true')._environment('a-mark'))
+
     def test_replaced(self):
         self.assertEqual([b'A=1'], self.environment(env={'A': '1'}))
         self.assertEqual([], self.environment(env={}))
@@ -582,6 +592,25 @@ class IdentityTests(LaunchTestCase):
             self.assertEqual(
                 set(os.getgrouplist('nobody', entry.pw_gid)),
                 set(who['Groups']))
+
+    @AS_ROOT
+    def test_the_environment_of_a_user(self):
+        def variables(**options):
+            return [self.run_child(['printenv', name], **options).decode()
+                    for name in ('HOME', 'USER', 'LOGNAME')]
+        ours = {'HOME': '/ours', 'USER': 'us', 'LOGNAME': 'us'}
+        home = pwd.getpwnam('nobody').pw_dir + '\n'
+        with mock.patch.dict(os.environ, ours):
+            self.assertEqual([home, 'nobody\n', 'nobody\n'],
+                             variables(user='nobody'))
+            self.assertEqual(['/x\n', 'nobody\n', 'nobody\n'], variables(
+                user='nobody', extra_env={'HOME': '/x'}))
+            for options in ({}, {'user': os.getuid()},
+                            {'user': 'nobody', 'env': ours},
+                            {'user': 54321, 'group': 54321}):
+                with self.subTest(options):
+                    self.assertEqual(['/ours\n', 'us\n', 'us\n'],
+                                     variables(**options))
 
     @AS_ROOT
     def test_a_user_opens_the_pipes_by_their_names(self):
