@@ -18,6 +18,10 @@ _kept: list[object] = []
 """In a forked child: what must not be closed, also not by the collector."""
 
 
+_PARTS = '_storage', 'base', 'changes'
+"""Where adapters, wrappers and a DemoStorage have other storages."""
+
+
 class Inherited:
     """Open databases, which a forked child may read, but nothing else."""
 
@@ -29,14 +33,23 @@ class Inherited:
         """Called in the child, by its only thread."""
         for database in self._databases:
             with contextlib.suppress(AttributeError):  # it is closed already
+                storages: list[Any] = [database._mvcc_storage]
                 # Storages without an adapter have an instance a connection.
-                database._connectionMap(
-                    lambda connection: self._bar(connection._normal_storage))
-                self._bar(getattr(database._mvcc_storage, '_storage',
-                                  database._mvcc_storage))
+                # Its own method would wait for the lock.
+                storages += [connection._normal_storage for connection in (
+                    *database.pool, *database.historical_pool)]
+                _renew_locks(database)
+                _renew_locks(database.getActivityMonitor())
+                for storage in storages:  # grows: some are made of others
+                    self._bar(storage)
+                    parts = [getattr(storage, '__dict__', {}).get(name)
+                             for name in _PARTS]
+                    storages += [part for part in parts if part is not None
+                                 and all(part is not it for it in storages)]
 
     def _bar(self, storage: Any) -> None:
         _kept.append(storage)
+        _renew_locks(storage)
         storage.tpc_begin = storage.pack = self._refuse
         storage.close = lambda: None
         if isinstance(storage, FileStorage):
@@ -47,3 +60,11 @@ class Inherited:
         raise RuntimeError(
             f'the database was opened by process {self._pid}, from which this '
             'process was forked, so only that process can write to it')
+
+
+def _renew_locks(it: object) -> None:
+    """Free what a thread of the parent holds, but not what this one holds."""
+    for value in getattr(it, '__dict__', {}).values():
+        if hasattr(value, '_at_fork_reinit') and not (
+                hasattr(value, '_is_owned') and value._is_owned()):
+            value._at_fork_reinit()

@@ -106,6 +106,60 @@ class ForkTests(ProgramTestCase):
             ''')
         self.assertEqual(2, self.assertConsistent())
 
+    def test_one_whose_parent_has_locked_everything_in_a_thread(self):
+        self.run_program('''
+            def read():
+                signal.alarm(20)  # the worker would wait for ever
+                db.open(transaction.TransactionManager()).close()
+                site = getSite()
+                site._p_jar.cacheMinimize()
+                site._p_jar.sync()
+                os._exit([*site.numbers] != [1])
+
+            def hold(storage):
+                with (db._lock, db.storage._lock, db._mvcc_storage._lock,
+                      storage._lock, db.getActivityMonitor().trim_lock):
+                    held.set()
+                    released.wait()
+
+            @gocept.runner.once()
+            def worker():
+                global db
+                count()
+                transaction.commit()
+                db = getSite()._p_jar.db()
+                thread = threading.Thread(
+                    target=hold, args=(getSite()._p_jar._storage,))
+                thread.start()
+                held.wait()
+                fork(0, read)
+                released.set()
+                thread.join()
+                with db._lock:  # as in a callback of the collector
+                    fork(0, read)
+                count()
+
+            import signal, threading
+            held, released = threading.Event(), threading.Event()
+            sys.exit(worker(None, 'zope.conf'))
+            ''')
+        self.assertEqual(2, self.assertConsistent())
+
+    def test_one_of_a_storage_around_another_one(self):
+        self.run_program('''
+            from ZODB.DemoStorage import DemoStorage
+            from gocept.runner.boot.inherited import Inherited
+            from gocept.runner.waits.forks import tell_forks
+            import ZODB
+            db = ZODB.DB(DemoStorage(base=ZODB.FileStorage.FileStorage(
+                'Other.fs')))
+            files = db.storage.base._files
+            inherited = Inherited([db])
+            tell_forks(inherited)
+            fork(0, lambda: os._exit(db.storage.base._files is files))
+            db.close()
+            ''')
+
     def test_the_lock_stays(self):
         self.check_worker(1, 'fail', '''fork(status, in_child)
                     import zc.lockfile
