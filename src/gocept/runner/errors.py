@@ -57,6 +57,12 @@ class DatabaseMissing(RunnerError):
     status = DATABASE_UNAVAILABLE
 
 
+class DatabaseClosed(RunnerError):
+    """Raised when a database has closed itself, so that no tick can work."""
+
+    status = DATABASE_UNAVAILABLE
+
+
 def status_of(error: SystemExit) -> int:
     """The status of a process that ends with this SystemExit."""
     if isinstance(error.code, int):

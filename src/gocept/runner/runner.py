@@ -39,6 +39,7 @@ from gocept.runner.boot.attempts import (
     Observer,
     abort,
     checked_attempts,
+    described,
     name_of,
     nobody,
     run_attempts,
@@ -62,6 +63,7 @@ from gocept.runner.signals.handlers import (
     tell_terminal,
 )
 from gocept.runner.signals.shutdown import raising
+from gocept.runner.waits.deadline import Deadline
 from gocept.runner.waits.forks import OneProcess
 
 log = Log(__name__)
@@ -298,15 +300,28 @@ class MainLoop:
                 endInteraction()
             if isinstance(pause, _Exit) or self.once:
                 break
+            if self._failures or items.uncertain:
+                environment.check_databases(app)
             if self._failures > 1:
                 pause = self._backoff()
                 log.debug('Sleeping %s seconds after %d errors in a row',
                           pause, self._failures)
                 # Output of a child must not shorten this pause.
-                self._shutdown.wait(pause, poller)
+                self._pause(self._shutdown.wait, pause, poller)
             elif pause:
                 log.debug('Sleeping %s seconds', pause)
-                self._shutdown.pause(pause, poller)
+                self._pause(self._shutdown.pause, pause, poller)
+
+    def _pause(self, wait: Callable[[float, Poller], object], seconds: float,
+               poller: Poller) -> None:
+        deadline = Deadline(seconds)
+        try:
+            wait(seconds, poller)
+        except Exception as error:
+            log.error('Error in the pause after %s: %s; is an alarm of it '
+                      'still set?', self._name(), described(error),
+                      exc_info=error)
+            wait(deadline.left(), poller)  # once: the poller may be broken
 
     def _tick(self, step: Callable[[int], _Exit | float],
               observer: Observer) -> _Exit | float:
@@ -317,6 +332,11 @@ class MainLoop:
         except (SystemExit, KeyboardInterrupt) as error:
             self.ended_by = error
             return Exit
+        except Exception as error:  # of a signal handler, between attempts
+            self._report(f'Error beside {self._name()}: {described(error)}',
+                         error)
+            abort()
+            outcome = Failure(error, False)
         if isinstance(outcome, Failure):
             self._last, self.failed = outcome, True
             self._failures += 1

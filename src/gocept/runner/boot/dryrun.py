@@ -27,9 +27,12 @@ def dry_run() -> Iterator[None]:
     """Abort every transaction where it would be committed, in all threads.
 
     At the end of each tick, one line is logged with the number of objects of
-    each class that its transactions would have stored.
+    each class that its transactions would have stored, and of other resources
+    that take part. What ZODB does without a commit is left undone, too: no
+    database is packed, and `Blob.consumeFile` leaves the file in its place.
     """
     verdict, commit = _Verdict(), transaction.Transaction.commit
+    pack, consume = ZODB.DB.pack, ZODB.blob.Blob.consumeFile
 
     def abort_instead(txn: transaction.Transaction) -> None:
         verdict.count(_stored(txn))
@@ -37,6 +40,14 @@ def dry_run() -> Iterator[None]:
         if journal is not None:
             journal.consume()
         txn.abort()
+
+    def tell_pack(database: ZODB.DB, *args: object, **keywords: object,
+                  ) -> None:
+        log.info('Dry run: would pack the database %r',
+                 database.database_name)
+
+    def copy(blob: ZODB.blob.Blob, filename: str) -> None:
+        descriptor, name = tempfile.mkstemp(dir=os.path.dirname(filename))
     transaction.Transaction.commit = abort_instead
     zope.event.subscribers.append(verdict.hear)
     try:

@@ -25,6 +25,7 @@ import zope.processlifetime
 import zope.security.management
 from ZConfig.components.logger.loghandler import NullHandler
 from ZODB.ActivityMonitor import ActivityMonitor
+from ZODB.FileStorage.FileStorage import FileStorage
 from zope.app.appsetup import appsetup, product
 from zope.component.hooks import getSite, setSite
 from zope.component.interfaces import ISite
@@ -32,10 +33,11 @@ from zope.component.interfaces import ISite
 from gocept.runner.boot import registrations
 from gocept.runner.boot.attempts import abort
 from gocept.runner.boot.creation import Creation, name_of
-from gocept.runner.boot.inherited import Inherited
+from gocept.runner.boot.inherited import Inherited, parts_of
 from gocept.runner.boot.zopeconf import Options
 from gocept.runner.errors import (
     ConfigurationError,
+    DatabaseClosed,
     NoSuchSite,
     NotASiteError,
 )
@@ -254,6 +256,30 @@ def open_databases(options: Options, *, create: bool = True,
         _ensure_root_folder(main, creations[0])
         with OneProcess():
             yield main
+
+
+def check_databases(site: ISite) -> None:
+    """Raise DatabaseClosed if no later tick can work with the databases.
+
+    A FileStorage closes itself when the last step of a commit fails.
+    """
+    connection = getattr(site, '_p_jar', None)
+    if connection is None:
+        return
+    if connection.opened is None:
+        raise _closed('the connection of the site was closed in a tick')
+    for database in connection.db().databases.values():
+        for part in parts_of(database.storage):
+            if isinstance(part, FileStorage) and part._files.closed:
+                raise _closed(f'the database {name_of(database.storage)} has '
+                              'closed itself after an error')
+
+
+def _closed(reason: str) -> DatabaseClosed:
+    error = DatabaseClosed(
+        f'{reason}, so no tick can work any more: start the program again')
+    log.critical('%s', error)
+    return error
 
 
 def _close(database: ZODB.DB) -> None:

@@ -18,8 +18,15 @@ _kept: list[object] = []
 """In a forked child: what must not be closed, also not by the collector."""
 
 
-_PARTS = '_storage', 'base', 'changes'
-"""Where adapters, wrappers and a DemoStorage have other storages."""
+def parts_of(*storages: Any) -> list[Any]:
+    """The storages, and those that they adapt, wrap or consist of."""
+    found = list(storages)
+    for storage in found:  # while it grows
+        for name in '_storage', 'base', 'changes':  # also of a DemoStorage
+            part = getattr(storage, '__dict__', {}).get(name)
+            if part is not None and all(part is not it for it in found):
+                found.append(part)
+    return found
 
 
 class Inherited:
@@ -33,19 +40,14 @@ class Inherited:
         """Called in the child, by its only thread."""
         for database in self._databases:
             with contextlib.suppress(AttributeError):  # it is closed already
-                storages: list[Any] = [database._mvcc_storage]
-                # Storages without an adapter have an instance a connection.
-                # Its own method would wait for the lock.
-                storages += [connection._normal_storage for connection in (
-                    *database.pool, *database.historical_pool)]
                 _renew_locks(database)
                 _renew_locks(database.getActivityMonitor())
-                for storage in storages:  # grows: some are made of others
+                # Each connection has an instance. The database's own method
+                # to look at all of them would have to lock it.
+                for storage in parts_of(database._mvcc_storage, *(
+                        connection._normal_storage for connection in (
+                            *database.pool, *database.historical_pool))):
                     self._bar(storage)
-                    parts = [getattr(storage, '__dict__', {}).get(name)
-                             for name in _PARTS]
-                    storages += [part for part in parts if part is not None
-                                 and all(part is not it for it in storages)]
 
     def _bar(self, storage: Any) -> None:
         _kept.append(storage)

@@ -40,7 +40,7 @@ from zope.principalregistry.principalregistry import (
 )
 
 import gocept.runner
-from gocept.runner import Exit, appmain, from_config, once
+from gocept.runner import Exit, appmain, errors, from_config, once
 from gocept.runner.boot import zopeconf
 from gocept.runner.boot.counts import Counts
 from gocept.runner.boot.site import finder
@@ -515,6 +515,46 @@ class PauseTests(LoopCase):
         self.loop(*[work] * 4, ticks=3600)()
         self.assertEqual([[], [(b'1\n', channel)], [(b'2\n', channel)],
                           [(b'3\n', channel)]], results)
+
+    def test_an_alarm_that_comes_too_late(self):
+        def late(signum, frame):
+            raise TimeoutError('late alarm')
+
+        def interrupt(thread):
+            seen = len(logs.records)
+            signal.pthread_kill(thread, signal.SIGALRM)
+            until(lambda: len(logs.records) > seen)
+            self.poller.wakeup()  # the pause that has begun anew
+
+        def work():
+            self.meanwhile(interrupt, threading.get_ident())
+        self.open(Poller())
+        self.addCleanup(signal.signal, signal.SIGALRM,
+                        signal.signal(signal.SIGALRM, late))
+        loop = self.loop(work, work, ticks=3600)
+        with self.assertLogs(LOGGER, 'ERROR') as logs:
+            loop()
+        self.assertEqual(3, self.calls)
+        self.assertEqual(
+            ["Error in the pause after worker 'worker': TimeoutError: late "
+             'alarm; is an alarm of it still set?'] * 2,
+            [record.getMessage() for record in logs.records])
+        self.assertEqual(errors.SUCCESS, loop.status)
+
+    def test_a_poller_that_fails_each_time(self):
+        self.open(Poller())
+        with (mock.patch.object(self.poller, 'pause', side_effect=OSError),
+              self.assertRaises(OSError), self.assertLogs(LOGGER, 'ERROR')):
+            self.loop(None, ticks=3600)()
+
+    def test_an_alarm_between_two_attempts(self):
+        with (mock.patch('gocept.runner.signals.Shutdown.wait',
+                         side_effect=[TimeoutError('late alarm')]),
+              self.assertLogs(LOGGER, 'ERROR') as logs):
+            self.loop(ConflictError)()
+        self.assertEqual(2, self.calls)
+        self.assertIn("Error beside worker 'worker': TimeoutError: late",
+                      logs.output[0])
 
     def test_a_second_loop_pauses_with_a_poller_of_its_own(self):
         self.open(Poller())

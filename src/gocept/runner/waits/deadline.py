@@ -20,22 +20,25 @@ class Deadline:
     A call makes one when it begins, and hands it to all that it waits for.
     """
 
+    # Not looked up in `time`, where tests of users may have stopped the clock.
+    _now = staticmethod(time.monotonic)
+
     def __init__(self, seconds: float | None = None) -> None:
         if seconds is not None and math.isnan(seconds):
             raise ValueError('a deadline needs a number of seconds')
         self.seconds = seconds
-        self._end = None if seconds is None else time.monotonic() + seconds
+        self._end = None if seconds is None else self._now() + seconds
 
     @property
     def passed(self) -> bool:
         """Whether the instant was reached."""
-        return self._end is not None and time.monotonic() >= self._end
+        return self._end is not None and self._now() >= self._end
 
     def left(self) -> float:
         """Seconds to wait in one call; 0 once the deadline has passed."""
         if self._end is None:
             return _LONGEST
-        return min(max(0.0, self._end - time.monotonic()), _LONGEST)
+        return min(max(0.0, self._end - self._now()), _LONGEST)
 
 
 NEVER = Deadline()

@@ -1150,6 +1150,45 @@ class FailingCommitTests(ProgramTestCase):
     def raise_error(self):
         raise RuntimeError('injected')
 
+    def test_the_last_step_of_the_storage(self):
+        # A FileStorage closes itself then.
+        program = self.start('''
+            import sys
+            module = sys.modules['ZODB.FileStorage.FileStorage']
+            def fail(fd):
+                raise OSError(5, 'Input/output error')
+
+            @gocept.runner.appmain(ticks=0)
+            @gocept.runner.transaction_per_item
+            def worker():
+                yield count
+                yield lambda: say(count())
+                module.fsync = fail
+                yield count
+            sys.exit(worker())
+            ''')
+        self.assertEqual(69, program.end(), program.output)
+        closed = (f'the database {self.dir}/Data.fs has closed itself after an'
+                  ' error, so no tick can work any more: start the program '
+                  'again\n')
+        self.assertIn(f'CRITICAL gocept.runner.environment {closed}',
+                      program.output)
+        self.assertIn(f'error: {closed}', program.output)
+        self.assertEqual(1, program.output.count('Partly committed'))
+        self.assertEqual(3, self.assertConsistent())
+
+    def test_a_database_that_the_worker_closes(self):
+        program = self.start('''
+            @gocept.runner.appmain(ticks=0)
+            def worker():
+                count()
+                getSite()._p_jar.db().close()
+            worker(None, 'zope.conf')
+            ''')
+        self.assertEqual(1, program.end(), program.output)
+        self.assertIn('DatabaseClosed: the connection of the site was closed '
+                      'in a tick, so no tick can work', program.output)
+
     def test_an_object_that_cannot_be_pickled(self):
         def fail():
             zope.component.hooks.getSite().lock = threading.Lock()

@@ -2,7 +2,9 @@ import math
 import os
 import select
 import threading
+import time
 import unittest
+from unittest import mock
 
 from gocept.runner.tests.streams import Alarms, StreamTestCase
 from gocept.runner.tests.support import DEADLINE
@@ -37,6 +39,13 @@ class DeadlineTests(unittest.TestCase):
     def test_one_wait_is_no_longer_than_the_system_allows(self):
         for seconds in (None, 1e300, math.inf):
             self.assertLess(Deadline(seconds).left() * 1000, 2 ** 31)
+
+    def test_a_clock_that_a_test_of_a_user_has_stopped(self):
+        with mock.patch('time.monotonic', return_value=time.monotonic()):
+            deadline = Deadline(0.001)
+            with select.epoll() as nothing:
+                while not deadline.passed:
+                    nothing.poll(deadline.left())
 
     def test_no_number(self):
         with self.assertRaises(ValueError):
