@@ -185,10 +185,13 @@ class IMainLoop(Interface):
           have finished already, is logged and never tried again; the tick has
           failed. See `ITickUncertain`.
 
-        So a worker cannot end the loop by failing. After the first failed
-        tick, the pause is `ticks` seconds. After the nth one in a row it is
-        ``max(ticks, 0.1) * 2 ** (n - 1)`` seconds, but at most `max_backoff`,
-        or `ticks` if that is longer. A tick that succeeds ends the row.
+        So a worker cannot end the loop by failing, unless its database or the
+        connection of `app` was closed: then DatabaseClosed is raised. After
+        the first failed tick, the pause is `ticks` seconds. After the nth one
+        in a row it is ``max(ticks, 0.1) * 2 ** (n - 1)`` seconds, but at most
+        `max_backoff`, or `ticks` if that is longer. A tick that succeeds ends
+        the row. An exception that a signal handler raises in a pause is
+        logged, and the pause begins anew.
 
         The pause is `IPoller.pause` of the `IPoller` utility, if there is one:
         every source that is registered there ends it at once. The loop reads

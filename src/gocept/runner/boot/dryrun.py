@@ -2,15 +2,17 @@
 
 import collections
 import contextlib
+import shutil
 from collections.abc import Iterator
 
 import transaction
+import ZODB.blob
 import ZODB.Connection
 import ZODB.utils
 import zope.event
 from transaction.interfaces import DoomedTransaction
 
-from gocept.runner.channel.journal import journal_of
+from gocept.runner.channel.journal import is_of_journal, journal_of
 from gocept.runner.interfaces import (
     IConflictRetried,
     ITickAborted,
@@ -46,15 +48,18 @@ def dry_run() -> Iterator[None]:
         log.info('Dry run: would pack the database %r',
                  database.database_name)
 
-    def copy(blob: ZODB.blob.Blob, filename: str) -> None:
-        descriptor, name = tempfile.mkstemp(dir=os.path.dirname(filename))
+    def copy_file(blob: ZODB.blob.Blob, filename: str) -> None:
+        with open(filename, 'rb') as source, blob.open('w') as target:
+            shutil.copyfileobj(source, target)
     transaction.Transaction.commit = abort_instead
+    ZODB.DB.pack, ZODB.blob.Blob.consumeFile = tell_pack, copy_file
     zope.event.subscribers.append(verdict.hear)
     try:
         yield
     finally:
         zope.event.subscribers.remove(verdict.hear)
         transaction.Transaction.commit = commit
+        ZODB.DB.pack, ZODB.blob.Blob.consumeFile = pack, consume
         verdict.tell_rest()
 
 
@@ -94,7 +99,7 @@ class _Verdict:
 
 
 def _stored(txn: transaction.Transaction) -> collections.Counter[str]:
-    """The classes of the objects that a commit would store."""
+    """The classes of the objects and resources that a commit would store."""
     if txn.isDoomed():
         raise DoomedTransaction('transaction doomed, cannot commit')
     for hook, args, keywords in txn.getBeforeCommitHooks():
@@ -104,13 +109,16 @@ def _stored(txn: transaction.Transaction) -> collections.Counter[str]:
     txn.savepoint(optimistic=True)
     return collections.Counter(
         name for resource in txn._resources
-        if isinstance(resource, ZODB.Connection.Connection)
         for name in _stored_by_savepoint(resource))
 
 
-def _stored_by_savepoint(connection: ZODB.Connection.Connection,
-                         ) -> Iterator[str]:
-    storage = connection._savepoint_storage
+def _stored_by_savepoint(resource: object) -> Iterator[str]:
+    if not isinstance(resource, ZODB.Connection.Connection):
+        if not is_of_journal(resource):  # a mail, say, or an undo
+            kind = type(resource)
+            yield f'{kind.__module__}.{kind.__qualname__}'
+        return
+    storage = resource._savepoint_storage
     if storage is not None:
         for oid in storage.index:
             data, _ = storage.load(oid)

@@ -336,6 +336,11 @@ def journal_of(txn: transaction.Transaction) -> Journal | None:
         return None
 
 
+def is_of_journal(resource: object) -> bool:
+    """Whether a resource of a transaction belongs to its journal."""
+    return isinstance(resource, (Journal, _SecondPhase))
+
+
 def _has_failed(txn: transaction.Transaction) -> bool:
     """Whether what was fetched may be to blame for the abort in progress.
 

@@ -31,7 +31,7 @@ statuses:
    2  bad usage
   66  unknown site
   67  unknown principal
-  69  the database is locked or cannot be reached
+  69  the database is locked, cannot be reached, or has closed itself
   71  an eager app or executor cannot be started
   74  it is not known what was committed (see below)
   78  bad configuration: zope.conf or ZCML

@@ -1,4 +1,5 @@
 import logging
+import os
 import threading
 import unittest
 
@@ -6,11 +7,15 @@ import persistent
 import transaction
 import transaction.interfaces
 import ZODB
+from ZODB.blob import Blob, BlobStorage
+from ZODB.FileStorage import FileStorage
 from ZODB.POSException import ConflictError
 
 from gocept.runner import Exit, transaction_per_item
 from gocept.runner.boot.dryrun import dry_run
 from gocept.runner.runner import MainLoop
+from gocept.runner.tests.cli.test_worker import Joined
+from gocept.runner.tests.support import TestCase
 from gocept.runner.tests.test_runner import LoopCase
 
 LOGGER = 'gocept.runner.transaction'
@@ -130,6 +135,45 @@ class DryRunTests(unittest.TestCase):
             transaction.commit()
 
 
+class WithoutACommitTests(TestCase):
+    """What ZODB does at once, without a commit."""
+
+    def setUp(self):
+        super().setUp()
+        self.db = ZODB.DB(BlobStorage(
+            str(self.dir / 'blobs'),
+            FileStorage(str(self.dir / 'Data.fs'))), databases={})
+        self.addCleanup(self.db.close)
+
+    def test_a_pack(self):
+        for number in range(3):
+            with self.db.transaction() as connection:
+                connection.root()['a'] = number
+        size = os.path.getsize(self.dir / 'Data.fs')
+        with self.assertLogs(LOGGER, 'INFO') as logs, dry_run():
+            self.db.pack(days=0)
+        self.assertEqual(size, os.path.getsize(self.dir / 'Data.fs'))
+        self.assertEqual(["Dry run: would pack the database 'unnamed'"],
+                         [record.getMessage() for record in logs.records])
+        self.db.pack()
+        self.assertLess(os.path.getsize(self.dir / 'Data.fs'), size)
+
+    def test_a_file_that_a_blob_takes(self):
+        path = self.dir / 'in.pdf'
+        path.write_bytes(b'precious')
+        with dry_run(), self.db.transaction() as connection:
+            connection.root()['blob'] = blob = Blob()
+            blob.consumeFile(str(path))
+            with blob.open() as file:
+                self.assertEqual(b'precious', file.read())
+        self.assertEqual(b'precious', path.read_bytes())
+        with self.db.transaction() as connection:
+            self.assertEqual({}, dict(connection.root()))
+            connection.root()['blob'] = blob = Blob()
+            blob.consumeFile(str(path))
+        self.assertFalse(path.exists())
+
+
 class VerdictTests(LoopCase):
     """Of each tick there is one line."""
 
@@ -149,6 +193,16 @@ class VerdictTests(LoopCase):
     FOLDER = 'zope.site.folder.Folder'
 
     THINGS = f'1 {__name__}.Thing, 1 {FOLDER}'
+
+    def test_other_resources(self):
+        def work():
+            self.change()
+            for step in 'commit', 'tpc_finish':
+                Joined(step, self.fail)
+        self.assertEqual(
+            [f'1 {__name__}.Thing, '
+             f'2 {Joined.__module__}.Joined, 1 {self.FOLDER}', 'nothing'],
+            self.verdicts(work))
 
     def test_of_each_tick(self):
         self.assertEqual(
