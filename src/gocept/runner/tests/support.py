@@ -155,7 +155,7 @@ class TestCase(unittest.TestCase):
 
 
 def reset_process() -> None:
-    """Forget components, product configuration, site and interaction."""
+    """Forget components, configured loggers, site and interaction."""
     transaction.abort()
     zope.component.hooks.setSite(None)
     zope.security.management.endInteraction()
@@ -165,6 +165,9 @@ def reset_process() -> None:
         if type(handler).__module__.startswith('ZConfig.'):
             root.removeHandler(handler)
             handler.close()
+    for name in list(root.manager.loggerDict):
+        if name.startswith('gocept.runner.'):
+            logging.getLogger(name).setLevel(logging.NOTSET)
 
 
 def end_background() -> None:
