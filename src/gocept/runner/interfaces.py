@@ -965,7 +965,11 @@ class IRunner(Interface):
         """
 
     def aliases():
-        """Return a sorted list of all aliases that were ever started."""
+        """Return a sorted list of all aliases that were ever started.
+
+        Each one is remembered with its status, in some 8 KiB of memory: start
+        many short jobs under a few aliases, again and again.
+        """
 
     def give_up(alias):
         """Do not restart the alias any more. KeyError for an unknown alias."""

@@ -82,6 +82,7 @@ class Instance:
         # By the channels of the process, what users get in their place.
         self._handed_out: dict[Channel, Channel] = {}
         self._socket: Channel | None = None
+        self._replaced: Channel | None = None  # the one before, if there is
         self._kept: list[Channel] = []  # of the process before
         self._before: list[Channel] = []  # of these, the main ones
         self._timer: Timer | None = None
@@ -189,7 +190,7 @@ class Instance:
         self._kept = [*held, *self._channels()]
         self._handed_out = {channel: application.handed_out(channel)
                             for channel in process.channels()}
-        self._socket = None
+        self._socket = self._replaced = None
         self._started = time.monotonic()
         self._shortages = 0
         self._is_given_up = False
@@ -302,14 +303,30 @@ class Instance:
                 return
             channel = SocketChannel(sock, **application.channel)
             channel.name = repr(self.alias)
-            if self._socket is not None:
-                self._news.put(self._socket.close)  # all of it was read
-            self._socket = application.handed_out(channel)
+            self._replace_socket(application.handed_out(channel))
             self._is_awaited = False
             poller.send_for(channel)
             # Once, and not after its end.
             if self.ready is not process and self._runs:
                 self._tell_ready(process)
+
+    def _replace_socket(self, channel: Channel) -> None:
+        """Connected anew; with the lock held.
+
+        As after a restart, the one before is closed with the next one: a
+        transaction may still give back what it has fetched there.
+        """
+        before, self._replaced = self._replaced, self._socket
+        self._socket = channel
+        if before is not None:
+            if _is_held(before):
+                self._kept.append(before)
+            else:
+                self._before = [
+                    each for each in self._before if each is not before]
+                self._news.put(before.close)
+        if self._replaced is not None:
+            self._before.append(self._replaced)
 
     def _tell_end(self, process: Process) -> None:
         with self._lock:
@@ -497,8 +514,9 @@ class Instance:
     def _channels(self) -> Iterator[Channel]:
         if self.process is not None:
             yield from self._handed_out.values()
-        if self._socket is not None:
-            yield self._socket
+        for channel in self._socket, self._replaced:
+            if channel is not None:
+                yield channel
 
     def close_channels(self, process: Process | None) -> None:
         """Close all channels of `process` and of those before it."""

@@ -4,14 +4,20 @@ import contextlib
 import errno
 import logging
 import os
+import select
 import signal
 import threading
 from unittest import mock
 
+import transaction
 import zope.event
 
 from gocept.runner import events
-from gocept.runner.errors import DeadlineExceeded, StartError
+from gocept.runner.errors import (
+    DeadlineExceeded,
+    EndpointClosedException,
+    StartError,
+)
 from gocept.runner.poller import Poller, background
 from gocept.runner.process import Process, unixsocket
 from gocept.runner.spawn import instance
@@ -370,6 +376,10 @@ class ChannelsTests(RestartTestCase):
         self.assertEqual(str(self.process('server').pid),
                          self.read_line('server'))
 
+    def wait_broken(self, channel):
+        while not is_broken(channel.get_fd()):
+            wait_for(channel.get_fd(), 0, Deadline(DEADLINE))
+
     def test_a_connection_that_the_server_has_closed(self):
         self.add_server(body='''
             server = bind()
@@ -380,18 +390,41 @@ class ChannelsTests(RestartTestCase):
                 client.close()
             ''')
         self.runner.start('server')
-        channel = self.runner.get_channel('server')
-        while not is_broken(channel.get_fd()):
-            wait_for(channel.get_fd(), 0, Deadline(DEADLINE))
-        # What it has said is read first.
-        self.assertIs(channel, self.runner.get_channel('server'))
-        with Poller() as poller:
-            poller.register(channel)
-            channel.read_until(b'answer\n', DEADLINE)
+        channels = []
+        for _ in range(3):
+            channels.append(channel := self.runner.get_channel('server'))
+            self.wait_broken(channel)
+            # What it has said is read first.
             self.assertEqual('answer', self.read_line('server'))
-            self.assertIsNot(channel, self.runner.get_channel('server'))
-            self.assertTrue(channel.closed)
-            self.assertEqual([(b'', channel)], poller.poll(DEADLINE))
+        self.assertEqual(3, len({*channels}))
+        # As after a restart, one is closed with the next but one.
+        self.assertEqual([True, False, False],
+                         [each.closed for each in channels])
+        with self.assertRaises(EndpointClosedException):
+            channels[1].read()
+
+    def test_what_was_fetched_from_a_closed_connection_is_given_back(self):
+        self.add_server(body='''
+            server = bind()
+            server.listen()
+            while True:
+                client = server.accept()[0]
+                client.send(b'answer\\n')
+                client.close()
+            ''', transactional=True)
+        self.runner.start('server')
+        self.addCleanup(transaction.abort)
+        channel = self.runner.get_channel('server')
+        while not channel.read():
+            wait_for(channel.get_fd(), select.POLLIN, Deadline(DEADLINE))
+        self.wait_broken(channel)
+        after = self.runner.get_channel('server')
+        self.assertIsNot(channel, after)
+        transaction.abort()
+        self.assertIs(channel, self.runner.get_channel('server'))
+        self.assertEqual(b'answer\n', channel.read())
+        transaction.commit()
+        self.assertIs(after, self.runner.get_channel('server'))
 
     def test_a_server_that_closes_the_connection_and_ends(self):
         self.add_server(body='''

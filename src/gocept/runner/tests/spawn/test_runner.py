@@ -891,6 +891,9 @@ class OwnPollerTests(SpawnTestCase):
                         poller.poll()
                     runner.get_channel('cat').write(b'x' * 100_000)
                     runner.terminate('cat')
+                for thread in threading.enumerate():
+                    if thread.name == 'gocept.runner.spawn':
+                        thread.join()  # it ends others, for a restart
                 print(threading.enumerate())
                 ''', cwd=self.dir)
         self.addCleanup(program.close)
