@@ -36,7 +36,7 @@ class WakeUp:
     def wake(self, byte: bytes = _WAKE) -> None:
         """End the wait in progress, or the next one."""
         with self._lock:
-            if self.sink >= 0:
+            if self._identity.has(self.sink):
                 # A full pipe wakes as well as one more byte in it.
                 with contextlib.suppress(BlockingIOError):
                     os.write(self.sink, byte)
@@ -61,6 +61,12 @@ class WakeUp:
             self.faucet = self.sink = -1
             for fd in fds:
                 self._identity.close(fd)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether others have closed an end by its number."""
+        return not (self._identity.has(self.faucet)
+                    and self._identity.has(self.sink))
 
     def close_in_child(self) -> None:
         """Close both ends in a forked child, where a thread that does not
@@ -145,10 +151,19 @@ class Descriptors:
         self.pipe.close()
         self._masks.clear()
 
+    @property
+    def are_lost(self) -> bool:
+        """Whether others have closed them by their numbers."""
+        return self.pipe.is_lost or not self._has_readiness()
+
+    def _has_readiness(self) -> bool:
+        readiness = self._readiness
+        return (isinstance(readiness, PollReadiness) or readiness.closed
+                or self._identity.has(readiness.fileno()))
+
     def _close_readiness(self) -> None:
         readiness = self._readiness
-        if (isinstance(readiness, PollReadiness) or readiness.closed
-                or self._identity.has(readiness.fileno())):
+        if self._has_readiness():
             readiness.close()
         else:
             _gone.append(readiness)

@@ -30,6 +30,11 @@ log = Log('gocept.runner.poller')
 
 class _BackgroundPoller(Poller):
 
+    @property
+    def is_of_use(self) -> bool:
+        """Whether it can still wait."""
+        return not (self.closed or self._descriptors.are_lost)
+
     def poll(self, timeout: float | None = None) -> list[Pair]:
         if not in_background():
             raise PollerInUse('only the background thread polls this poller; '
@@ -47,7 +52,7 @@ class _BackgroundPoller(Poller):
 
 
 _lock = Lock()
-_background: Poller | None = None
+_background: _BackgroundPoller | None = None
 _handed_over: 'SimpleQueue[tuple[int, Callable[[], object]]]' = SimpleQueue()
 
 
@@ -58,7 +63,7 @@ def background() -> Poller:
     """
     global _background
     with _lock:
-        if _background is None or _background.closed:
+        if _background is None or not _background.is_of_use:
             poller = _BackgroundPoller()
             try:
                 threading.Thread(target=_serve, args=(poller,), daemon=True,
@@ -88,15 +93,21 @@ def hand_over(function: Callable[[], object]) -> None:
             poller.wakeup()
 
 
-def _serve(poller: Poller) -> None:
+def _serve(poller: _BackgroundPoller) -> None:
     with serving(lambda: not poller.closed):
         while not poller.closed:
             try:
                 _call_handed_over()
                 poller.poll()
             except BaseException:  # others rely on this thread
-                if not poller.closed:
+                if poller.is_of_use:
                     log_exception(log, 'The background thread goes on')
+                elif not poller.closed:
+                    log_exception(
+                        log, 'Other code has closed the descriptors of the '
+                        'background thread, as os.closerange() does: it ends, '
+                        'and what it has watched is watched no more')
+                    poller.close()
 
 
 def _call_handed_over() -> None:

@@ -49,6 +49,16 @@ class WakeUpTests(StreamTestCase):
         self.pipe.wake()
         self.assertFalse(self.pipe.drain())
 
+    def test_nothing_is_written_to_what_others_have_opened_there(self):
+        self.assertFalse(self.pipe.is_lost)
+        with tempfile.TemporaryFile() as file:
+            for fd in self.pipe.faucet, self.pipe.sink:
+                os.dup2(file.fileno(), fd)
+                self.addCleanup(os.close, fd)
+            self.pipe.wake()
+            self.assertTrue(self.pipe.is_lost)
+            self.assertEqual(0, os.fstat(file.fileno()).st_size)
+
     def test_woken_by_who_has_interrupted_its_own_thread(self):
         with self.pipe._lock:  # as if within `wake`
             self.pipe.wake()

@@ -298,6 +298,37 @@ class CountTests(DeclaringTestCase):
 
 class ProgramTests(TestCase):
 
+    def test_others_close_all_descriptors_by_their_numbers(self):
+        for close in ('background().register(Timer(0), close)',
+                      'close()'):  # while the thread waits
+            program = self.program(f"""
+import os, threading
+from gocept.runner.poller import Timer, background
+from gocept.runner.process import Process
+DEADLINE = {DEADLINE}
+closed = threading.Event()
+def close(*result):
+    os.closerange(3, 100)
+    files.extend(open(str(number), 'w') for number in range(12))
+    closed.set()
+files = []
+background()
+[thread] = [each for each in threading.enumerate()
+            if each is not threading.main_thread()]
+done = threading.Event()
+background().register(Timer(0), lambda *result: done.set())
+done.wait(DEADLINE)
+{close}
+assert closed.wait(DEADLINE)
+if files and {'Timer' in close}:
+    thread.join(DEADLINE)
+    assert not thread.is_alive()
+with Process('true', stdin='null') as child:
+    assert child.wait(DEADLINE) == 0
+assert not any(os.fstat(each.fileno()).st_size for each in files)
+""")
+            self.assertEqual(0, program.end(), program.output)
+
     def test_ends_while_it_is_served(self):
         program = self.program('''
             from gocept.runner.poller import background
