@@ -118,9 +118,13 @@ class Newborn:
             os.close(self._open.pop())
         # The child is not reaped, so the number is its own.
         for pid in [self.pid] if self.pid else list(self._unknown()):
-            with contextlib.suppress(ProcessLookupError):
+            try:
                 (os.killpg if self.leads_group else os.kill)(
                     pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+            except PermissionError:  # sudo, say, which nobody can wait for
+                continue
             self.reap(pid)
 
     def reap(self, pid: int) -> int | None:

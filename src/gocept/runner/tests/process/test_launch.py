@@ -737,6 +737,14 @@ class ShortageTests(LaunchTestCase):
                         self.start('true', stdin='pipe', **options)
                 self.assertEqual(number, caught.exception.errno)
 
+    def test_nobody_waits_for_one_that_cannot_be_killed(self):
+        newborn = Newborn('a-mark')
+        newborn.pid = self.start('sleep 100').pid
+        with mock.patch('os.kill', side_effect=PermissionError):
+            newborn.abandon()
+        os.kill(newborn.pid, signal.SIGKILL)
+        self.assertEqual(-signal.SIGKILL, newborn.reap(newborn.pid))
+
     def test_what_the_child_says_of_itself(self):
         error = OSError(errno.ENOMEM, 'too little', 'true')
         with mock.patch('subprocess.Popen', side_effect=error):
