@@ -1,5 +1,6 @@
 """What is configured for an application, checked."""
 
+import contextlib
 import dataclasses
 import os
 import shlex
@@ -118,6 +119,22 @@ class Application:
         command = (shlex.split(self.command) if isinstance(self.command, str)
                    else self.command)
         return dataclasses.replace(self, command=[*command, *args])
+
+    def seen_from(self, home: str) -> Self:
+        """This application, but relative paths start in the directory `home`.
+
+        If that is ours, nothing is changed: it may not be reachable by name.
+        """
+        with contextlib.suppress(FileNotFoundError):  # ours is gone
+            if home == os.getcwd():
+                return self
+        paths = {'cwd': self.options.get('cwd') or '', **{
+            name: path for name, path in self.options.items()
+            if name in ('stdin', 'stdout', 'stderr') and (
+                isinstance(path, os.PathLike)
+                or (isinstance(path, str) and '/' in path))}}
+        return dataclasses.replace(self, options={**self.options, **{
+            name: os.path.join(home, path) for name, path in paths.items()}})
 
     def keywords(self, extra_paths: Iterable[str]) -> dict[str, Any]:
         """The keywords of its process, and of the channels of that."""

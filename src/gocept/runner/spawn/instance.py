@@ -58,7 +58,8 @@ class Instance:
     def __init__(self, alias: str, poller: Poller | None,
                  extra_paths: Sequence[str],
                  on_restart: Callable[[], object] = lambda: None,
-                 on_give_up: Callable[[], object] = lambda: None) -> None:
+                 on_give_up: Callable[[], object] = lambda: None,
+                 home: str | None = None) -> None:
         self.alias = alias
         self.process: Process | None = None
         self.ready: Process | None = None
@@ -67,6 +68,7 @@ class Instance:
         self._on_give_up = on_give_up
         self._poller = poller
         self._extra_paths = extra_paths
+        self._home = home
         # Nobody waits for a child or a poller with it, as the thread that
         # polls takes it when a process has ended.
         self._lock = Lock()
@@ -159,6 +161,8 @@ class Instance:
 
         So its end is told after its start.
         """
+        if self._home is not None:
+            application = application.seen_from(self._home)
         try:
             with shortages():
                 if application.type == 'socket':

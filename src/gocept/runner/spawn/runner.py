@@ -26,6 +26,9 @@ from gocept.runner.waits.closing import Closing
 class Runner(Closing):
     """See `IRunner`."""
 
+    _home: str | None = None
+    """Where relative paths start; None for our directory at each start."""
+
     def __init__(self, extra_paths: Sequence[str | os.PathLike[str]] = (),
                  *, poller: Poller | None = None) -> None:
         if isinstance(extra_paths, str | bytes):
@@ -82,7 +85,7 @@ class Runner(Closing):
         # Without a lock: of two that two threads make, the first one stays.
         return self._instances.get(alias) or self._instances.setdefault(
             alias, Instance(alias, self._poller, self._extra_paths,
-                            self._restarted, self._given_up))
+                            self._restarted, self._given_up, self._home))
 
     def _restarted(self) -> None:
         """Called when a process was restarted; for subclasses."""

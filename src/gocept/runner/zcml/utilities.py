@@ -1,6 +1,8 @@
 """The poller and the runner that ``configure.zcml`` registers."""
 
+import contextlib
 import functools
+import os
 from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -124,6 +126,9 @@ class WorkerRunner(Runner):
     def __init__(self) -> None:
         super().__init__()
         self._declared: dict[str, Alias] = {}
+        with contextlib.suppress(FileNotFoundError):
+            # A worker may change it.
+            self._home = os.getcwd()
 
     def declare(self, name: str, **keywords: Any) -> Alias:
         """Add an application; `Alias.requires` is started before it."""

@@ -1,5 +1,6 @@
 """What the directives register, and how they refuse what is wrong."""
 
+import contextlib
 import gc
 import os
 import signal
@@ -24,7 +25,12 @@ from gocept.runner.interfaces import (
 )
 from gocept.runner.spawn.application import Application
 from gocept.runner.tests.declaring import DeclaringTestCase, attributes, zcml
-from gocept.runner.tests.support import open_descriptors, reset_process
+from gocept.runner.tests.support import (
+    DEADLINE,
+    open_descriptors,
+    reset_process,
+)
+from gocept.runner.tests.victims import until
 from gocept.runner.zcml.supervisor import Supervisor
 from gocept.runner.zcml.utilities import WorkerPoller, WorkerRunner
 
@@ -224,6 +230,30 @@ class AppTests(DirectiveTestCase):
                     self.assertEqual(
                         pid if is_own else os.getpgid(0), os.getpgid(pid))
                 reset_process()
+
+    def test_a_worker_that_changes_the_directory(self) -> None:
+        (self.dir / 'sub').mkdir()
+        with contextlib.chdir(self.dir):
+            supervisor = self.load('''
+                <runner:app name="a" shell="true" buffering="line"
+                    command="pwd; echo error >&amp;2; read x; exit 3"
+                    restart="on-failure" restart_delay="0"
+                    stderr="./errors" />
+                <runner:app name="b" command="pwd" cwd="sub"
+                    buffering="line" />
+                ''')
+        with supervisor.running(30):
+            for _ in range(2):  # a restart, too
+                channel = self.runner.get_channel('a')
+                self.assertEqual((str(self.dir).encode(), b'\n'),
+                                 channel.read_until(b'\n', DEADLINE))
+                process = self.runner.get_process('a')
+                channel.write(b'\n')
+                until(lambda: self.runner.get_process('a') is not process)
+            self.assertEqual(
+                f'{self.dir}/sub', self.runner.get_channel('b').read_until(
+                    b'\n', DEADLINE)[0].decode())
+        self.assertIn('error', (self.dir / 'errors').read_text())
 
     def test_the_child_has_no_terminal(self) -> None:
         supervisor = self.load('<runner:app name="a" command="cat" />')
