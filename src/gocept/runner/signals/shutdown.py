@@ -26,6 +26,7 @@ from gocept.runner.signals.handlers import (
     restore_defaults,
 )
 from gocept.runner.waits.deadline import Deadline
+from gocept.runner.waits.forks import tell_forks
 
 log = Log('gocept.runner.signals')
 
@@ -43,6 +44,14 @@ class Shutdown:
         self._entered = False
         self._pausing: Poller | None = None
         self._woken = False  # for the next pause
+        self._wakeup_fd = -1  # that signals write to; -1 for none of ours
+        tell_forks(self)
+
+    def after_fork(self) -> None:
+        # The pipe is closed in the child, and others may get its number.
+        if self._wakeup_fd >= 0:
+            signal.set_wakeup_fd(-1)
+            self._wakeup_fd = -1
 
     def request(self, signum: int | None = None) -> None:
         """See `IShutdown`."""
@@ -94,7 +103,7 @@ class Shutdown:
         if self._woken:
             poller.wakeup()
         try:
-            with _woken_by_signals(poller):
+            with self._woken_by_signals(poller):
                 poller.pause(seconds, self.attend)
         except PollerInUse as error:
             log.warning('Pausing with another poller: %s', error)
@@ -102,6 +111,27 @@ class Shutdown:
         finally:
             self._pausing, self._woken = None, False
         return self.requested
+
+    @contextlib.contextmanager
+    def _woken_by_signals(self, poller: Poller) -> Iterator[None]:
+        # A signal that arrives after the last bytecode and before the system
+        # call would not be seen until the wait is over, did it not write to
+        # the poller. Set only while waiting, so that a worker may run an event
+        # loop.
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        self._wakeup_fd = poller.wakeup_fd
+        previous = signal.set_wakeup_fd(
+            self._wakeup_fd, warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            self._wakeup_fd = -1
+            try:
+                signal.set_wakeup_fd(previous)
+            except (OSError, ValueError):  # somebody has closed it
+                signal.set_wakeup_fd(-1)
 
     def wakeup(self) -> None:
         """See `IShutdown`."""
@@ -203,25 +233,6 @@ def booting() -> Iterator[None]:
         yield
         if came:
             raise Terminated(came[0])
-
-
-@contextlib.contextmanager
-def _woken_by_signals(poller: Poller) -> Iterator[None]:
-    # A signal that arrives after the last bytecode and before the system call
-    # would not be seen until the wait is over, did it not write to the poller.
-    # Set only while waiting, so that a worker may run an event loop.
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    previous = signal.set_wakeup_fd(
-        poller.wakeup_fd, warn_on_full_buffer=False)
-    try:
-        yield
-    finally:
-        try:
-            signal.set_wakeup_fd(previous)
-        except (OSError, ValueError):  # somebody has closed it
-            signal.set_wakeup_fd(-1)
 
 
 def _reopen_logs() -> None:

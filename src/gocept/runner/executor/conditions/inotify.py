@@ -5,6 +5,7 @@ import os
 import threading
 from collections.abc import Sequence
 
+from gocept.runner.waits.identity import Identity
 from gocept.runner.waits.source import Source
 
 _IN_MODIFY, _IN_CLOSE_WRITE, _IN_MOVED_TO, _IN_CREATE = 0x2, 0x8, 0x80, 0x100
@@ -21,6 +22,7 @@ class Directory(Source):
     def __init__(self, path: str) -> None:
         libc = ctypes.CDLL(None, use_errno=True)
         self._fd = _checked(libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK))
+        self._identity = Identity.of(self._fd)
         try:
             _checked(libc.inotify_add_watch(
                 self._fd, os.fsencode(path), _IN_MODIFY | _IN_CLOSE_WRITE
@@ -47,10 +49,11 @@ class Directory(Source):
             self._tell_closing(fd)
             # This takes some 15 ms, as the system waits for all processors.
             try:
-                threading.Thread(target=os.close, args=(fd,), daemon=True,
-                                 name='gocept.runner.inotify').start()
+                threading.Thread(
+                    target=self._identity.close, args=(fd,), daemon=True,
+                    name='gocept.runner.inotify').start()
             except RuntimeError:  # there are too many threads now
-                os.close(fd)
+                self._identity.close(fd)
 
 
 def _checked(result: int) -> int:

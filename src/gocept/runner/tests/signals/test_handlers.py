@@ -49,7 +49,8 @@ class HandlingTests(unittest.TestCase):
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         self.addCleanup(signal.pthread_sigmask, signal.SIG_UNBLOCK, SIGNALS)
         before = process_state()
-        os.kill(os.getpid(), signal.SIGTERM)  # it waits until it is handled
+        # It waits until it is handled; another thread would not block it.
+        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
         with handling({signal.SIGTERM: self.handler}):
             self.assertEqual([signal.SIGTERM], self.received)
             blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())

@@ -105,6 +105,24 @@ class ShutdownTests(unittest.TestCase):
             self.assertFalse(shutdown.wait(0.001, poller))
         self.assertEqual(-1, signal.set_wakeup_fd(-1))
 
+    def test_signals_of_a_forked_child_write_to_no_pipe_of_its_parent(self):
+        statuses = []
+
+        def fork():
+            until(lambda: shutdown._wakeup_fd >= 0)
+            pid = os.fork()
+            if not pid:
+                os._exit(signal.set_wakeup_fd(-1) + 1)
+            statuses.append(os.waitpid(pid, 0)[1])
+            shutdown.request()
+
+        thread = threading.Thread(target=fork)
+        with Shutdown() as shutdown:
+            thread.start()
+            self.assertTrue(shutdown.wait(DEADLINE))
+        thread.join()
+        self.assertEqual([0], statuses)
+
     def test_each_thread_has_its_own(self):
         seen = []
 
