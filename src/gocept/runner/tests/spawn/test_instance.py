@@ -470,7 +470,9 @@ class ChannelsTests(RestartTestCase):
                     self.runner.get_channel(policy)
                 self.assertEqual(0, before.returncode)
                 self.log.wait_for('has listened there before, so it is ended')
-                if policy != 'never':
+                if policy == 'never':
+                    self.log.wait_for('it is not restarted')
+                else:
                     self.wait_started(policy, 2)
                 self.assertEqual(expected, self.runner.state(policy))
                 self.runner.terminate(policy)
