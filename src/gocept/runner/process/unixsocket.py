@@ -152,9 +152,11 @@ def _is_bound(path: str) -> bool:
 
 def _is_stranger(pid: int, process: Process) -> bool:
     """Whether a process is known not to descend from `process`."""
-    now = procfs.stat(pid)
+    now = None if pid == process.pid else procfs.stat(pid)
+    if now is None:
+        return False
     marks = descendants.marks(pid)
-    return pid != process.pid and now is not None and bool(
+    return bool(
         now.start < process.started_at
         or (process.mark != '' and marks and process.mark not in marks))
 
