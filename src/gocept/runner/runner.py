@@ -60,11 +60,13 @@ from gocept.runner.signals.handlers import (
     handling,
     make_default_effective,
     restore_defaults,
+    starting,
     tell_terminal,
 )
 from gocept.runner.signals.shutdown import raising
 from gocept.runner.waits.deadline import Deadline
 from gocept.runner.waits.forks import OneProcess
+from gocept.runner.waits.standard import restore_blocking
 
 log = Log(__name__)
 
@@ -296,6 +298,7 @@ class MainLoop:
             pause = self._tick(step, observer)
             self._ticking = False
             keep_handlers(self._shutdown)
+            restore_blocking()
             if queryInteraction() is not None:  # cheaper than to end none
                 endInteraction()
             if isinstance(pause, _Exit) or self.once:
@@ -432,33 +435,34 @@ class appmain:
         def program(appname: str | None = nothing,
                     configfile: ConfigFile = nothing,
                     *args: object) -> int | None:
-            make_default_effective()
-            if appname is nothing and configfile is nothing:
-                return main()
-            if appname is nothing or configfile is nothing:
-                raise TypeError(
-                    f'{worker.__name__}() takes an object name and the path '
-                    'of a zope.conf, or neither to read the command line')
-            if _is_main_module(sys._getframe(1)) and sys.argv[1:]:
-                from gocept.runner.cli import worker as command
-                if command.understands(made, sys.argv[1:]):
-                    # The script may not look at what is returned.
-                    if status := command.main(
-                            made, appname, configfile, args):
-                        raise SystemExit(status)
-                    return None
-            boot.check_arguments(worker, args)
-            return boot.run(lambda: made, args, appname, configfile).result
+            with starting():
+                if appname is nothing and configfile is nothing:
+                    return main()
+                if appname is nothing or configfile is nothing:
+                    raise TypeError(
+                        f'{worker.__name__}() takes an object name and the '
+                        'path of a zope.conf, or neither to read the command '
+                        'line')
+                if _is_main_module(sys._getframe(1)) and sys.argv[1:]:
+                    from gocept.runner.cli import worker as command
+                    if command.understands(made, sys.argv[1:]):
+                        # The script may not look at what is returned.
+                        if status := command.main(
+                                made, appname, configfile, args):
+                            raise SystemExit(status)
+                        return None
+                boot.check_arguments(worker, args)
+                return boot.run(lambda: made, args, appname, configfile).result
 
         def main(site: str | None = None, config: ConfigFile | None = None,
                  ) -> int:
-            make_default_effective()
-            try:
-                from gocept.runner.cli import worker as command
-                return command.main(made, site, config)
-            except KeyboardInterrupt:  # while it was imported, for instance
-                print(f'{made.name}: interrupted', file=sys.stderr)
-                return errors.INTERRUPTED
+            with starting():
+                try:
+                    from gocept.runner.cli import worker as command
+                    return command.main(made, site, config)
+                except KeyboardInterrupt:  # while it was imported, say
+                    print(f'{made.name}: interrupted', file=sys.stderr)
+                    return errors.INTERRUPTED
 
         # Callers need the signature of the program, not that of the worker.
         del program.__wrapped__  # type: ignore[attr-defined]
@@ -507,6 +511,7 @@ def init(appname: str | None, configfile: ConfigFile, *,
             app = stack.enter_context(boot.opened(options, appname))
         if stack.enter_context(environment.supervised(timeout)):
             stack.enter_context(raising(before))
+            stack.callback(abort)  # children can get back what they have sent
         process.check()
         with process:
             yield app

@@ -127,6 +127,8 @@ def _set_loggers(options: Options, verbose: int, undo: contextlib.ExitStack,
                     f'{error}') from error
             new = [h for h in logger.handlers if h not in before]
             _installed.update(new)
+            for handler in new:
+                _make_encodable(handler)
             # Handlers of an earlier zope.conf in this process are replaced, so
             # that no line is logged twice.
             if not all(isinstance(handler, NullHandler) for handler in new):
@@ -155,6 +157,18 @@ def _set_loggers(options: Options, verbose: int, undo: contextlib.ExitStack,
         root.addHandler(handler)
         _installed.add(handler)
     return replaced
+
+
+def _make_encodable(handler: logging.Handler) -> None:
+    """Let no character keep a line out of the log, such as a surrogate."""
+    original = handler.format
+
+    def encodable(record: logging.LogRecord) -> str:
+        stream = getattr(handler, 'stream', None)
+        encoding = getattr(stream, 'encoding', None) or 'utf-8'
+        return original(record).encode(
+            encoding, 'backslashreplace').decode(encoding)
+    handler.format = encodable  # type: ignore[method-assign]
 
 
 def _restore_logger_on_error(logger: logging.Logger,

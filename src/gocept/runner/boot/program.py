@@ -8,6 +8,7 @@ differ in `guard`, which may replace an expected error, and in the view of the
 import contextlib
 import inspect
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import NamedTuple, Protocol
@@ -141,6 +142,15 @@ def opened(options: Options, appname: str | None, guard: Guard = unguarded, *,
         yield site
 
 
+def _tell_threads(before: Sequence[threading.Thread]) -> None:
+    """Log which threads of the worker the end of the process waits for."""
+    left = [thread.name for thread in threading.enumerate()
+            if thread not in before and not thread.daemon]
+    if left:
+        log.info('The process ends when these threads have ended: %s',
+                 ', '.join(map(repr, left)))
+
+
 def run(find: Callable[[], Program], args: Sequence[object],
         appname: str | None, configfile: ConfigFile,
         guard: Guard = unguarded, *, verbose: int = 0,
@@ -152,7 +162,7 @@ def run(find: Callable[[], Program], args: Sequence[object],
     `find` is called when ZCML has been read.
     """
     loop: Loop | None = None
-    booted, process = False, OneProcess()
+    booted, process, before = False, OneProcess(), threading.enumerate()
     try:
         # Outside the loop the log files are new, or not needed any more.
         with (handling({signal.SIGUSR2: lambda signum, frame: None}),
@@ -174,11 +184,11 @@ def run(find: Callable[[], Program], args: Sequence[object],
                     program.name, loop, appname, site)
                 loop()
     except errors.Terminated as error:
-        if not booted:
-            raise
-        # While children were started or stopped: no loop handled the signal.
-        log.info('Received signal %d, terminating.', error.signum)
+        if booted:
+            # While children were started or stopped: no loop handled it.
+            log.info('Received signal %d, terminating.', error.signum)
         if loop is None:
-            return End(errors.SIGNALLED + error.signum)
-    assert loop is not None
+            raise
+    finally:
+        _tell_threads(before)
     return End.of(loop)

@@ -47,6 +47,7 @@ from gocept.runner.waits.closing import Closing
 from gocept.runner.waits.deadline import Deadline, wait_for
 from gocept.runner.waits.forks import Lock, tell_forks
 from gocept.runner.waits.source import Source
+from gocept.runner.waits.standard import restore_blocking
 from gocept.runner.waits.threads import log_exception, survived
 
 __all__ = ['LOST_STATUS', 'Process', 'terminate_all']
@@ -221,6 +222,7 @@ class Process(Source, Closing):
     def _tell_end(self) -> None:
         # Which tells the pollers. So it must not be under a lock: a thread
         # that is in a poller may want to send a signal.
+        restore_blocking()
         self.handle.close()
         if self.lost:
             log.warning('%r: somebody else has reaped it', self)

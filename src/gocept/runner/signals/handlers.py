@@ -180,6 +180,16 @@ def make_default_effective() -> None:
                 signal.signal(signum, _exit)
 
 
+@contextlib.contextmanager
+def starting() -> Iterator[None]:
+    """A program, from its first line on: the default actions have their
+    effect, and SIGUSR2 ends nothing before there are log files to reopen.
+    """
+    make_default_effective()
+    with handling({signal.SIGUSR2: lambda signum, frame: None}):
+        yield
+
+
 def _exit(signum: int, frame: FrameType | None) -> None:
     os._exit(128 + signum)
 

@@ -58,6 +58,21 @@ class LogTests(unittest.TestCase):
             "directory: 'event.log'; the first line that is lost: The first "
             'line\n', stderr.getvalue())
 
+    def test_a_library_that_disables_all_loggers(self):
+        log, other = Log(NAME), Log(NAME + '.other')
+        Log.was_disabled = False
+        self.addCleanup(setattr, Log, 'was_disabled', False)
+        with self.assertLogs(NAME) as logs:
+            log.logger.disabled = other.logger.disabled = True
+            log.error('The first line')
+            other.error('The second line')
+        self.assertEqual(
+            [f'The logger {NAME} was disabled, and is enabled again: call '
+             'logging.config with disable_existing_loggers=False',
+             'The first line', 'The second line'],
+            [record.getMessage() for record in logs.records])
+        self.assertEqual('test_logs.py', logs.records[1].filename)
+
     def test_a_standard_error_that_fails_too(self):
         with failing_handler() as stderr:
             stderr.close()

@@ -1,6 +1,12 @@
 """The descriptors 0 to 2: standard input, standard output, standard error."""
 
+import contextlib
+import functools
 import os
+
+from gocept.runner.logs import Log
+
+log = Log('gocept.runner.process')
 
 
 def fill_standard() -> None:
@@ -10,6 +16,7 @@ def fill_standard() -> None:
     other code writes to standard error, or a child has it as a standard
     stream. So this is called before anything is opened that stays open.
     """
+    restore_blocking()
     for fd in range(3):
         try:
             os.fstat(fd)
@@ -19,3 +26,26 @@ def fill_standard() -> None:
                 os.close(new)
             else:
                 os.set_inheritable(new, True)  # as those of a new process
+
+
+def restore_blocking() -> None:
+    """Let standard error block, if it did when this was called first.
+
+    A child that shares it may set O_NONBLOCK for all. Then our log lines are
+    lost where the reader is slow.
+    """
+    with contextlib.suppress(OSError):
+        if _blocked_first() and not os.get_blocking(2):
+            os.set_blocking(2, True)
+            _report()
+
+
+@functools.cache
+def _blocked_first() -> bool:
+    return os.get_blocking(2)
+
+
+@functools.cache
+def _report() -> None:  # once
+    log.warning('A child has set O_NONBLOCK on standard error, so log lines '
+                'may be lost; it is blocking again')

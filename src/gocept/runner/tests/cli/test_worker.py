@@ -874,6 +874,65 @@ class SIGUSR2Tests(ProgramTestCase):
         self.assertEqual(1, self.assertConsistent())
 
 
+    def test_while_the_program_starts(self):
+        program = self.start('''
+            @gocept.runner.once()
+            def worker():
+                say('in the tick')
+
+            import builtins
+            def importing(name, *args):
+                if name == 'gocept.runner.cli' or 'argparse' in name:
+                    builtins.__import__ = before
+                    os.kill(os.getpid(), signal.SIGUSR2)
+                return before(name, *args)
+            before, builtins.__import__ = builtins.__import__, importing
+            sys.modules.pop('argparse', None)
+            sys.exit(worker())
+            ''')
+        self.assertEnded(0, program)
+        self.assertIn('in the tick', program.output)
+
+
+class WordsAtTheEndTests(ProgramTestCase):
+
+    def test_threads_that_keep_the_process(self):
+        program = self.start('''
+            import threading
+            @gocept.runner.appmain(ticks=3600)
+            def worker():
+                threading.Thread(target=wait, name='uploader').start()
+                threading.Thread(target=wait, name='x', daemon=True).start()
+                say('in the tick')
+            sys.exit(worker())
+            ''')
+        program.wait_for('in the tick')
+        program.send(signal.SIGTERM)
+        program.wait_for("The process ends when these threads have ended: "
+                         "'uploader'\n")
+        self.let_go()
+        self.let_go()
+        self.assertEnded(0, program)
+
+    def test_a_character_that_cannot_be_encoded(self):
+        program = self.start('''
+            @gocept.runner.once()
+            def worker():
+                raise ValueError(os.fsdecode(b'caf\\xe9.csv'))
+            sys.exit(worker())
+            ''', conf='''
+            <eventlog>
+              <logfile>
+                path event.log
+              </logfile>
+            </eventlog>
+            ''')
+        self.assertEqual(1, program.end(), program.output)
+        self.assertIn("Error in worker 'worker': ValueError: caf\\udce9.csv\n",
+                      (self.dir / 'event.log').read_text())
+        self.assertNotIn('Logging error', program.output)
+
+
 class RandomInstantTests(ProgramTestCase):
 
     level = 2

@@ -90,3 +90,32 @@ class StandardTests(unittest.TestCase):
             ''')
         self.assertEqual(['/dev/null'] * 3, others)
         self.assertGreater(int(fd), 2)
+
+    def test_a_child_that_sets_standard_error_to_nonblocking(self) -> None:
+        self.assertEqual(
+            ['True', 'True', 'gocept.runner.process'], self.run_closed("""
+                import logging, logging.handlers, queue
+                from gocept.runner.process import Process
+                os.dup2(os.pipe()[1], 2)
+                queue = queue.SimpleQueue()
+                logging.getLogger().addHandler(
+                    logging.handlers.QueueHandler(queue))
+                words = [sys.executable, '-c',
+                         'import os; os.set_blocking(2, False)']
+                for _ in range(2):
+                    Process(words).wait()
+                    report([str(os.get_blocking(2))])
+                while not queue.empty():
+                    record = queue.get()
+                    if 'O_NONBLOCK' in record.msg:
+                        report([record.name])
+                """))
+
+    def test_one_that_does_not_block_from_the_start(self) -> None:
+        self.assertEqual(['False'], self.run_closed("""
+            from gocept.runner.process import Process
+            os.dup2(os.pipe()[1], 2)
+            os.set_blocking(2, False)
+            Process('true').wait()
+            report([str(os.get_blocking(2))])
+            """))
