@@ -53,10 +53,10 @@ class IAppMain(Interface):
         `args` are the arguments of the worker. The call returns None, or
         `IMainLoop.status` if the worker runs just once and this is not 0. A
         signal that comes before the loop begins raises SystemExit with 128 and
-        its number. Exceptions are raised as they are: KeyError for an unknown `appname`,
-        PrincipalLookupError for an unknown principal, and those of ZConfig,
-        zope.configuration and the storages for files and databases that
-        cannot be used. An exception of the worker is never raised here.
+        its number. Exceptions are raised as they are: KeyError for an unknown
+        `appname`, PrincipalLookupError for an unknown principal, and those of
+        ZConfig, zope.configuration and the storages for files and databases
+        that cannot be used. An exception of the worker is never raised here.
 
         ``program()`` reads the command line, and returns or exits with a
         status; `gocept.runner.errors` lists them. If the worker raises
