@@ -285,8 +285,17 @@ def do_orphans(number: int) -> None:
             os._exit(0)
         os.waitpid(pid, 0)
     if os.getpid() == 1:  # they are ours now
-        until(lambda: not any(procfs.look(pid).state == 'Z'
+        until(lambda: not any(is_zombie_of_strangers(pid)
                               for pid in procfs.children(1)))
+
+
+def is_zombie_of_strangers(pid: int) -> bool:
+    """Whether it could be known that somebody else has forked it.
+
+    It cannot be known of the server of `do_server`, which leads a session.
+    """
+    now = procfs.look(pid)
+    return now.state == 'Z' and now.session not in (pid, os.getsid(0))
 
 
 def do_echo(number: int) -> None:
