@@ -227,7 +227,9 @@ class TransactionalChannel(Wrapping):
         self.skipped += 1
         log.error(
             '%r: each transaction that has fetched this fails, so it is '
-            'skipped (%d skipped by now): %s', self, self.skipped,
+            'skipped (%d skipped by now): %s. It is lost unless you store it '
+            'by hand; with redeliveries=None ("none" in ZCML) it would come '
+            'again until a transaction is committed', self, self.skipped,
             'the end' if delivery.is_end else repr(delivery.data))
         if delivery.is_end:
             self.consume_end()
@@ -332,7 +334,8 @@ class TransactionalChannel(Wrapping):
             raise StillKept(
                 f'{self!r}: {written.size} bytes are kept until the '
                 'transaction is committed, so nobody can answer them; read '
-                'the answer in a later transaction')
+                'the answer in a later transaction, or call '
+                'transaction.commit() first')
 
     def close(self) -> None:
         """See `IChannel`."""
@@ -341,7 +344,8 @@ class TransactionalChannel(Wrapping):
         left = sum(not each.is_end for each in self._returned)
         if left and not closed:
             log.warning('%r was closed with %d items that were given back and '
-                        'not fetched again', self, left)
+                        'not fetched again; they are lost, unless the next '
+                        'child says them again', self, left)
 
     def __repr__(self) -> str:
         return f'<TransactionalChannel {self._channel!r}>'
