@@ -331,9 +331,12 @@ class MainLoop:
         try:
             outcome = run_attempts(
                 step, self.attempts, self._shutdown, self._name, self._report,
-                observer)
+                observer, doom_fails=self.once)
         except (SystemExit, KeyboardInterrupt) as error:
             self.ended_by = error
+            if error is not self._items.ended_by:
+                log.info('%s raised by %s, so the loop ends',
+                         text(error, repr), self._name())
             return Exit
         except Exception as error:  # of a signal handler, between attempts
             self._report(f'Error beside {self._name()}: {described(error)}',
@@ -448,7 +451,8 @@ class appmain:
                     if command.understands(made, sys.argv[1:]):
                         # The script may not look at what is returned.
                         if status := command.main(
-                                made, appname, configfile, args):
+                                made, appname, configfile, args,
+                                is_script=True):
                             raise SystemExit(status)
                         return None
                 boot.check_arguments(worker, args)

@@ -120,6 +120,7 @@ class _Run:
             except BaseException as error:
                 process.check(error)
                 abort()
+                self._note_exit(error, 'the generator')
                 if self.own.uncertain is not None:
                     # It may be retryable, but that item must not run again.
                     raise RunnerError(
@@ -130,10 +131,22 @@ class _Run:
                 abort()
                 break
             is_first = False
-            self._count(self._run(item))
+            try:
+                outcome = self._run(item)
+            except (SystemExit, KeyboardInterrupt) as error:
+                self._note_exit(error, f'item {text(item)}')
+                raise
+            self._count(outcome)
             progress()
         self.own.cut_short = self._of_loop.cut_short = True
         return None
+
+    def _note_exit(self, error: BaseException, what: str) -> None:
+        if isinstance(error, (SystemExit, KeyboardInterrupt)):
+            log.warning('%s raised by %s of %r, so no further item is run',
+                        text(error, repr), what, self._name)
+            self.own.cut_short = self._of_loop.cut_short = True
+            self._of_loop.ended_by = error
 
     def _run(self, item: Item) -> object | Failure:
 
@@ -151,7 +164,8 @@ class _Run:
 
         return run_attempts(
             step, self._attempts, self._shutdown,
-            lambda: f'item {text(item)} of {self._name!r}', report)
+            lambda: f'item {text(item)} of {self._name!r}', report,
+            doom_fails=True)
 
     def _count(self, outcome: object) -> None:
         kind = 'done'

@@ -66,7 +66,8 @@ def nobody(error: BaseException | None, retried: int, uncertain: bool) -> None:
 def run_attempts(step: Callable[[int], T], attempts: int, shutdown: Shutdown,
                  what: Callable[[], str],
                  report: Callable[[str, BaseException], None],
-                 observer: Observer = nobody) -> T | Failure:
+                 observer: Observer = nobody, *,
+                 doom_fails: bool = False) -> T | Failure:
     """Call ``step(number)`` and commit, up to `attempts` times.
 
     `what` names that which is done, for the log. An error that is not retried
@@ -74,7 +75,8 @@ def run_attempts(step: Callable[[int], T], attempts: int, shutdown: Shutdown,
     logged here. SystemExit and KeyboardInterrupt abort and propagate. After a
     request to shut down there is no further attempt, and a pause before one
     ends at once. There is no further attempt either once the second phase of
-    the commit has begun: some of it may be committed.
+    the commit has begun: some of it may be committed. A doomed transaction is
+    aborted with a warning; with `doom_fails` this is a failure.
 
     A child that `step` has forked ends where it comes back to here.
     """
@@ -95,13 +97,14 @@ def run_attempts(step: Callable[[int], T], attempts: int, shutdown: Shutdown,
             if forks.generation != generation:
                 forks.end_fork(error)
             ending = isinstance(error, (SystemExit, KeyboardInterrupt))
-            if txn is not None and _is_over(txn, error):
+            if txn is not None and _is_over(txn, error, what):
                 abort()
-                observer(error if isinstance(error, DoomedTransaction)
-                         else None, 0, False)
+                doomed = isinstance(error, DoomedTransaction)
+                observer(error if doomed else None, 0, False)
                 if ending:
                     raise
-                return result
+                return (Failure(error, False) if doomed and doom_fails
+                        else result)
             uncertain = second_phase_has_begun()
             again = (number < attempts and not ending and not uncertain
                      and _is_retryable(error))
@@ -130,10 +133,12 @@ def _current() -> transaction.Transaction | None:
         return None  # explicit mode: it has ended already
 
 
-def _is_over(txn: transaction.Transaction, error: BaseException) -> bool:
+def _is_over(txn: transaction.Transaction, error: BaseException,
+             what: Callable[[], str]) -> bool:
     """Whether the commit has failed, but not the attempt."""
     if isinstance(error, DoomedTransaction):
-        log.debug('The transaction is doomed, so it is aborted')
+        log.warning('The transaction of %s was doomed, so it was aborted and '
+                    'nothing of it is stored', what())
         return True
     if txn.status == Status.COMMITTED:
         # What fails after all have finished must not be done twice.

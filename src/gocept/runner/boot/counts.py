@@ -31,7 +31,10 @@ class Items:
         self.incomplete = False
         """Whether an item has failed or was skipped, and this matters."""
         self.cut_short = False
-        """Whether a request to end has kept items from being run."""
+        """Whether a request to end, or an exit, has kept items from being run.
+        """
+        self.ended_by: BaseException | None = None
+        """The SystemExit or KeyboardInterrupt of an item; it is logged."""
         self.uncertain: BaseException | None = None
         """The error of the last item whose outcome is uncertain."""
         self.before: Counts | None = None

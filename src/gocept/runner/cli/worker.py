@@ -46,13 +46,15 @@ tick is not done. Other workers go on after errors.
 
 
 def main(program: Program, site: str | None = None,
-         config: ConfigFile | None = None, args: Sequence[object] = ()) -> int:
+         config: ConfigFile | None = None, args: Sequence[object] = (), *,
+         is_script: bool = False) -> int:
     """Run a worker as its command line says; returns the status.
 
-    `site`, `config` and `args` are the defaults of the command line. If the
+    `site`, `config` and `args` are the defaults of the command line. The help
+    does not offer to change the first two if a script names them. If the
     worker raised SystemExit, it is raised again when the database is closed.
     """
-    parser = parser_of(program, config=config, site=site)
+    parser = parser_of(program, config=config, site=site, is_script=is_script)
     options, given = parse(parser, sys.argv[1:])
     args = given or args
     try:
@@ -64,13 +66,13 @@ def main(program: Program, site: str | None = None,
 
 def parser_of(program: Program, prog: str | None = None, *,
               config: ConfigFile | None = None, site: str | None = None,
-              ) -> argparse.ArgumentParser:
+              is_script: bool = False) -> argparse.ArgumentParser:
     """The parser of a worker, with its help."""
     worker = program.worker
     parser = make_parser(
         f'[options]{usage_of_arguments(worker)}', inspect.getdoc(worker),
-        STATUSES, prog, config=config)
-    add_options(parser, program.decorator.ticks, site)
+        STATUSES, prog, config=config, is_script=is_script)
+    add_options(parser, program.decorator.ticks, site, is_script=is_script)
     return parser
 
 
@@ -79,6 +81,7 @@ def understands(program: Program, argv: Sequence[str]) -> bool:
     `main`.
 
     Not if a word of it is none of ours: then the script itself reads it.
+    Whoever writes --dry-run or --once is warned that this has no effect.
     """
     probe = make_parser('', '', '', kind=Probe)
     add_options(probe)
@@ -88,12 +91,17 @@ def understands(program: Program, argv: Sequence[str]) -> bool:
         options, args = parse(probe, argv)
         if argv[0] == '--':  # no word of ours
             check_arguments(program.worker, args)
-    except UserError:
-        return False
-    if options.config is None and options.site is None:
-        return True
-    log.warning('The command line is ignored: this script names the site and '
-                'zope.conf itself, so --config and --site have no effect here')
+    except UserError as error:
+        if {'--dry-run', '--once'}.isdisjoint(split(argv)[0]):
+            return False
+        reason = str(error)
+    else:
+        if options.config is None and options.site is None:
+            return True
+        reason = 'this script names the site and zope.conf itself'
+    log.warning('The command line is ignored: %s. So none of its options has '
+                'an effect, --dry-run neither, unless the script itself reads '
+                'the command line', reason)
     return False
 
 
@@ -116,14 +124,16 @@ def check_arguments(worker: Worker, args: Sequence[object]) -> None:
     try:
         boot.check_arguments(worker, args)
     except TypeError as error:
-        raise UserError(f'arguments of the worker (after --): {error}',
+        hint = ('; options of the program, such as --dry-run, stand before --'
+                if any(str(each).startswith('-') for each in args) else '')
+        raise UserError(f'arguments of the worker (after --): {error}{hint}',
                         errors.BAD_USAGE) from error
 
 
 def make_parser(usage: str, description: str | None, epilog: str,
                 prog: str | None = None, *, config: ConfigFile | None = None,
                 kind: type[argparse.ArgumentParser] = argparse.ArgumentParser,
-                ) -> argparse.ArgumentParser:
+                is_script: bool = False) -> argparse.ArgumentParser:
     """A parser with the option that names the zope.conf."""
     default = os.environ.get('ZOPE_CONF') or './zope.conf'
     parser = kind(
@@ -132,7 +142,8 @@ def make_parser(usage: str, description: str | None, epilog: str,
     parser.add_argument(
         '--config', metavar='FILE',
         default=config or default,
-        help='the zope.conf (default: %(default)s)' if config else
+        help=argparse.SUPPRESS if is_script else
+             'the zope.conf (default: %(default)s)' if config else
              'the zope.conf (default: $ZOPE_CONF, then ./zope.conf; '
              'now: %(default)s)')
     return parser
@@ -140,12 +151,12 @@ def make_parser(usage: str, description: str | None, epilog: str,
 
 def add_options(parser: argparse.ArgumentParser,
                 ticks: float | str = 'as the worker says',
-                site: str | None = None) -> None:
+                site: str | None = None, *, is_script: bool = False) -> None:
     """Add the options of a worker, whose decorator may not be known yet."""
     parser.add_argument(
         '--site', metavar='NAME', default=site,
-        help='the object in the root folder that becomes the site '
-             '(default: '
+        help=argparse.SUPPRESS if is_script else
+             'the object in the root folder that becomes the site (default: '
              f'{"the root folder" if site is None else "%(default)s"})')
     parser.add_argument(
         '--ticks', metavar='SECONDS', type=_seconds,

@@ -1447,6 +1447,50 @@ class DecoratorTests(TestCase):
                 raise error
             self.assertEqual(status, worker(None, self.zope_conf()))
 
+    def test_what_once_returns_where_an_item_ended_itself(self):
+        conf = self.zope_conf()
+        for error, status in [(SystemExit(3), 3), (SystemExit(), 1),
+                              (SystemExit(0), 1), (KeyboardInterrupt(), 130)]:
+            @once()
+            @gocept.runner.transaction_per_item
+            def worker(error=error):
+                yield mock.Mock(side_effect=error)
+                yield lambda: self.fail('this item is not run')
+            with self.assertLogs('gocept.runner', 'INFO') as logs:
+                self.assertEqual(status, worker(None, conf))
+            lines = [line for line in logs.output if ' raised by ' in line]
+            self.assertEqual(1, len(lines), lines)
+
+    def test_the_exit_of_a_worker_is_logged(self):
+        @appmain()
+        def worker():
+            raise SystemExit(3)
+        with self.assertLogs('gocept.runner', 'INFO') as logs:
+            worker(None, self.zope_conf())
+        self.assertIn("INFO:gocept.runner.runner:SystemExit(3) raised by "
+                      "worker 'worker', so the loop ends", logs.output)
+
+    def test_what_once_returns_where_the_transaction_was_doomed(self):
+        @once()
+        def worker():
+            transaction.doom()
+
+        @once()
+        @gocept.runner.transaction_per_item
+        def items():
+            yield transaction.doom
+
+        @once()
+        @gocept.runner.transaction_per_item(on_failure='ignore')
+        def ignored():
+            yield transaction.doom
+        conf = self.zope_conf()
+        for program, status in (worker, 1), (items, 1), (ignored, None):
+            with self.assertLogs('gocept.runner.transaction',
+                                 'WARNING') as logs:
+                self.assertEqual(status, program(None, conf))
+            self.assertIn(' was doomed', logs.output[0])
+
     def test_what_once_returns_after_a_signal(self):
         @once()
         @gocept.runner.transaction_per_item

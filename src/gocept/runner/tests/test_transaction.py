@@ -193,6 +193,44 @@ class TransactionPerItemTests(Case):
         self.assertEqual({}, dict(self.root))
         self.assertEqual([True], closed)
 
+    def test_a_doomed_item_has_failed(self):
+        def doomed():
+            self.root['doomed'] = True
+            transaction.doom()
+        self.assertEqual('steps: 1 done, 1 failed, 0 skipped',
+                         self.run_items(doomed, self.add('a')))
+        self.assertEqual({'a'}, set(self.committed()))
+        self.assertRegex(
+            self.logs.records[0].getMessage(),
+            "^The transaction of item <function .*doomed.*> of 'steps' was "
+            'doomed')
+
+    def test_an_exit_in_an_item_is_logged(self):
+        for error in SystemExit(0), SystemExit(), KeyboardInterrupt():
+            with (self.assertLogs(LOGGER, 'INFO') as logs,
+                  self.assertRaises(type(error))):
+                transaction_per_item(lambda error=error: iter([
+                    self.add('a'), mock.Mock(side_effect=error)]))()
+            warning, counts = logs.records
+            self.assertTrue(warning.getMessage().startswith(
+                f'{error!r} raised by item <Mock'), warning.getMessage())
+            self.assertIn('no further item is run', warning.getMessage())
+            self.assertTrue(counts.getMessage().endswith(
+                ': 1 done, 0 failed, 0 skipped, stopped'))
+
+    def test_an_exit_in_the_generator_is_logged(self):
+        @transaction_per_item
+        def steps():
+            yield self.add('a')
+            raise SystemExit(0)
+        with (self.assertLogs(LOGGER, 'INFO') as logs,
+              self.assertRaises(SystemExit)):
+            steps()
+        self.assertEqual(
+            ["SystemExit(0) raised by the generator of 'steps', so no further "
+             'item is run', 'steps: 1 done, 0 failed, 0 skipped, stopped'],
+            [record.getMessage() for record in logs.records])
+
     def test_stops_between_two_items(self):
         closed = []
 

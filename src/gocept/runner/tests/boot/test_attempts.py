@@ -292,12 +292,15 @@ class RunAttemptsTests(Case):
         self.assertEqual({'x': 1}, self.committed())
         self.assertIn('Committed, but', logs.output[0])
 
-    def test_a_doomed_transaction_is_aborted_in_silence(self):
+    def test_a_doomed_transaction_is_aborted_with_a_warning(self):
         def step(number):
             self.root['x'] = 1
             transaction.doom()
             return 7
-        self.assertEqual(7, self.run_attempts(step))
+        with self.assertLogs(LOGGER, 'WARNING') as logs:
+            self.assertEqual(7, self.run_attempts(step))
+        self.assertIn(' was doomed, so it was aborted', logs.output[0])
+        self.assertEqual([], self.reported)
         self.assertEqual({}, dict(self.root))
 
     def test_a_data_manager_that_cannot_tell_whether_to_retry(self):

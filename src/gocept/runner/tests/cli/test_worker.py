@@ -715,8 +715,9 @@ class ScriptTests(ProgramTestCase):
                 self.assertEqual(0, program.process.returncode)
                 self.assertIn('Count to one.', program.output)
                 self.assertNotIn('called with', program.output)
-        self.assertIn('(default: shop)', program.output)
-        self.assertIn('(default: /srv/shop/zope.conf)', program.output)
+                for option in '--config', '--site':  # a script names these
+                    self.assertEqual(call is self.MAIN,
+                                     option in program.output)
 
     def test_defaults_of_main(self):
         program = self.run_script(
@@ -755,6 +756,13 @@ class ScriptTests(ProgramTestCase):
         program = self.run_script(self.CALL, '--', 'a', 'b', worker=worker)
         self.assertRan(program, 1)
 
+    def test_options_among_the_arguments_of_the_worker(self):
+        worker = self.WORKER.replace('*args', 'args=()')
+        program = self.run_script(self.MAIN, '--', 'a', '--dry-run',
+                                  worker=worker)
+        self.assertEqual(2, program.process.returncode, program.output)
+        self.assertIn('such as --dry-run, stand before --', program.output)
+
     def test_a_failure_ends_the_script_with_a_status(self):
         worker = self.WORKER.replace('count()', 'raise ValueError')
         program = self.run_script(self.CALL, '--once', worker=worker)
@@ -768,15 +776,20 @@ class ScriptTests(ProgramTestCase):
                 program = self.run_script(self.CALL, *args)
                 self.assertRan(program, times)
                 self.assertNotIn('Dry run', program.output)
+                self.assertEqual(
+                    '--dry-run' in args,
+                    'none of its options has an effect, --dry-run neither'
+                    in program.output)
 
     def test_config_and_site_are_not_ours(self):
         for times, args in enumerate((
                 ['--config', 'x'], ['--site=x'], ['--site', 'x', '--once'],
-                ), 1):
+                ['--dry-run', '--site', 'x']), 1):
             with self.subTest(args=args):
                 program = self.run_script(self.CALL, *args)
                 self.assertRan(program, times)
                 self.assertIn('The command line is ignored', program.output)
+                self.assertIn('an effect, --dry-run neither', program.output)
 
     def test_a_call_from_other_code(self):
         self.write('shop.py', PREAMBLE + textwrap.dedent(self.WORKER)
