@@ -141,7 +141,8 @@ class IMainLoop(Interface):
     `gocept.runner.errors.PARTLY_COMMITTED` if the second phase of a commit has
     failed; else the status of `ended_by`, if it is not 0; else 128 and the
     number of the signal that came before the tick or has cut the tick short
-    (between two items or two attempts), or `WORKER_FAILED` if `stop` has; else
+    (between two items or two attempts), or `WORKER_FAILED` if `stop` or an
+    exit in an item has; else
     `WORKER_FAILED` if the tick has failed, or an item of `ITransactionPerItem`
     whose failures matter; else `SUCCESS`, also if a signal came during the
     tick. When many ticks are run, this is about the last one.
@@ -168,9 +169,10 @@ class IMainLoop(Interface):
         site from now on. If there is no object, the tick fails.
 
         * When the worker returns what `IAppMain` allows, the transaction is
-          committed (or aborted, if it was doomed).
-        * SystemExit and KeyboardInterrupt abort the transaction and end the
-          loop.
+          committed (or aborted with a warning, if it was doomed; if the loop
+          runs one tick, this tick has failed).
+        * SystemExit and KeyboardInterrupt are logged, abort the transaction
+          and end the loop.
         * An error that the transaction calls retryable, such as a conflict,
           raised by the worker or by the commit, aborts the transaction. The
           worker is called again in the same tick, `attempts` times in all at
@@ -254,7 +256,10 @@ class ITransactionPerItem(Interface):
           sees the changes that the generator itself has made.
         * An item that fails in the second phase of its commit counts as
           uncertain, and is never called again; see `ITickUncertain`.
-        * SystemExit and KeyboardInterrupt abort the transaction and propagate.
+        * An item whose transaction was doomed is logged and aborted, and
+          counts as failed.
+        * SystemExit and KeyboardInterrupt are logged, abort the transaction
+          and propagate.
         * An exception in the generator itself aborts the transaction and
           propagates.
 
