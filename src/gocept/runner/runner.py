@@ -298,7 +298,6 @@ class MainLoop:
             pause = self._tick(step, observer)
             self._ticking = False
             keep_handlers(self._shutdown)
-            restore_blocking()
             if queryInteraction() is not None:  # cheaper than to end none
                 endInteraction()
             if isinstance(pause, _Exit) or self.once:
@@ -318,6 +317,7 @@ class MainLoop:
     def _pause(self, wait: Callable[[float, Poller], object], seconds: float,
                poller: Poller) -> None:
         deadline = Deadline(seconds)
+        restore_blocking()
         try:
             wait(seconds, poller)
         except Exception as error:
