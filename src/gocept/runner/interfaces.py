@@ -882,6 +882,7 @@ class IRunner(Interface):
           process that has run for 10 seconds ends the row.
         * ``transactional=False``: whether the channels are transactional, see
           `ITransactionalChannel`. ``redeliveries=5`` is that of the channels.
+          Without ``transactional`` they are a ValueError.
 
         The standard output and error of a 'socket' application are logged by
         ``gocept.runner.spawn`` (level INFO), unless you say where they go. The
@@ -936,6 +937,10 @@ class IRunner(Interface):
         has closed it and all was read. The errors are those of `start`, but
         the process is not ended, unless it has listened before and does not
         listen any more: then it has failed. ValueError for an unknown stream.
+
+        The runner that ZCML registers starts what is declared and was not
+        started yet. It raises KeyError for an unknown alias, and ValueError
+        for the 'stderr' of a declared application without such a channel.
         """
 
     def get_process(alias):
@@ -945,7 +950,10 @@ class IRunner(Interface):
         """
 
     def running(alias):
-        """Return whether the process runs; False for an unknown alias."""
+        """Return whether the process runs; False for an unknown alias.
+
+        The runner that ZCML registers raises KeyError for an unknown alias.
+        """
 
     def status(alias):
         """Return the status that the process has ended with, as
@@ -963,7 +971,7 @@ class IRunner(Interface):
           `restart` or `restart_limit` say so. Nobody has asked for this end.
           Who waits with the `poller` of the runner is woken then.
         * 'ended': its process has ended in order, or was ended by `terminate`
-          or `close`.
+          or `close`. So is what is declared in ZCML and was not started yet.
 
         KeyError for an unknown alias.
         """

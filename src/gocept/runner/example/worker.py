@@ -25,9 +25,9 @@ that differ. So it does not matter whether the tick before was committed,
 aborted or killed: each tick finds the work that is left. The child is
 transactional: an answer that was fetched in an aborted tick comes again, and a
 request is sent when the tick is committed, so that the database knows what was
-asked for. No answer is skipped (``redeliveries="none"``), since a file whose
-answer is skipped would wait for the next converter. An answer of the child ends
-the pause between two ticks.
+asked for. No answer is skipped (``redeliveries="none"``), since its file would
+wait for the next converter. An answer of the child ends the pause between two
+ticks.
 
 `gocept.runner.example.demo` runs the worker on the source of Python's standard
 library.

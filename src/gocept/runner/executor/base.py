@@ -337,8 +337,8 @@ class SimpleExecutor:
             while not wait_for():
                 if patience.passed:  # after 5, 10, 20 ... seconds
                     patience = Deadline(time.monotonic() - began)
-                    log.info('%s: still waiting%s', self, '' if run is None
-                             else '; '.join(['', *run.looks()]))
+                    log.warning('%s: still waiting%s', self, '' if run is None
+                                else '; '.join(['', *run.looks()]))
                 self._require(run)
                 if not self.check_timeout():
                     raise TimeoutExpired(self, self._timeout)

@@ -57,6 +57,9 @@ class Application:
         options = dict(config)
         own = cls.__dataclass_fields__.keys() & config.keys() - {'options'}
         self = cls(**{key: options.pop(key) for key in own}, options=options)
+        if 'redeliveries' in own and not self.transactional:
+            raise ValueError(
+                'redeliveries has a meaning only if transactional is true')
         self._check()
         return self
 

@@ -101,8 +101,21 @@ class NumberOrNone(_Attribute):
 
     def convert(self, text: str) -> int | None:
         if not text.isdecimal() and text.lower() != 'none':
-            raise ValueError(f'{text!r} is neither a whole number nor "none"')
+            raise ValueError(f'{text!r} is neither a whole number >= 0 nor '
+                             '"none"')
         return int(text) if text.isdecimal() else None
+
+
+class Pattern(Text):
+    """A regular expression."""
+
+    def convert(self, text: str) -> object:
+        try:
+            re.compile(text)
+        except re.error as error:
+            raise ValueError(
+                f'{text!r} is no regular expression: {error}') from None
+        return super().convert(text)
 
 
 class Mode(_Attribute):

@@ -187,11 +187,11 @@ class IExecutorDirective(IChildDirective):
 
     log_file = fields.Text('The file that all output is appended to.')
 
-    banner = fields.Text(
+    banner = fields.Pattern(
         'Of type "output": a regular expression for a line of the output, '
         'which says that the child is ready.')
 
-    failure = fields.Text(
+    failure = fields.Pattern(
         'Of type "output": a regular expression for a line of the output, '
         'which ends the wait.')
 

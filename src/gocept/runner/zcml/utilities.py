@@ -9,6 +9,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import zope.component
 import zope.interface
 
+from gocept.runner.channel import Channel
 from gocept.runner.executor.base import SimpleExecutor
 from gocept.runner.interfaces import IPoller, IRunner
 from gocept.runner.poller import Poller
@@ -145,12 +146,37 @@ class WorkerRunner(Runner):
         if alias in self._declared:
             if instance is None or instance.ready is None:
                 self.ensure_running(alias)
-        elif instance is None and alias not in self._configs:
+        else:
+            self._check_name(alias)
+        return super()._used(alias)
+
+    def _check_name(self, alias: str) -> None:
+        if alias not in self._configs and alias not in self._instances:
             names = sorted({*self._configs, *self.aliases()})
             raise KeyError(
                 f'nothing is declared or was started as {alias!r}; there are: '
                 f'{", ".join(names) or "none"}')
-        return super()._used(alias)
+
+    def _known(self, alias: str) -> Instance:
+        self._check_name(alias)
+        return super()._known(alias)
+
+    def get_channel(self, alias: str, stream: str | None = None,
+                    ) -> Channel | None:
+        """See `IRunner`. ValueError if there will never be such a channel."""
+        channel = super().get_channel(alias, stream)
+        if channel is None and stream == 'stderr' and alias in self._declared:
+            process = self.get_process(alias)
+            if process is not None and process.stderr is None:
+                raise ValueError(
+                    f'app {alias!r} has no channel of its standard error; '
+                    'declare it with stderr="pipe"')
+        return channel
+
+    def running(self, alias: str) -> bool:
+        """See `IRunner`. KeyError for an unknown alias."""
+        self._check_name(alias)
+        return super().running(alias)
 
     def state(self, alias: str) -> str:
         """See `IRunner`. What was not started yet is 'ended'."""

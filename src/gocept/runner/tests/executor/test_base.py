@@ -1031,7 +1031,8 @@ class MessageTests(ExecutorTestCase):
             "printf 'rea'; read line; echo dy; exec sleep 100", '^rea$|^ready',
             shell=True))
         with mock.patch.object(base, '_PATIENCE', 0.01):
-            with self.assertLogs('gocept.runner.executor', 'INFO') as logged:
+            # A log without what is INFO has it, too.
+            with self.assertLogs('gocept.runner.executor', 'WARN') as logged:
                 starting = Starting(executor)
                 until(lambda: 'is not finished' in str(logged.output))
                 starting.go_on()

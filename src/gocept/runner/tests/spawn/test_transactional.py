@@ -157,4 +157,7 @@ class TransactionalTests(SpawnTestCase):
     def test_redeliveries_are_checked(self):
         for wrong in (-1, 'many'):
             with self.assertRaisesRegex(ValueError, 'redeliveries must be'):
-                self.runner.add('it', 'cat', redeliveries=wrong)
+                self.runner.add(
+                    'it', 'cat', transactional=True, redeliveries=wrong)
+        with self.assertRaisesRegex(ValueError, 'only if transactional'):
+            self.runner.add('it', 'cat', redeliveries=3)

@@ -52,6 +52,19 @@ class ValueTests(FieldTestCase):
             self.assertRefuses(
                 field, (text, f'{text!r} is none of lazy, eager'))
 
+    def test_a_pattern(self) -> None:
+        self.assertConverts(fields.Pattern(), ('^a$|b', '^a$|b'))
+        self.assertRefuses(
+            fields.Pattern(),
+            ('', 'the value is empty'),
+            ('(', "'(' is no regular expression: missing ), "))
+
+    def test_a_number_or_none(self) -> None:
+        self.assertConverts(fields.NumberOrNone(), ('0', 0))
+        self.assertRefuses(
+            fields.NumberOrNone(),
+            ('-1', "'-1' is neither a whole number >= 0"))
+
     def test_a_number(self) -> None:
         field = fields.Number(min=0, max=65535)
         self.assertConverts(field, ('0', 0), ('65535', 65535))
@@ -169,6 +182,7 @@ class FromZopeConfTests(TestCase, FieldTestCase):
         'choice': (fields.Choice(values=('lazy', 'eager')), 'eager', 'eager'),
         'number': (fields.Number(), '80', 80),
         'number-or-none': (fields.NumberOrNone(), 'none', None),
+        'pattern': (fields.Pattern(), '^a', '^a'),
         'mode': (fields.Mode(), '077', 0o77),
         'bool': (fields.Bool(), 'yes', True),
         'seconds': (fields.Seconds(), '2.5', 2.5),

@@ -161,7 +161,8 @@ class WorkerRunnerTests(DeclaringTestCase):
             with self.load(
                     self.an_executor('a')
                     + self.an_app('b', requires='a')
-                    + self.an_app('c', requires='b')).running(DEADLINE):
+                    + self.an_app('c', requires='b', stderr='pipe')
+                    ).running(DEADLINE):
                 self.assertNotes()
                 use()
                 self.assertNotes('a started', 'b started', 'c started')
@@ -247,6 +248,21 @@ class WorkerRunnerTests(DeclaringTestCase):
                     KeyError, "declared or was started as 'shuot'; there are: "
                               'loudly, shout'):
                 self.runner.get_channel('shuot')
+            # Or else a loop that waits for it never ends.
+            for method in self.runner.running, self.runner.state:
+                with self.assertRaisesRegex(
+                        KeyError, "as 'shuot'; there are: loudly, shout"):
+                    method('shuot')
+            self.assertFalse(self.runner.running('shout'))
+
+    def test_a_channel_that_will_never_be(self) -> None:
+        with self.load('<runner:app name="a" command="cat" />'
+                       '<runner:app name="b" command="cat" stderr="pipe" />'
+                       ).running(DEADLINE):
+            with self.assertRaisesRegex(
+                    ValueError, '\'a\' has no .* stderr="pipe"'):
+                self.runner.get_channel('a', 'stderr')
+            self.assertIsNotNone(self.runner.get_channel('b', 'stderr'))
 
     def test_the_state(self) -> None:
         with self.load('<runner:app name="a" command="false" />'
