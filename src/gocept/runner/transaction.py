@@ -64,7 +64,7 @@ def transaction_per_item(
 
     @functools.wraps(func)
     def loop(*args: object, **kwargs: object) -> object:
-        items = iter(func(*args, **kwargs))
+        items = _items_of(func(*args, **kwargs), name)
         with (current_shutdown() as shutdown, _progress_bar(name) as progress,
               contextlib.ExitStack() as stack, OneProcess() as process):
             if hasattr(items, 'close'):  # a generator
@@ -86,6 +86,16 @@ def _check_is_generator(func: object) -> None:
         raise TypeError(
             f'{name_of(func)} is a program already: put @transaction_per_item '
             'below @appmain() or @once(), next to the generator function')
+
+
+def _items_of(result: Iterable[Item], name: str) -> Iterator[Item]:
+    try:
+        return iter(result)
+    except TypeError as error:
+        raise TypeError(
+            f'{name} returned {text(result, repr)} and no items: '
+            '@transaction_per_item needs a generator function, with yield',
+        ) from error
 
 
 class _Run:

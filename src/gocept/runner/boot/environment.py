@@ -256,7 +256,7 @@ def open_databases(options: Options, *, create: bool = True,
         for factory, creation in zip(
                 options.databases, creations, strict=True):
             name = factory.name or ''
-            database = databases[name] = _open(factory)
+            database = databases[name] = _open(factory, options.configfile)
             close.callback(_close, database)
             creation.report()
             database.databases, database.database_name = databases, name
@@ -304,12 +304,12 @@ def _close(database: ZODB.DB) -> None:
                   database.database_name, exc_info=True)
 
 
-def _open(factory: ZODB.config.ZODBDatabase) -> ZODB.DB:
+def _open(factory: ZODB.config.ZODBDatabase, configfile: str) -> ZODB.DB:
     try:
         return factory.open()
     except ModuleNotFoundError as error:
         raise ConfigurationError(
-            f'a storage of zope.conf needs a package that is not installed: '
+            f'{configfile}: a storage needs a package that is not installed: '
             f'{error}') from error
 
 

@@ -57,6 +57,9 @@ def _line(value: object) -> str:
     return ' '.join(str(value).split())
 
 
+_DIRECTIVES = 'app', 'executor', 'worker'
+
+
 def _of_zcml(error: ConfigurationError) -> str:
     cause = error.__cause__ or error.__context__
     if isinstance(error, ZopeSAXParseException) and cause is not None:
@@ -67,8 +70,12 @@ def _of_zcml(error: ConfigurationError) -> str:
     places = _line(str(error).partition('\n')[2])
     match error.args:
         case ('Unknown directive', namespace, name):
-            package = ('gocept.runner' if namespace
-                       == 'http://namespaces.gocept.com/runner' else '...')
+            package = '...'
+            if namespace == 'http://namespaces.gocept.com/runner':
+                package = 'gocept.runner'
+                if name not in _DIRECTIVES:
+                    return (f'unknown directive {name!r} of {namespace} '
+                            f'{places}: there are {", ".join(_DIRECTIVES)}')
             return (f'unknown directive {name!r} of {namespace} {places}: is '
                     f'<include package="{package}" /> missing before it?')
         case ('Unrecognized parameters:', *names):

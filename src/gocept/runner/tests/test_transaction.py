@@ -89,6 +89,14 @@ class TransactionPerItemTests(Case):
                 TypeError, r'^3 is no .*: @transaction_per_item\(attempts='):
             transaction_per_item(3)
 
+    def test_a_function_that_returns_no_items(self):
+        @transaction_per_item
+        def steps():
+            pass
+        with self.assertRaisesRegex(
+                TypeError, '^steps returned None and no items: .* yield$'):
+            steps()
+
     def test_a_program(self):
         for decorator in once(), appmain():
             @decorator

@@ -204,7 +204,7 @@ class IExecutorDirective(IChildDirective):
 
     url = fields.Text('Of type "http": the URL that is requested.')
 
-    status = fields.NameOrNumber(
+    status = fields.PatternOrNumber(
         'Of type "http": the status of the answer, or a regular expression '
         '(default: ^2\\d\\d$).')
 

@@ -99,6 +99,12 @@ class ZCMLTests(TestCase):
             'line 3.0', ': is <include package="gocept.runner" /> missing '
             'before it?', include='')
 
+    def test_an_unknown_directive(self) -> None:
+        self.assertMistake(
+            '<runner:ap name="a" command="cat" />',
+            "unknown directive 'ap' of http://namespaces.gocept.com/runner",
+            'line 3.0', ': there are app, executor, worker')
+
     def test_an_unknown_attribute(self) -> None:
         self.assertMistake('<runner:app name="a" command="cat" bufer="x" />',
                            "unknown attributes 'bufer' File", 'line 3.0')
@@ -107,6 +113,15 @@ class ZCMLTests(TestCase):
         self.assertMistake(
             self.a_worker('shop_good:work', 'ticks="often" '), 'line 3.0',
             "Invalid value for 'ticks'", "to float: 'often'")
+
+    def test_a_wrong_regular_expression(self) -> None:
+        for name, kind in ('banner', 'output'), ('failure', 'output'), (
+                'status', 'http'):
+            self.assertMistake(
+                f'<runner:executor name="e" command="cat" type="{kind}" '
+                f'{name}="(" />', f"Invalid value for '{name}'",
+                "'(' is no regular expression: missing ), unterminated "
+                'subpattern')
 
     def test_mistakes_in_xml(self) -> None:
         self.assertMistake('<runner:app', 'site.zcml:4:0: not well-formed')
