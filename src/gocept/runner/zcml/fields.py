@@ -73,22 +73,6 @@ class Text(_Attribute, zope.schema.TextLine):  # type: ignore[misc]
         return super().convert(text)
 
 
-class Pattern(Text):
-    """A regular expression."""
-
-    def convert(self, text: str) -> object:
-        _check_pattern(text)
-        return super().convert(text)
-
-
-def _check_pattern(text: str) -> None:
-    try:
-        re.compile(text)
-    except re.error as error:
-        raise ValueError(
-            f'{text!r} is no regular expression: {error}') from None
-
-
 class Choice(_Attribute, zope.schema.Choice):  # type: ignore[misc]
     """One of several words."""
 
@@ -132,6 +116,13 @@ class Pattern(Text):
             raise ValueError(
                 f'{text!r} is no regular expression: {error}') from None
         return super().convert(text)
+
+
+class PatternOrNumber(Pattern):
+    """A regular expression, or a number in its place."""
+
+    def convert(self, text: str) -> object:
+        return int(text) if text.isdecimal() else super().convert(text)
 
 
 class Mode(_Attribute):
@@ -188,17 +179,6 @@ class SignalOrBool(Signal):
         except ValueError as error:
             raise ValueError(f'{error}, and it is neither true nor false'
                              ) from None
-
-
-class PatternOrNumber(_Attribute):
-    """A regular expression, or a number in its place."""
-
-    @staticmethod
-    def convert(text: str) -> str | int:
-        if text.isdecimal():
-            return int(text)
-        _check_pattern(text)
-        return text
 
 
 class NameOrNumber(_Attribute):

@@ -179,7 +179,6 @@ class FromZopeConfTests(TestCase, FieldTestCase):
 
     FIELDS = {
         'text': (fields.Text(), 'cat -n', 'cat -n'),
-        'pattern': (fields.Pattern(), '^ready$', '^ready$'),
         'pattern-or-number': (fields.PatternOrNumber(), '200', 200),
         'choice': (fields.Choice(values=('lazy', 'eager')), 'eager', 'eager'),
         'number': (fields.Number(), '80', 80),
