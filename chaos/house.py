@@ -60,7 +60,8 @@ SIGNS = {'converter': os.fsencode(converter.__file__),
 ALLOWED = re.compile(
     r'WARNING (ZODB\.|.* could not be sent$|.* new, empty database: )')
 SUFFERING = re.compile(
-    r'WARNING (chaos\.scripts\.house|gocept\.runner\.(spawn|supervisor)) ')
+    r'WARNING (chaos\.scripts\.house'
+    r'|gocept\.runner\.(executor|spawn|supervisor)) ')
 
 COMPLAINT = re.compile(r'(?:WARNING|ERROR|CRITICAL) .*$', re.M)
 
