@@ -113,7 +113,9 @@ class SimpleExecutor:
         self._log_file = log_file
         self.requires = tuple(requires)
         self._die_with_parent = die_with_parent
-        self.name = name or os.path.basename(self.command_parts[0])
+        # The first word for a shell may be anything, such as "exec".
+        self.name = name or os.path.basename(
+            'sh' if shell else self.command_parts[0])
         self._deadline: Deadline | None = None
         self._changing = threading.Condition(Lock())
         # The lock of `_changing` guards `_run` and these:
