@@ -265,6 +265,8 @@ class NameTests(ExecutorTestCase):
                               (['sleep', '100'], 'sleep'),
                               ('env sleep 100', 'env')):
             self.assertEqual(name, SimpleExecutor(command).name)
+        self.assertEqual(
+            'sh', SimpleExecutor('exec sleep 100', shell=True).name)
 
 
 class DieWithParentTests(ExecutorTestCase):
