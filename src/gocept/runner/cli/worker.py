@@ -27,21 +27,21 @@ log = Log('gocept.runner.command')
 STATUSES = '''\
 statuses:
    0  success, also when a signal ended the worker
-   1  the worker, or items of it, failed (see below)
+   1  the worker, or items of it, failed *
    2  bad usage
   66  unknown site
   67  unknown principal
   69  the database is locked, cannot be reached, or has closed itself
   71  an eager app or executor cannot be started
-  74  it is not known what was committed (see below)
+  74  it is not known what was committed *
   78  bad configuration: zope.conf or ZCML
  130  interrupted
    n  the worker raised SystemExit(n)
  128  and the number of a signal: it came before the first tick, or it has cut
-      the tick short (see below)
+      the tick short *
 
-With --once, or if the worker is made to run once, 1, 74 and 128 tell that the
-tick is not done. Other workers go on after errors.
+* With --once, or if the worker is made to run once: the tick is not done.
+  Other workers go on after errors, and end with 0 after a signal.
 '''
 
 

@@ -16,6 +16,7 @@ from gocept.runner.poller import Poller
 from gocept.runner.process import descendants, unixsocket
 from gocept.runner.waits.closing import Closing
 from gocept.runner.waits.deadline import Deadline, wait_for
+from gocept.runner.waits.forks import Lock
 
 _LONGEST_CONNECT = 1.0
 """Seconds until a new attempt, as a full backlog drops connections."""
@@ -38,9 +39,16 @@ class Connector(Closing):
         self.pending: dict[Address, tuple[socket.socket, float]] = {}
         """Attempts that have no answer yet, and when they were begun."""
         self.seen = ''
+        # A start, and who looks meanwhile whether the server is ready.
+        self._lock = Lock()
 
     def attempt(self) -> socket.socket | None:
         """Return a connected socket; or None, and say why in `seen`."""
+        with self._lock:
+            return self._attempt()
+
+    def _attempt(self) -> socket.socket | None:
+        """With the lock held."""
         reasons = []
         for address in self._addresses:
             try:
