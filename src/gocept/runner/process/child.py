@@ -153,7 +153,10 @@ class Process(Source, Closing):
                 undo.callback(registry.processes.discard, self)
             if on_start is not None:
                 on_start(self)
-            poller.register(self)  # from now on the child may be reaped
+            # From now on the child may be reaped. The background thread need
+            # not be woken for one that has ended already.
+            if self._poller or self._on_end or self.poll() is None:
+                poller.register(self)
             undo.pop_all()
 
     def _abandon(self, newborn: Newborn) -> None:
