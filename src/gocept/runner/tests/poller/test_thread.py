@@ -6,6 +6,7 @@ import threading
 from unittest import mock
 
 from gocept.runner.errors import RunnerError, ShortageError
+from gocept.runner.logs import Log
 from gocept.runner.poller import Timer, background, thread
 from gocept.runner.tests.declaring import DeclaringTestCase
 from gocept.runner.tests.poller.test_poller import Fallback
@@ -145,7 +146,8 @@ class BackgroundTests(BackgroundTestCase):
         self.addCleanup(logger.removeHandler, handler)
         background()
         daemon, = background_threads()
-        with mock.patch.object(logger, 'propagate', False):
+        with (mock.patch.object(logger, 'propagate', False),
+              mock.patch.object(Log, 'has_failed', True)):  # it says no more
             for _ in range(3):
                 background().register(Timer(0), lambda *result: 1 / 0)
                 thread.hand_over(lambda: 1 / 0)
