@@ -779,6 +779,10 @@ class ConverterTest(support.TestCase):
 class ConvertedTest(TestCase):
     """The worker with the child that ZCML declares."""
 
+    def setUp(self):
+        super().setUp()
+        self.addCleanup(support.end_background)
+
     def write_markup(self, count):
         for number in range(count):
             (self.tree / f'{number}.rst').write_text(
