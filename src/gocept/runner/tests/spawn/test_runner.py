@@ -126,6 +126,7 @@ class SpawnTestCase(unittest.TestCase):
     """A runner, which leaves no descriptor, process or thread behind."""
 
     def setUp(self):
+        self.enterContext(support.quiet_children())
         self.addCleanup(support.end_background)
         settle()  # and begin the one thread that may stay
         self.before = self.state()
