@@ -30,12 +30,14 @@ def call(function: Callable[[], T], also_main: bool = False) -> T:
     """Call a function in that thread, or at once in the main thread.
 
     With `also_main`, in that thread always: no signal handler interrupts it
-    there. Returns its result, or raises its exception. ShortageError if the
-    thread cannot be begun.
+    there. Only at the exit of the program, where Python begins no threads any
+    more, the main thread calls it. Returns its result, or raises its
+    exception. ShortageError if the thread cannot be begun.
     """
     global _thread, _calls
-    if (not also_main
-            and threading.current_thread() is threading.main_thread()):
+    main = threading.main_thread()
+    if threading.current_thread() is main and not (
+            also_main and main.is_alive()):
         return function()
     future: Future[T] = Future()
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())

@@ -4,6 +4,7 @@ import functools
 import os
 import signal
 import socket
+import sys
 import threading
 from typing import Any
 from unittest import mock
@@ -130,8 +131,12 @@ class TogetherTests(TogetherTestCase):
 
             threading.Thread(target=later).start()
             ''')
-        self.assertEqual((0, 'stop\nstop\n'),
-                         (program.end(), program.output))
+        self.assertEqual(0, program.end())
+        if sys.version_info < (3, 12):
+            self.assertEqual('stop\nstop\n', program.output)
+        else:
+            self.assertIn("can't create new thread at interpreter shutdown",
+                          program.output)
 
     def test_an_interrupt_before_all_have_begun(self) -> None:
         many = [self.make(str(number)) for number in range(3)]

@@ -1897,7 +1897,7 @@ class PidTests(ProcessTestCase):
     def test_the_proc_of_another_namespace_has_no_processes_of_ours(self):
         output = self.run_program("""
             child = Process(['sh', '-c', 'setsid sh -c "read number rest'
-                ' </proc/self/stat; echo \\$number; exec sleep 100" & wait'],
+                ' </proc/self/stat; echo \\\\$number; exec sleep 100" & wait'],
                 stdin='null', stdout='pipe')
             other = reuse(int(lines(child, 1)[0][0]))
             child.terminate()
