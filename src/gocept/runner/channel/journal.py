@@ -8,7 +8,7 @@ what was written before the database has what was committed with it.
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import transaction
 import zope.interface
@@ -20,6 +20,7 @@ from transaction.interfaces import (
     TransientError,
 )
 
+from gocept.runner.channel.base import Chunk
 from gocept.runner.channel.lines import Data
 from gocept.runner.errors import EndpointClosedException, WriteBufferFull
 from gocept.runner.logs import Log
@@ -92,7 +93,7 @@ class Party(Protocol):
     def vote(self) -> None:
         """EndpointClosedException if nobody will read what is sent."""
 
-    def send(self, chunks: Sequence[Any], is_end: bool) -> None:
+    def send(self, chunks: Sequence[Chunk], is_end: bool) -> None:
         """Send what a transaction has written."""
 
 
@@ -100,7 +101,7 @@ class Written:
     """What is kept for one channel until the commit."""
 
     def __init__(self) -> None:
-        self.chunks: list[Any] = []
+        self.chunks: list[Chunk] = []
         self.sizes: list[int] = []
         self.is_end = False
         """Whether `write_eof` was called."""

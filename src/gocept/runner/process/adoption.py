@@ -32,7 +32,7 @@ from gocept.runner.poller import Poller, Timer, background
 from gocept.runner.poller.thread import hand_over
 from gocept.runner.process import descendants, procfs
 from gocept.runner.process.descendants import Child
-from gocept.runner.process.launch import MARKER, our_mark
+from gocept.runner.process.marks import MARKER, our_mark
 from gocept.runner.process.pidfd import Handle, Handles
 from gocept.runner.process.roster import roster
 from gocept.runner.waits.forks import Lock, tell_forks

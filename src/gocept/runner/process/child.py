@@ -36,10 +36,10 @@ from gocept.runner.process.ending import Pauses
 from gocept.runner.process.launch import (
     Command,
     Launch,
-    Newborn,
-    new_mark,
     shortages,
 )
+from gocept.runner.process.marks import new_mark
+from gocept.runner.process.newborn import Newborn
 from gocept.runner.process.pidfd import Handle, Handles, hold
 from gocept.runner.process.registry import terminate_all
 from gocept.runner.process.roster import roster

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Protocol, TypeVar
 
 from gocept.runner.process import procfs
-from gocept.runner.process.launch import MARKER
+from gocept.runner.process.marks import MARKER
 from gocept.runner.process.numbers import Instant, Numbers
 from gocept.runner.process.pidfd import (
     Handle,

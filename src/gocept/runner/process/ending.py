@@ -16,7 +16,7 @@ from gocept.runner.logs import Log
 from gocept.runner.poller import Poller
 from gocept.runner.process import descendants, procfs
 from gocept.runner.process.descendants import Child
-from gocept.runner.process.launch import our_mark
+from gocept.runner.process.marks import our_mark
 from gocept.runner.process.pidfd import Handle, Handles
 from gocept.runner.waits.deadline import NEVER, Deadline
 

@@ -8,9 +8,7 @@ program (``preexec_fn``) may deadlock where there are threads.
 import contextlib
 import errno
 import fcntl
-import functools
 import grp
-import itertools
 import json
 import os
 import pathlib
@@ -26,18 +24,12 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Protocol, TypedDict, Unpack, cast
 
 from gocept.runner.errors import ShortageError
-from gocept.runner.process import exechelper, forker, procfs
+from gocept.runner.process import exechelper, forker
 from gocept.runner.process.keywords import STREAMS
+from gocept.runner.process.marks import MARKER
+from gocept.runner.process.newborn import Newborn
 from gocept.runner.waits.deadline import Deadline, wait_for
 from gocept.runner.waits.standard import fill_standard
-
-MARKER = 'GOCEPT_RUNNER_CHILD'
-"""The environment variable that descendants are recognised by.
-
-Its value are marks: one word for each child that the process descends from.
-"""
-
-_MARKER = MARKER.encode()
 
 # What systemd tells its service, and not the children of that.
 _NEVER_INHERITED = (
@@ -47,6 +39,8 @@ _NEVER_INHERITED = (
 _SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM}
 
 _LONGEST_HELP = 60.0  # seconds that the helper may take, on a busy machine
+
+_MARKER = MARKER.encode()
 
 _UNCHANGED = 2 ** 32 - 1  # what the system takes for -1, instead of a user
 
@@ -81,72 +75,6 @@ class PopenOptions(TypedDict, total=False):
     process_group: int
     umask: int
     pipesize: int
-
-
-class Newborn:
-    """A child, and our ends of its pipes, as long as they have no owner.
-
-    A signal handler may raise an exception at any time. So each thing is noted
-    down here as it is made, and `abandon` ends what is noted.
-    """
-
-    def __init__(self, mark: str, leads_group: bool = False) -> None:
-        self.mark = mark
-        self.leads_group = leads_group
-        self.pid = 0
-        self.stdin = self.stdout = self.stderr = -1
-        """Our ends; -1 where there is none."""
-        self._open: list[int] = []
-
-    def pipe(self) -> tuple[int, int]:
-        """Make a pipe: the end to read from, and the one to write to."""
-        # In one call of C, so that no handler comes between.
-        self._open.extend(itertools.chain.from_iterable(
-            itertools.starmap(os.pipe, [()])))
-        read, write = self._open[-2:]
-        return read, write
-
-    def take(self, fd: int) -> int:
-        """Hand over a descriptor to an owner."""
-        if fd >= 0:
-            self._open.remove(fd)
-        return fd
-
-    def abandon(self) -> None:
-        """Kill the child, if it was started, and close the descriptors."""
-        while self._open:
-            os.close(self._open.pop())
-        # The child is not reaped, so the number is its own.
-        for pid in [self.pid] if self.pid else list(self._unknown()):
-            try:
-                (os.killpg if self.leads_group else os.kill)(
-                    pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-            except PermissionError:  # sudo, say, which nobody can wait for
-                continue
-            self.reap(pid)
-
-    def reap(self, pid: int) -> int | None:
-        """Wait for the end of the child, and forget it; returns its status.
-
-        None if that is not known.
-        """
-        self.pid, self.mark = 0, ''
-        try:
-            return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        except ChildProcessError:
-            return None
-
-    def _unknown(self) -> Iterator[int]:
-        """The child, if an exception has taken the place of its number."""
-        for pid in procfs.children(os.getpid()):
-            deadline = Deadline(1)  # of what takes a moment
-            while (words := procfs.variable(pid, MARKER)) is None:
-                if deadline.passed:  # it is becoming another program
-                    break
-            if self.mark and self.mark in (words or '').split():
-                yield pid
 
 
 class Launch:
@@ -357,25 +285,6 @@ def _inherited(uid: int | None) -> dict[bytes, bytes]:
                 **dict.fromkeys((b'USER', b'LOGNAME'),
                                 os.fsencode(entry.pw_name))}
     return variables
-
-
-_numbers = itertools.count(1)
-
-
-def new_mark() -> str:
-    """A word that no other child of any runner has."""
-    return f'{our_mark()}{next(_numbers)}'
-
-
-def our_mark() -> str:
-    """What all words of this process begin with."""
-    return _mark_of(os.getpid())
-
-
-@functools.lru_cache(1)  # so that a fork has its own
-def _mark_of(pid: int) -> str:
-    us = procfs.stat(pid)
-    return f'{pid}.{us.start if us else 0}.'
 
 
 def _absolute_path() -> list[str]:

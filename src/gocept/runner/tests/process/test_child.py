@@ -1551,13 +1551,13 @@ class ExitTests(ProcessTestCase):
 
     def test_one_whose_start_a_signal_handler_has_interrupted(self):
         output = self.run_program('''
-            from gocept.runner.process import launch
+            from gocept.runner.process import launch, marks
 
             def popen(*args):
                 start(*args)
                 raise KeyboardInterrupt  # as soon as the first one is there
             start, launch._popen = launch._popen, popen
-            say(launch.our_mark())
+            say(marks.our_mark())
             try:
                 Process(victim('pause()'))
             except KeyboardInterrupt:

@@ -4,8 +4,8 @@ import signal
 import subprocess
 from unittest import mock
 
-from gocept.runner.process import descendants, launch, procfs
-from gocept.runner.process.launch import MARKER
+from gocept.runner.process import descendants, procfs
+from gocept.runner.process.marks import MARKER, our_mark
 from gocept.runner.process.pidfd import PidAndStart
 from gocept.runner.tests.process.test_child import Fallback, ProcessTestCase
 from gocept.runner.tests.victims import (
@@ -127,7 +127,7 @@ class DescendantsTests(ProcessTestCase):
         self.assertEqual({child.mark}, {mark for mark, _ in found})
         self.assertLess({child.pid, leaver.pid, other.pid}, set(self.hold_all(
             handle for _, handle in descendants.marked(
-                lambda mark: mark.startswith(launch.our_mark()) or None)
+                lambda mark: mark.startswith(our_mark()) or None)
         )) | {0})
 
     def test_not_ourselves(self):

@@ -23,12 +23,9 @@ from gocept.runner.process import (
     procfs,
     registry,
 )
-from gocept.runner.process.launch import (
-    MARKER,
-    Launch,
-    Newborn,
-    shortages,
-)
+from gocept.runner.process.launch import Launch, shortages
+from gocept.runner.process.marks import MARKER, new_mark, our_mark
+from gocept.runner.process.newborn import Newborn
 from gocept.runner.tests import services, support
 from gocept.runner.tests.victims import PYTHON
 
@@ -556,10 +553,10 @@ class EnvironmentTests(LaunchTestCase):
                 self.assertEqual([], marks(detached=True))
 
     def test_marks_are_different(self):
-        marks = {launch.new_mark() for _ in range(10)}
+        marks = {new_mark() for _ in range(10)}
         self.assertEqual(10, len(marks))
         for mark in marks:
-            self.assertTrue(mark.startswith(launch.our_mark()))
+            self.assertTrue(mark.startswith(our_mark()))
 
     def test_a_detached_python_program_gets_our_path(self):
         with mock.patch('sys.path', ['', '/x', '/y']):
