@@ -20,7 +20,6 @@ from gocept.runner.waits.closing import Closing
 from gocept.runner.waits.forks import Lock, tell_forks
 from gocept.runner.waits.source import Source
 from gocept.runner.waits.threads import (
-    log_exception,
     refuse_to_wait,
     survived,
 )
@@ -199,7 +198,7 @@ def _call(listener: Listener, position: int, data: bytes) -> None:
     try:
         listener(position, data)
     except survived():  # the child goes on, and so does its reader
-        log_exception(log, '%r, which listens to an output, failed', listener)
+        log.exception('%r, which listens to an output, failed', listener)
 
 
 class _Raw(io.RawIOBase):

@@ -41,7 +41,7 @@ from gocept.runner.waits.deadline import NEVER, Deadline
 from gocept.runner.waits.forks import Lock, tell_forks
 from gocept.runner.waits.source import Item, Source
 from gocept.runner.waits.standard import fill_standard
-from gocept.runner.waits.threads import log_exception, survived
+from gocept.runner.waits.threads import survived
 
 if TYPE_CHECKING:
     from gocept.runner.channel import Channel, TransactionalChannel
@@ -93,8 +93,7 @@ class Watch:
                 try:
                     self.callback(left.popleft(), self.label)
                 except survived():  # the other sources go on
-                    log_exception(
-                        log, 'The callback of %r failed', self.label)
+                    log.exception('The callback of %r failed', self.label)
         finally:
             results += zip(left, itertools.repeat(self.label))
 
@@ -574,8 +573,7 @@ class Poller(Owning):
         except survived():  # of a custom channel; the others go on
             if source.transactional:
                 raise  # the transaction has failed before
-            log_exception(
-                log, '%r failed, and is not polled any more', source)
+            log.exception('%r failed, and is not polled any more', source)
             over = True
             items = ([] if source.accepts
                      else [getattr(source, '_nothing', b'')])

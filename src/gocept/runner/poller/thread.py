@@ -20,7 +20,6 @@ from gocept.runner.poller.poller import Pair, Poller
 from gocept.runner.waits.forks import Lock
 from gocept.runner.waits.threads import (
     in_background,
-    log_exception,
     serving,
     survived,
 )
@@ -101,10 +100,10 @@ def _serve(poller: _BackgroundPoller) -> None:
                 poller.poll()
             except BaseException:  # others rely on this thread
                 if poller.is_of_use:
-                    log_exception(log, 'The background thread goes on')
+                    log.exception('The background thread goes on')
                 elif not poller.closed:
-                    log_exception(
-                        log, 'Other code has closed the descriptors of the '
+                    log.exception(
+                        'Other code has closed the descriptors of the '
                         'background thread, as os.closerange() does: it ends, '
                         'and what it has watched is watched no more')
                     poller.close()
@@ -120,5 +119,5 @@ def _call_handed_over() -> None:
             try:
                 function()
             except survived():
-                log_exception(
-                    log, '%r, handed over by a finalizer, failed', function)
+                log.exception(
+                    '%r, handed over by a finalizer, failed', function)

@@ -48,7 +48,7 @@ from gocept.runner.waits.deadline import Deadline, wait_for
 from gocept.runner.waits.forks import Lock, tell_forks
 from gocept.runner.waits.source import Source
 from gocept.runner.waits.standard import restore_blocking
-from gocept.runner.waits.threads import log_exception, survived
+from gocept.runner.waits.threads import survived
 
 __all__ = ['LOST_STATUS', 'Process', 'terminate_all']
 from gocept.runner.logs import Log
@@ -234,7 +234,7 @@ class Process(Source, Closing):
             try:
                 self._on_end(self)
             except survived():  # it is not that of the thread that reaps
-                log_exception(log, 'on_end of %r failed', self)
+                log.exception('on_end of %r failed', self)
 
     def _watch_left(self) -> None:
         """Let go of processes that are left behind as soon as they end."""
@@ -384,7 +384,7 @@ class Process(Source, Closing):
             found = [*descendants.hold_all(
                 self._servers(), descendants.is_stranger)]
         except survived():  # the known descendants are to be ended anyway
-            log_exception(log, 'servers of %r failed', self)
+            log.exception('servers of %r failed', self)
             return []
         with self._lock:
             new = [*filter(self._left.add, found)]

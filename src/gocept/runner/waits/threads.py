@@ -4,7 +4,6 @@
 """
 
 import contextlib
-import logging
 import threading
 from collections.abc import Callable, Iterator
 
@@ -52,10 +51,3 @@ def survived() -> type[BaseException]:
     to the caller, who is the user. Write ``except survived():``.
     """
     return BaseException if in_background() else Exception
-
-
-def log_exception(log: logging.Logger | logging.LoggerAdapter[logging.Logger],
-                  message: str, *args: object) -> None:
-    """Log what was caught; a handler that raises is survived as well."""
-    with contextlib.suppress(survived()):
-        log.exception(message, *args)
