@@ -13,8 +13,13 @@ BENCHMARKS = {
                 'yet-another-io-channels-library and system calls',
     'executors': 'executors: readiness, stop and many at once, beside '
                  'mirakuru',
+    'kernel': 'the process kernel, beside papa',
+    'background': 'background servers, beside bgpy, execnet and rpyc',
     'events': 'a worker that events wake, and what they cost a tick, beside '
               'gocept.runner 3.0',
+    'watch': 'a worker that a commit of another process wakes',
+    'zope': 'a worker in Zope 5, Zope 6 and Plone, beside zconsole and a loop '
+            'by hand',
 }
 
 BAD_USAGE = 2

@@ -15,8 +15,12 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
+
+from environments import EnvironmentFailed, clean_environ, run
+
+__all__ = ['EnvironmentFailed', 'clean_environ']
 
 CHECKOUT = Path(__file__).parent.parent
 HOME = CHECKOUT / 'var' / 'bench'
@@ -36,30 +40,23 @@ print(json.dumps({d.name: d.version
 _PACKAGES = 'import sysconfig; print(sysconfig.get_path("purelib"))'
 
 
-class EnvironmentFailed(Exception):
-    """Raised when an environment cannot be built; holds pip's output."""
-
-
-def clean_environ() -> dict[str, str]:
-    """The environment for children, without what changes how Python works.
-
-    PYTHONDONTWRITEBYTECODE, for one, would have each start compile anew.
-    """
-    return {name: value for name, value in os.environ.items()
-            if not name.startswith('PYTHON')}
-
-
-def released(name: str, *requirements: str) -> Path:
+def released(name: str, *requirements: str,
+             unpinned: Collection[str] = ()) -> Path:
     """The interpreter that has what `requirements` asks the index for.
 
-    `name` is that of the side.
+    `name` is that of the side; `unpinned` are distributions of which it needs
+    another version than the one in ``buildout.cfg``.
     """
     return _environment(
-        name, list(requirements), _digest(map(str.encode, requirements)))
+        name, list(requirements), _digest(map(str.encode, requirements)),
+        unpinned)
 
 
-def ours() -> Path:
-    """The interpreter that has a copy of this checkout, as it is now."""
+def ours(*more: str) -> Path:
+    """The interpreter that has a copy of this checkout, as it is now.
+
+    With `more` distributions, it is another one.
+    """
     files = sorted(
         path for name in _SOURCES
         for path in [CHECKOUT / name, *(CHECKOUT / name).rglob('*')]
@@ -71,7 +68,8 @@ def ours() -> Path:
         target = copy / path.relative_to(CHECKOUT)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
-    return _environment('ours', [os.fspath(copy)], digest)
+    return _environment('-'.join(('ours', *more)),
+                        [os.fspath(copy), *more], digest)
 
 
 def packages(python: Path) -> Path:
@@ -99,9 +97,11 @@ def differences(one: Path, other: Path) -> list[str]:
             and name not in {'gocept.runner', *_BUILD_TOOLS}]
 
 
-def heading(one: Path, other: Path, *names: str) -> str:
+def heading(one: Path, *others: Path, names: Iterable[str]) -> str:
     """What the figures depend on; `names` is of distributions that do."""
-    found = {**versions(one), **versions(other)}
+    found: dict[str, str] = {}
+    for python in (one, *others):
+        found |= versions(python)
     lines = [
         f'Python {platform.python_version()}, '
         + ''.join(f'{name} {found[name]}, ' for name in names) +
@@ -110,15 +110,16 @@ def heading(one: Path, other: Path, *names: str) -> str:
         'median (least-most) [measured earlier, on another machine];',
         'a ratio is the median of the ratios of the rounds']
     lines += [f'Beware, not the same on all sides: {difference}'
-              for difference in differences(one, other)]
+              for other in others for difference in differences(one, other)]
     return '\n'.join([*lines, ''])
 
 
-def _environment(name: str, wanted: list[str], digest: str) -> Path:
+def _environment(name: str, wanted: list[str], digest: str,
+                 unpinned: Collection[str] = ()) -> Path:
     home = HOME / name
     python = home / 'bin' / 'python'
     stamp = home / 'bench-digest'
-    pins = _pins()
+    pins = _pins(unpinned)
     digest = _digest([digest.encode(), pins.encode(), sys.version.encode()])
     if stamp.is_file() and stamp.read_text() == digest:
         return python
@@ -128,21 +129,21 @@ def _environment(name: str, wanted: list[str], digest: str) -> Path:
     constraints.write_text(pins)
     stamp.unlink(missing_ok=True)
     if not python.is_file():
-        _run(sys.executable, '-m', 'venv', home)
-    _run(python, '-m', 'pip', 'install', '--upgrade', '--upgrade-strategy',
+        run(sys.executable, '-m', 'venv', home)
+    run(python, '-m', 'pip', 'install', '--upgrade', '--upgrade-strategy',
          'only-if-needed', '--constraint', constraints, *wanted)
     stamp.write_text(digest)
     return python
 
 
-def _pins() -> str:
+def _pins(unpinned: Collection[str]) -> str:
     parser = configparser.RawConfigParser()
     parser.optionxform = str  # type: ignore[assignment,method-assign]
     parser.read(CHECKOUT / 'buildout.cfg')
     return ''.join(
         f'{name}=={version}\n'
         for name, version in sorted(parser['versions'].items())
-        if name not in _BUILD_TOOLS)
+        if name not in _BUILD_TOOLS and name not in unpinned)
 
 
 def _digest(parts: Iterable[bytes]) -> str:
@@ -150,13 +151,3 @@ def _digest(parts: Iterable[bytes]) -> str:
     for part in parts:
         digest.update(hashlib.sha256(part).digest())
     return digest.hexdigest()
-
-
-def _run(*argv: str | Path) -> None:
-    done = subprocess.run(
-        argv, env=clean_environ(), stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True)
-    if done.returncode:
-        command = ' '.join(map(str, argv))
-        raise EnvironmentFailed(
-            f'status {done.returncode} of {command}:\n{done.stdout}')

@@ -169,7 +169,8 @@ def main(arguments: list[str]) -> int:
     except environments.EnvironmentFailed as error:
         print(error, file=sys.stderr)
         return 1
-    print(environments.heading(bench.ours, bench.old, 'ZODB'), flush=True)
+    print(environments.heading(
+        bench.ours, bench.old, names=['ZODB']), flush=True)
     rows = measures.run(
         {name: measure for name, measure in waking(sizes).items()
          if name in options.only}, bench.ours, options.runs)

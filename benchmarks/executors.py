@@ -1,8 +1,9 @@
 """Executors beside mirakuru.
 
 * output, tcp, http, unix, pid: from the moment in which a child becomes ready,
-  at once or after a while, to the return of `start`; notified, which the peer
-  does not have, is the same for a child that says so itself.
+  at once or after a while, to the return of `start`; notified and answer,
+  which the peer does not have, are the same for a child that says so itself,
+  and for one that listens at once, but answers wrong until it is ready.
 * stop: of a child that obeys at once, alone and among 2,000 other processes.
   Raw is ``subprocess.Popen``.
 * hundred: servers on TCP ports, started and stopped one after another (raw is
@@ -17,6 +18,8 @@ DELAYS = (0, 50, 300)
 
 OTHERS = (0, 2_000)
 
+TARGETS = {'answer': 20.0, 'http': 8.0}
+
 KNOWN = {'output': 39.0, 'http': 93.0}
 """The ends of the range that the peer was measured in, for all kinds."""
 
@@ -26,10 +29,11 @@ def measures(peer: str) -> dict[str, Measure]:
     found = {
         kind: Measure('readiness', [peer, '5', kind, *map(str, DELAYS)], [
             Row(f'{kind}, ready after {delay} ms', 'ms', {},
-                [Target(8.0 if kind == 'http' else 3.0)],
+                [Target(TARGETS.get(kind, 3.0))],
                 {'peer': KNOWN[kind]} if kind in KNOWN else {})
             for delay in DELAYS])
-        for kind in ('output', 'tcp', 'http', 'unix', 'pid', 'notified')}
+        for kind in ('output', 'tcp', 'answer', 'http', 'unix', 'pid',
+                     'notified')}
     stop = [
         Row(f'stop among {number:,} others', 'ms', {}, [Target(5.0)],
             {'peer': known})

@@ -79,7 +79,8 @@ class Comparison(NamedTuple):
         except environments.EnvironmentFailed as error:
             print(error, file=sys.stderr)
             return 1
-        print(environments.heading(ours, peer, self.peer), flush=True)
+        print(environments.heading(ours, peer, names=[self.peer]),
+              flush=True)
         known = self.measures(str(environments.packages(peer)))
         rows = run({name: known[name] for name in options.only}, ours,
                    options.runs)

@@ -45,8 +45,9 @@ class Target(NamedTuple):
         if self.side is None:
             return f'at most {_number(self.limit)}: {answer}'
         what = f'{self.side}, beyond raw' if self.beyond else self.side
-        return (f'{_spread(self.values(samples), ".2f")} of {what}, '
-                f'at most {self.limit:.2f}: {answer}')
+        spec = '.2f' if self.limit >= 0.1 else '.4f'
+        return (f'{_spread(self.values(samples), spec)} of {what}, '
+                f'at most {self.limit:{spec}}: {answer}')
 
 
 class Row(NamedTuple):

@@ -339,7 +339,8 @@ def main(arguments: list[str]) -> int:
     except environments.EnvironmentFailed as error:
         print(error, file=sys.stderr)
         return 1
-    print(environments.heading(bench.ours, bench.old, 'ZODB'), flush=True)
+    print(environments.heading(
+        bench.ours, bench.old, names=['ZODB']), flush=True)
     rows: list[Row] = []
     for name in options.only:
         print(f'measuring {name} ...', file=sys.stderr)

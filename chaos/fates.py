@@ -85,7 +85,7 @@ class Fate:
             acts=acts, works=works,
             ticks=randomly.choice([0.005, 0.1, 60, 60]),
             readiness=randomly.choice(
-                ['unix', 'probe', 'notified', 'output']),
+                ['unix', 'probe', 'postgresql', 'notified', 'output']),
             start=randomly.choice(['eager', 'lazy']),
             devmode=randomly.random() < 0.2)
 

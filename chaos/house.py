@@ -58,7 +58,8 @@ SIGNS = {'converter': os.fsencode(converter.__file__),
 # the database is new, and what the converter has not been sent at the end. And
 # what of those whom something has happened to.
 ALLOWED = re.compile(
-    r'WARNING (ZODB\.|.* could not be sent$|.* new, empty database: )')
+    r'WARNING (ZODB\.|.* could not be sent$|.* new, empty database: '
+    r'|.* is empty: creating its root folder$)')
 SUFFERING = re.compile(
     r'WARNING (chaos\.scripts\.house'
     r'|gocept\.runner\.(executor|spawn|supervisor)) ')

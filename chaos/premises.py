@@ -1,7 +1,6 @@
 """Where the program of a house lives: its files, and what it has stored."""
 
 import contextlib
-import ctypes
 import os
 import pathlib
 import shutil
@@ -110,12 +109,10 @@ READINESS = {
             'stderr="{home}/log"',
     'probe': 'type="probe" probe="{programs}/pg_isready -q -h {home} '
              '-U postgres" stderr="{home}/log"',
+    'postgresql': 'type="postgresql" host="{home}" stderr="{home}/log"',
     'notified': 'type="notified" stderr="{home}/log"',
     'output': 'type="output" banner="ready to accept connections$" '
               'stderr="pipe" log_file="{home}/log"'}
-
-
-_IPC_RMID = 0
 
 
 class House:
@@ -150,15 +147,8 @@ class House:
             **user, extra_groups=[] if user else None)
 
     def close(self) -> None:
-        """Free the memory that a PostgreSQL which was killed has left.
-
-        The next one would do it, but after a failure there is none. Its file
-        has the key and the number; see shmctl(2).
-        """
-        with contextlib.suppress(FileNotFoundError, IndexError):
-            text = (self.home / 'data' / 'postmaster.pid').read_text()
-            _, number = text.splitlines()[6].split()
-            ctypes.CDLL(None).shmctl(int(number), _IPC_RMID, None)
+        """Free what else than files is left."""
+        services.free_memory(self.home / 'data')
 
     def furnish(self, fate: Fate) -> None:
         """Write the files that the program reads, and forget its log."""

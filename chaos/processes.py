@@ -4,10 +4,12 @@ import contextlib
 import ctypes
 import os
 import pathlib
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from gocept.runner.kernel import Kernel
 from gocept.runner.process import procfs
 
 MARKER = b'GOCEPT_RUNNER_CHILD='
@@ -82,6 +84,17 @@ def working_in(directory: pathlib.Path) -> Iterator[int]:
             if (where.is_relative_to(directory) and now is not None
                     and now.state not in 'ZX'):
                 yield pid
+
+
+def end_kernel(kernel: Kernel, directory: pathlib.Path) -> None:
+    """End a kernel, and all that works below a directory."""
+    with contextlib.suppress(Exception):
+        kernel.stop(force=True)
+    kernel.close()
+    for _ in range(100):  # one of the two may have brought the other one back
+        for pid in working_in(directory):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 _PR_SET_CHILD_SUBREAPER = 36

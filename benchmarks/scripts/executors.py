@@ -56,7 +56,7 @@ class Home:
         It has the path `report`; its port, if any, is held meanwhile.
         """
         self._number += 1
-        if kind in ('tcp', 'http'):
+        if kind in ('tcp', 'answer', 'http'):
             with held_port() as port:
                 yield self._make(library, kind, str(port), delay)
         else:
@@ -72,6 +72,9 @@ class Home:
                 command, 'ready', timeout=TIMEOUT),
             'tcp': lambda: library.TCPExecutor(
                 command, ready.HOST, int(where), timeout=TIMEOUT),
+            'answer': lambda: library.TCPExecutor(
+                command, ready.HOST, int(where), send=b'PING\r\n',
+                expect='PONG', timeout=TIMEOUT),
             'http': lambda: library.HTTPExecutor(
                 command, f'http://{ready.HOST}:{where}/', timeout=TIMEOUT),
             'unix': lambda: library.UnixSocketExecutor(

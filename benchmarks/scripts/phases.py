@@ -33,17 +33,17 @@ def main() -> None:
     import zope.site.folder
     done('import zope.site.folder, the class of the root folder')
     from gocept.runner import runner
-    from gocept.runner.boot import environment, zopeconf
+    from gocept.runner.boot import environments, toolkit  # noqa: F401
     done('import gocept.runner.runner, the rest')
-    options = zopeconf.load(sys.argv[1])
+    chosen = environments.choose(sys.argv[1])
+    options = chosen.load(sys.argv[1])
     done('read the schema and zope.conf')
     import zope.configuration.xmlconfig  # noqa: F401
     done('import zope.configuration')
-    with environment.configured(options):
+    with chosen.configured(options):
         done('set up loggers, run the ZCML')
-        with (environment.open_databases(options) as database,
-              environment.root_of(database) as root):
-            app = environment.find_site(root, None)
+        with chosen.opened(options) as root:
+            app = chosen.find_site(root, None)
             done('open the database, find the site')
 
             def worker() -> object:

@@ -37,7 +37,7 @@ def latency(home: Home, library: Any, kind: str, delay: float) -> float:
 def main() -> None:
     rounds, kind, *delays = sys.argv[2:]
     found = libraries()
-    if kind == 'notified':
+    if kind in ('answer', 'notified'):
         del found['peer']  # which has no such
     with closing(Home()) as home:
         print(json.dumps([

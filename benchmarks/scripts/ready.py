@@ -34,9 +34,25 @@ def serve(sock: socket.socket) -> None:
                 client.sendall(ANSWER)
 
 
+def serve_from(begin: float, sock: socket.socket) -> None:
+    """Until that time, the answer is a wrong one."""
+    while True:
+        client, _ = sock.accept()
+        with client:
+            if client.recv(1000):
+                client.sendall(b'PONG\r\n' if time.monotonic() >= begin
+                               else b'LOADING\r\n')
+
+
 def main() -> None:
     kind, where, delay, report = sys.argv[1:]
     sock = None
+    if kind == 'answer':
+        sock = listen(socket.AF_INET, (HOST, int(where)))
+        begin = time.monotonic() + float(delay)
+        with open(report, 'w') as file:
+            file.write(f'{begin!r}\n')
+        serve_from(begin, sock)
     time.sleep(float(delay))
     if kind in ('tcp', 'http'):
         sock = listen(socket.AF_INET, (HOST, int(where)))

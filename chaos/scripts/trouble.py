@@ -228,8 +228,8 @@ def do_log(detail: object) -> None:
     """The disk is full for a while, with the log of an executor on it."""
     path = pathlib.Path('executor.log')
     with SimpleExecutor('cat', log_file=path) as executor:
-        assert executor.process is not None
-        channel = executor.process.channel
+        assert executor.child is not None
+        channel = executor.child.channel
         assert channel is not None
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         channel.write(b'before\n')

@@ -4,24 +4,23 @@ The names are handed out lazily, so that importing a module of this package
 imports no more than that module needs.
 """
 
-from typing import TYPE_CHECKING
+from gocept.runner.waits.lazy import handing_out
 
+TYPE_CHECKING = False  # not that of `typing`, whose import takes long
 if TYPE_CHECKING:
+    from gocept.runner.boot.jsonlines import JSONFormatter
     from gocept.runner.runner import Exit, appmain, from_config, once
     from gocept.runner.transaction import transaction_per_item
 
-__all__ = ['Exit', 'appmain', 'from_config', 'once', 'transaction_per_item']
+__all__ = ['Exit', 'JSONFormatter', 'appmain', 'from_config', 'once',
+           'transaction_per_item']
 
-
-def __getattr__(name: str) -> object:
-    if name not in __all__:
-        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-    from importlib import import_module
-    module = 'transaction' if name == 'transaction_per_item' else 'runner'
-    value = getattr(import_module(f'{__name__}.{module}'), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = handing_out(__name__, {
+    **dict.fromkeys(('Exit', 'appmain', 'from_config', 'once'),
+                    f'{__name__}.runner'),
+    'transaction_per_item': f'{__name__}.transaction',
+    'JSONFormatter': f'{__name__}.boot.jsonlines',
+    # Modules that users of 3.0 reach without an import of their own.
+    'runner': f'{__name__}.runner',
+    'transaction': f'{__name__}.transaction',
+})

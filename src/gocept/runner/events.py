@@ -1,10 +1,12 @@
 """What happens to loops and children, told through zope.event."""
 
+import contextlib
 import functools
 import sys
 from collections import deque
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from typing import Literal, Protocol
 
 import zope.event
 import zope.interface
@@ -14,9 +16,38 @@ from zope.interface.interfaces import IComponents
 from gocept.runner import interfaces
 from gocept.runner.logs import Log
 from gocept.runner.waits.forks import Lock, OneProcess
+from gocept.runner.waits.instants import Instant
 from gocept.runner.waits.threads import in_background, survived
 
 log = Log(__name__)
+
+
+Missed = Literal['skip', 'once']
+"""What becomes of the runs of a schedule that were missed."""
+
+TimeoutAction = Literal['log', 'abort']
+"""What is done about a tick that takes too long."""
+
+
+class Schedule(Protocol):
+    """When a loop runs; see `ISchedule`."""
+
+    def after(self, instant: float) -> float: ...
+
+    def before(self, instant: float) -> float | None: ...
+
+    def delay(self) -> float: ...
+
+    def clock(self, instant: float) -> datetime: ...
+
+
+class Counts(Protocol):
+    """The numbers of items; see `IMainLoop`."""
+
+    done: int
+    failed: int
+    skipped: int
+    uncertain: int
 
 
 class Loop(Protocol):
@@ -28,6 +59,29 @@ class Loop(Protocol):
     status: int
     ended_by: SystemExit | KeyboardInterrupt | None
     announce: Callable[[], object]
+    name: str | None
+    worker: Callable[[], object]
+    tick: int
+    attempt: int
+    tick_started: float | None
+    next_tick: Instant | None
+    schedule: Schedule | None
+    missed: Missed
+    tick_timeout: float | None
+    tick_timeout_action: TimeoutAction
+    timed_out: int
+
+    @property
+    def deadline(self) -> float | None: ...
+
+    @property
+    def stopping(self) -> bool: ...
+
+    @property
+    def known_principal(self) -> str | None: ...
+
+    @property
+    def counts(self) -> Counts: ...
 
     def __call__(self) -> None: ...
 
@@ -99,10 +153,24 @@ class ConflictRetried(_TickError):
         self.attempt = attempt
 
 
+@zope.interface.implementer(interfaces.IPauseStarted)
+class PauseStarted(LoopEvent):
+    """See `IPauseStarted`."""
+
+
+@zope.interface.implementer(interfaces.ITickTimedOut)
+class TickTimedOut(LoopEvent):
+    """See `ITickTimedOut`."""
+
+    def __init__(self, loop: Loop, seconds: float) -> None:
+        super().__init__(loop)
+        self.seconds = seconds
+
+
 _ANY_OF_A_TICK = (zope.interface.declarations.Declaration(
     *map(zope.interface.implementedBy, (
         TickStarted, TickCommitted, TickAborted, TickUncertain,
-        ConflictRetried))),)
+        ConflictRetried, PauseStarted, TickTimedOut))),)
 """What a subscriber of any of these events subscribes to."""
 
 
@@ -205,6 +273,17 @@ class Queue:
                 self._telling.release()
         if failure is not None and not in_background():
             raise failure
+
+
+@contextlib.contextmanager
+def hearing(hear: Callable[[object], object]) -> Iterator[None]:
+    """Have `hear` called with all events of the process in this block."""
+    zope.event.subscribers.append(hear)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):  # code has removed them all
+            zope.event.subscribers.remove(hear)
 
 
 def notify(event: object) -> None:

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 
 @dataclasses.dataclass
@@ -39,6 +39,8 @@ class Items:
         """The error of the last item whose outcome is uncertain."""
         self.before: Counts | None = None
         """The counts before the tick, if it has run items."""
+        self.begin_item: Callable[[], object] = lambda: None
+        """Called before each item, if a tick may not take any time."""
 
     def begin_tick(self) -> None:
         """Forget what the tick before has left undone."""
@@ -52,11 +54,11 @@ class Items:
             self.counts.failed = self.before.failed
             self.counts.skipped = self.before.skipped
 
-    def count(self, kind: str) -> None:
-        """Count an item under the name of an attribute of `Counts`."""
+    def count(self, kind: str, number: int = 1) -> None:
+        """Count items under the name of an attribute of `Counts`."""
         if self.before is None:
             self.before = dataclasses.replace(self.counts)
-        setattr(self.counts, kind, getattr(self.counts, kind) + 1)
+        setattr(self.counts, kind, getattr(self.counts, kind) + number)
 
 
 _running = threading.local()
@@ -65,11 +67,18 @@ _running = threading.local()
 @contextlib.contextmanager
 def counting(items: Items) -> Iterator[None]:
     """Count the items of this thread there."""
-    outer, _running.items = current_items(), items
+    outer = count_in(items)
     try:
         yield
     finally:
-        _running.items = outer
+        count_in(outer)
+
+
+def count_in(items: Items | None) -> Items | None:
+    """Like `counting`, until the next call; returns where it was before."""
+    outer: Items | None = getattr(_running, 'items', None)
+    _running.items = items
+    return outer
 
 
 def current_items() -> Items:

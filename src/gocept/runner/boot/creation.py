@@ -4,6 +4,7 @@ import os.path
 from collections.abc import Iterator
 from typing import cast
 
+import ZConfig.matcher
 import ZODB.config
 from ZODB.interfaces import IStorage
 from ZODB.MappingStorage import MappingStorage
@@ -73,9 +74,11 @@ def _missing(factory: object) -> Iterator[str]:
         case ZODB.config.BlobStorage():
             yield from _missing(factory.config.base)
             yield from _missing_directory(factory.config.blob_dir)
-        case ZODB.config.BaseConfig():
-            for name in factory.config.getSectionAttributes():
-                yield from _missing(getattr(factory.config, name))
+        case object(config=ZConfig.matcher.SectionValue() as config):
+            # The files of a RelStorage with SQLite.
+            yield from _missing_directory(getattr(config, 'data_dir', None))
+            for name in config.getSectionAttributes():
+                yield from _missing(getattr(config, name))
         case list():  # such as the storages of a demostorage
             for each in cast(list[object], factory):
                 yield from _missing(each)

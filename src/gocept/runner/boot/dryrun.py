@@ -9,10 +9,11 @@ import transaction
 import ZODB.blob
 import ZODB.Connection
 import ZODB.utils
-import zope.event
+from transaction._transaction import Status
 from transaction.interfaces import DoomedTransaction
 
 from gocept.runner.channel.journal import is_of_journal, journal_of
+from gocept.runner.events import hearing
 from gocept.runner.interfaces import (
     IConflictRetried,
     ITickAborted,
@@ -42,6 +43,7 @@ def dry_run() -> Iterator[None]:
         if journal is not None:
             journal.consume()
         txn.abort()
+        txn.status = Status.COMMITTED  # for who asks what became of it
 
     def tell_pack(database: ZODB.DB, *args: object, **keywords: object,
                   ) -> None:
@@ -53,11 +55,10 @@ def dry_run() -> Iterator[None]:
             shutil.copyfileobj(source, target)
     transaction.Transaction.commit = abort_instead
     ZODB.DB.pack, ZODB.blob.Blob.consumeFile = tell_pack, copy_file
-    zope.event.subscribers.append(verdict.hear)
     try:
-        yield
+        with hearing(verdict.hear):
+            yield
     finally:
-        zope.event.subscribers.remove(verdict.hear)
         transaction.Transaction.commit = commit
         ZODB.DB.pack, ZODB.blob.Blob.consumeFile = pack, consume
         verdict.tell_rest()

@@ -4,10 +4,14 @@ The parent goes on to write them. If the child wrote too, each would overwrite
 what the other has committed; closing a FileStorage writes its index, and frees
 the lock. The two even share the position in each open file: what the child
 reads from one, or closes, moves the position under the hands of the parent.
+And they share each connection to a database server: each of them may get an
+answer to what the other has asked. A ZEO client has a cache in a file, too,
+and its connection is served by a thread, which the child does not have.
 """
 
 import contextlib
 import os
+import sys
 from collections.abc import Collection
 from typing import Any, NoReturn
 
@@ -16,6 +20,9 @@ from ZODB.FileStorage.FileStorage import FilePool, FileStorage
 
 _kept: list[object] = []
 """In a forked child: what must not be closed, also not by the collector."""
+
+_READS = ('loadBefore', 'prefetch', '_call', '_async', '_async_iter', '_wait')
+"""Of a ZEO client: what reads its cache, or waits for the server."""
 
 
 def parts_of(*storages: Any) -> list[Any]:
@@ -30,7 +37,10 @@ def parts_of(*storages: Any) -> list[Any]:
 
 
 class Inherited:
-    """Open databases, which a forked child may read, but nothing else."""
+    """Open databases, which a forked child may read, but nothing else.
+
+    With ZEO it may read what is in memory only.
+    """
 
     def __init__(self, databases: Collection[ZODB.DB]) -> None:
         self._databases = databases
@@ -57,11 +67,38 @@ class Inherited:
         if isinstance(storage, FileStorage):
             _kept.append(storage._files)
             storage._files = FilePool(storage._file_name)
+        zeo = sys.modules.get('ZEO.ClientStorage')
+        if zeo and isinstance(storage, zeo.ClientStorage):
+            _renew_locks(storage._cache)
+            for name in _READS:
+                setattr(storage, name, self._refuse_read)
+        self._part_from(storage)
+
+    def _part_from(self, storage: Any) -> None:
+        """Let a RelStorage connect anew, and leave what it has inherited."""
+        load: Any = getattr(storage, '_load_connection', None)
+        if getattr(load, 'connection', None) is not None:
+            _kept.append((load.connection, load._cursor))
+            load.connection = load._cursor = None
+            load.active = False
+            vars(load).pop('cursor', None)
+        pool: Any = getattr(storage, '_store_connection_pool', None)
+        _renew_locks(pool)
+        if getattr(pool, '_connections', None):
+            _kept.append(pool._connections)
+            pool._connections = []
 
     def _refuse(self, *args: object, **keywords: object) -> NoReturn:
+        raise RuntimeError(f'{self._owner()} can write to it')
+
+    def _refuse_read(self, *args: object, **keywords: object) -> NoReturn:
         raise RuntimeError(
-            f'the database was opened by process {self._pid}, from which this '
-            'process was forked, so only that process can write to it')
+            f'{self._owner()} can ask the ZEO server: load what this process '
+            'needs before the fork')
+
+    def _owner(self) -> str:
+        return (f'the database was opened by process {self._pid}, from which '
+                'this process was forked, so only that process')
 
 
 def _renew_locks(it: object) -> None:

@@ -20,19 +20,50 @@ from zope.component.interfaces import ISite
 from zope.interface.interfaces import ComponentLookupError
 
 from gocept.runner import errors
-from gocept.runner.boot import environment, zopeconf
-from gocept.runner.boot.zopeconf import ConfigFile, Options
-from gocept.runner.events import Loop
+from gocept.runner.boot import environment, environments
+from gocept.runner.boot.attempts import abort
+from gocept.runner.boot.environments import (
+    NOTHING_SAID,
+    ConfigFile,
+    Options,
+    Settings,
+)
+from gocept.runner.boot.ticks import seconds
+from gocept.runner.events import Loop, Missed, TimeoutAction
 from gocept.runner.logs import Log
-from gocept.runner.signals.handlers import handling
-from gocept.runner.signals.shutdown import booting
+from gocept.runner.operation.asked import NOTHING_ASKED, Asked
+from gocept.runner.operation.attach import Watched, attached
+from gocept.runner.signals.handlers import (
+    handlers,
+    handling,
+    make_default_effective,
+)
+from gocept.runner.signals.shutdown import booting, raising
 from gocept.runner.waits.forks import OneProcess
 from gocept.runner.waits.standard import fill_standard
 
 log = Log('gocept.runner.runner')
 
+SHUTDOWN_TIMEOUT = 30.0
+"""The time in which the declared children have to end, in seconds."""
+
 Worker = Callable[..., object]
-Principal = str | Callable[[], str] | None
+
+
+class User(Protocol):
+    """A user of a user folder."""
+
+    def getId(self) -> str:
+        """The id."""
+
+
+Who = str | User | None
+"""Whom a worker runs as."""
+
+Principal = str | Callable[[], Who] | None
+
+Watch = Callable[[ISite], object]
+"""Returns the objects of the database whose changes end a pause."""
 
 Guard = Callable[..., AbstractContextManager[None]]
 """Called with a status and the kinds of errors that end a step with it."""
@@ -41,10 +72,25 @@ Guard = Callable[..., AbstractContextManager[None]]
 class Decorator(Protocol):
     """What a run needs of an `IAppMain`."""
 
-    ticks: float
     principal: Principal
+    application: str | None
     once: bool
     shutdown_timeout: float
+    watch: Watch | None
+    schedule: str | None
+    timezone: str | None
+    jitter: float
+    missed: Missed
+    tick_timeout: float | None
+    tick_timeout_action: TimeoutAction
+    lock: bool
+
+    @property
+    def ticks(self) -> object:
+        """A number of seconds, or `Exit`."""
+
+    def get_principal(self) -> Who:
+        """The id of the principal; see `IAppMain`."""
 
     def loop(self, app: ISite, worker: Worker,
              args: Sequence[object]) -> Loop:
@@ -58,6 +104,12 @@ class Program(Protocol):
     decorator: Decorator
     worker: Worker
     main: Callable[..., int]
+
+    site: str | None
+    """The path of the site, unless a call or a command line names one."""
+
+    arguments: Sequence[object]
+    """Those of the worker, unless a call or a command line has some."""
 
     def __call__(self, appname: str | None = ..., configfile: ConfigFile = ...,
                  *args: object) -> int | None: ...
@@ -88,7 +140,8 @@ class End(NamedTuple):
         if isinstance(self.by, SystemExit) and (
                 errors.status_of(self.by) or not self.code):
             raise self.by
-        return errors.INTERRUPTED if self.by is not None else self.code
+        return self.code or (
+            errors.SUCCESS if self.by is None else errors.INTERRUPTED)
 
 
 def unguarded(status: int, *kinds: type[Exception],
@@ -107,10 +160,10 @@ def check_arguments(worker: Worker, args: Sequence[object]) -> None:
 
 
 @contextlib.contextmanager
-def configuration(configfile: ConfigFile, guard: Guard = unguarded, *,
-                  verbose: int = 0, logs: bool = True,
-                  ) -> Iterator[Options]:
-    """Read zope.conf, and set up the process; see `environment.configured`.
+def configuration(configfile: ConfigFile, guard: Guard = unguarded,
+                  settings: Settings = NOTHING_SAID, *, verbose: int = 0,
+                  logs: bool = True) -> Iterator[Options]:
+    """Read zope.conf, and set up the process; see `IEnvironment.configured`.
 
     The block holds the rest of booting. A signal ends it; see `booting`.
     """
@@ -119,27 +172,50 @@ def configuration(configfile: ConfigFile, guard: Guard = unguarded, *,
         with guard(errors.BAD_CONFIGURATION, OSError, ValueError,
                    ZConfig.ConfigurationError,
                    zope.configuration.exceptions.ConfigurationError):
-            options = zopeconf.load(configfile)
-            undo.enter_context(environment.configured(
+            chosen = environments.choose(configfile, settings)
+            options = chosen.load(configfile)
+            undo.enter_context(environments.setting_up(chosen))
+            undo.enter_context(chosen.configured(
                 options, verbose=verbose, logs=logs))
         yield options
 
 
+class Opened(NamedTuple):
+    """What `opened` hands out."""
+
+    root: ISite
+    site: ISite
+
+
 @contextlib.contextmanager
 def opened(options: Options, appname: str | None, guard: Guard = unguarded, *,
-           create: bool = True) -> Iterator[ISite]:
-    """Open the databases, and hand out the site.
-
-    Without `create`, it is an error if there is no database or root folder.
-    """
-    with ExitStack() as close:
-        with guard(errors.DATABASE_UNAVAILABLE, Exception):
-            database = close.enter_context(
-                environment.open_databases(options, create=create))
-        root = close.enter_context(environment.root_of(database))
+           create: bool = True) -> Iterator[Opened]:
+    """Open the databases, and find the site; see `IEnvironment.opened`."""
+    chosen = environments.current()
+    with chosen.opened(
+            options, create=create, opening=lambda: guard(
+                errors.DATABASE_UNAVAILABLE, Exception)) as root:
         with guard(errors.UNKNOWN_SITE):
-            site = environment.find_site(root, appname)
-        yield site
+            site = chosen.find_site(root, appname)
+        yield Opened(root, site)
+
+
+def _check_kind(program: Program) -> None:
+    wanted, found = program.decorator.application, environments.current().name
+    if wanted not in (None, found):
+        raise errors.UsageError(
+            f'{program.name} is a worker for applications of the kind '
+            f'{wanted}, and this one is of the kind {found}')
+
+
+def _locking(program: Program, lock: bool | None, appname: str | None,
+             options: Options) -> AbstractContextManager[None]:
+    """Hold the lock of the worker in the block, if there is to be one."""
+    if not (program.decorator.lock if lock is None else lock):
+        return nullcontext()
+    # Imported here, since few workers need it.
+    from gocept.runner.operation.lock import locked
+    return locked(program.name, appname, options)
 
 
 def _tell_threads(before: Sequence[threading.Thread]) -> None:
@@ -153,13 +229,14 @@ def _tell_threads(before: Sequence[threading.Thread]) -> None:
 
 def run(find: Callable[[], Program], args: Sequence[object],
         appname: str | None, configfile: ConfigFile,
-        guard: Guard = unguarded, *, verbose: int = 0,
-        create: bool = True,
+        guard: Guard = unguarded, settings: Settings = NOTHING_SAID, *,
+        verbose: int = 0, create: bool = True,
         within: Callable[[Loop], AbstractContextManager[object]] = nullcontext,
-        ) -> End:
+        asked: Asked = NOTHING_ASKED) -> End:
     """Run the worker that `find` returns, in the block of ``within(loop)``.
 
-    `find` is called when ZCML has been read.
+    `find` is called when ZCML has been read. `asked` says how the worker is
+    to be seen from outside, and may take the place of the decorator's `lock`.
     """
     loop: Loop | None = None
     booted, process, before = False, OneProcess(), threading.enumerate()
@@ -167,19 +244,34 @@ def run(find: Callable[[], Program], args: Sequence[object],
         # Outside the loop the log files are new, or not needed any more.
         with (handling({signal.SIGUSR2: lambda signum, frame: None}),
               environment.reaping_strangers(), ExitStack() as stack):
-            with configuration(configfile, guard, verbose=verbose) as options:
+            with configuration(configfile, guard, settings,
+                               verbose=verbose) as options:
                 program = find()
-                site = stack.enter_context(
+                appname = program.site if appname is None else appname
+                with guard(errors.BAD_USAGE):
+                    _check_kind(program)
+                with guard(errors.CANNOT_LOCK):
+                    stack.enter_context(
+                        _locking(program, asked.lock, appname, options))
+                _, site = stack.enter_context(
                     opened(options, appname, guard, create=create))
             booted = True
+            environment.tell_classes_of_script()
             with guard(errors.CANNOT_START):
                 stack.enter_context(
                     environment.supervised(program.decorator.shutdown_timeout))
-            loop = program.decorator.loop(site, program.worker, args)
+            loop = program.decorator.loop(
+                site, program.worker, args or program.arguments)
+            loop.name = program.name
             process.check()
-            with (within(loop), process,
+            with (within(loop),
                   guard(errors.UNKNOWN_PRINCIPAL,
-                        PrincipalLookupError, ComponentLookupError)):
+                        PrincipalLookupError, ComponentLookupError),
+                  attached(Watched(
+                      loop, program.name, appname, options, asked,
+                      program.decorator.shutdown_timeout,
+                      lambda: End.of(loop).status)),
+                  process):
                 loop.announce = lambda: environment.log_start(
                     program.name, loop, appname, site)
                 loop()
@@ -192,3 +284,24 @@ def run(find: Callable[[], Program], args: Sequence[object],
     finally:
         _tell_threads(before)
     return End.of(loop)
+
+
+@contextlib.contextmanager
+def init(appname: str | None, configfile: ConfigFile, *,
+         shutdown_timeout: float = SHUTDOWN_TIMEOUT,
+         application: str | None = None) -> Iterator[ISite]:
+    """See `IInit`."""
+    make_default_effective()
+    timeout = seconds(shutdown_timeout, 'shutdown_timeout')
+    before = handlers()
+    process = OneProcess()
+    with environment.reaping_strangers(), contextlib.ExitStack() as stack:
+        with configuration(
+                configfile, settings=Settings(application)) as options:
+            _, app = stack.enter_context(opened(options, appname))
+        if stack.enter_context(environment.supervised(timeout)):
+            stack.enter_context(raising(before))
+            stack.callback(abort)  # children can get back what they have sent
+        process.check()
+        with process:
+            yield app

@@ -43,6 +43,14 @@ def restore_with(undo: contextlib.ExitStack) -> None:
     undo.callback(_restore_principals, _principals())
 
 
+def forget_unique() -> None:
+    """Forget the checkers and principals, which ZCML declares only once."""
+    zope.security.checker._clear()
+    registry = _registry()
+    if registry is not None:
+        registry._clear()
+
+
 class _Kind:
     """A kind of registrations in the global registry."""
 

@@ -13,42 +13,44 @@ import ZConfig.matcher
 import ZODB.config
 from ZConfig.components.logger.logger import LoggerFactoryBase
 
+from gocept.runner.boot import environments
+from gocept.runner.boot.environments import ConfigFile
 from gocept.runner.errors import ConfigurationError
 
 here = os.path.dirname(__file__)
 
-ConfigFile = str | os.PathLike[str]
+BUILT_IN = os.path.join(os.path.dirname(os.path.abspath(here)), 'site.zcml')
+"""The site definition where a zope.conf names none."""
 
 
-class Options(Protocol):
+class Options(environments.Options, Protocol):
     """What is in a zope.conf."""
 
     databases: Sequence[ZODB.config.ZODBDatabase]
     eventlog: LoggerFactoryBase | None
     loggers: Sequence[LoggerFactoryBase]
-    site_definition: str
     path: Sequence[str]
     devmode: bool
     product_config: Sequence[ZConfig.matcher.SectionValue]
     web_sections: Sequence[ZConfig.matcher.SectionValue]
 
-    configfile: str
-    """The path of the file, as it was given."""
-
-    built_in: bool
-    """Whether the file names no site definition."""
-
     def getSectionAttributes(self) -> list[str]:
         """The names of all attributes."""
 
 
-def load(configfile: ConfigFile) -> Options:
-    """Read a zope.conf; each error names the file."""
+def read(configfile: ConfigFile, schema: ZConfig.info.SchemaType,
+         ) -> ZConfig.matcher.SectionValue:
+    """Read a file that has this schema; each error names the file.
+
+    The attribute `handlers` of the options is called with the functions that
+    the schema names, by name; it calls these.
+    """
     if not os.path.isfile(configfile):
         raise ZConfig.ConfigurationError(_no_file(configfile))
     try:
         with open(configfile, encoding='utf-8') as file:
-            options, _ = _Loader(_schema()).loadFile(file, _url(configfile))
+            options, handlers = _Loader(schema).loadFile(
+                file, _url(configfile))
     except ZConfig.ConfigurationError as error:
         if getattr(error, 'lineno', None) is not None:
             raise
@@ -62,6 +64,13 @@ def load(configfile: ConfigFile) -> Options:
     except Exception as error:  # of a data type, such as a wrong log format
         raise ConfigurationError(
             f'{configfile}: {type(error).__name__}: {error}') from error
+    options.configfile, options.handlers = os.fspath(configfile), handlers
+    return options
+
+
+def load(configfile: ConfigFile) -> Options:
+    """Read a zope.conf; each error names the file."""
+    options = read(configfile, _schema())
     names = [database.name or '' for database in options.databases]
     for name, database in zip(names, options.databases, strict=True):
         if names.count(name) > 1:
@@ -72,11 +81,9 @@ def load(configfile: ConfigFile) -> Options:
             raise ConfigurationError(
                 f'{configfile}: a <zodb> section needs a storage, such as '
                 '<filestorage>')
-    options.configfile = os.fspath(configfile)
     options.built_in = not options.site_definition
     options.site_definition = os.path.abspath(
-        options.site_definition
-        or os.path.join(os.path.dirname(here), 'site.zcml'))
+        options.site_definition or BUILT_IN)
     return options  # type: ignore[no-any-return]
 
 
@@ -173,6 +180,8 @@ def _explained(message: str) -> str:
     if '\\ufeff' in message:
         return ('the file begins with a byte order mark: save it as UTF-8 '
                 'without this mark')
+    if message == "None is not an allowed name for 'zodb.database' sections":
+        return 'the section of a database needs a name, as in <zodb_db main>'
     for name, package in _PACKAGES.items():
         if message == f'unknown type name: {name!r}':
             return f'{message}: put "%import {package}" before it'

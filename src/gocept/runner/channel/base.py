@@ -1,12 +1,15 @@
 """What all channels share: reading bytes, text or lines."""
 
 import codecs
+import fcntl
+import functools
 import logging
 import sys
-from abc import ABC, abstractmethod
+import termios
+from abc import ABCMeta, abstractmethod
 from collections import deque
-from collections.abc import Iterator, Sequence
-from typing import TypedDict, Unpack
+from collections.abc import Callable, Sequence
+from typing import Self, TypedDict, TypeVar
 
 import zope.interface
 
@@ -14,12 +17,17 @@ from gocept.runner.channel import expect
 from gocept.runner.channel.expect import Match, Pattern
 from gocept.runner.channel.lines import Data, Lines
 from gocept.runner.errors import EndpointClosedException
-from gocept.runner.interfaces import IChannel, ILineChannel
+from gocept.runner.interfaces import IChannel
+from gocept.runner.logs import Log
 from gocept.runner.waits.closing import Closing
 from gocept.runner.waits.deadline import Deadline
 from gocept.runner.waits.source import Source
 
+log = Log('gocept.runner.channel')
+
 MIB = 2 ** 20
+
+T = TypeVar('T', bound='Channel')
 
 Chunk = bytes | bytearray | memoryview | str
 """What can be written: text only with an encoding."""
@@ -41,9 +49,21 @@ def checked_buffering(buffering: str | None) -> str | None:
     return buffering
 
 
+def _after_what_is_ready(read: Callable[[T], Data]) -> Callable[[T], Data]:
+    """Have a custom `read` return first what `read_until` has put back."""
+    @functools.wraps(read)
+    def call(channel: T) -> Data:
+        ready = channel._ready
+        return ready.popleft() if ready else read(channel)
+    return call
+
+
 @zope.interface.implementer(IChannel)
-class Channel(Source, Closing, ABC):
-    """See `IChannel`; the base of custom channels as well."""
+class Channel(Source, Closing, metaclass=ABCMeta):
+    """See `IChannel`; a base for custom channels as well, see `custom`.
+
+    The constructor of a custom channel need not call ours.
+    """
 
     is_stream = True
 
@@ -52,31 +72,84 @@ class Channel(Source, Closing, ABC):
     high_water = MIB
     """A write is refused while more bytes than this are kept."""
 
+    can_wait = True
+    """Whether `read_until` waits for what is still to come."""
+
+    waits_for_commit = False
+    """Whether who reads it calls `acknowledge`, after each commit."""
+
     loss_level = logging.WARNING
     """How it is logged that bytes which were accepted cannot be sent."""
 
+    encoding: str | None = None
+
+    _buffering = 'bytes'
+
+    _decoder: codecs.IncrementalDecoder | None = None
+
+    _encoder: codecs.IncrementalEncoder | None = None
+
+    _lines: Lines | None = None
+
+    _plain = True
+
+    _nothing: Data = b''
+
+    _last: Data = b''
+
+    _final: Data = b''
+
+    _over: EndpointClosedException | None = None
+
+    _gives_reads = False
+    """Whether a subclass has another `read`, so that pollers call it."""
+
+    def __init_subclass__(cls, **keywords: object) -> None:
+        super().__init_subclass__(**keywords)
+        names = next(vars(each) for each in cls.__mro__
+                     if {'read', 'collect'} & vars(each).keys())
+        cls._gives_reads = 'collect' not in names
+        owner = next(each for each in cls.__mro__ if 'read' in vars(each))
+        # Its own, or that of a base which is no channel.
+        is_new = owner is cls or not issubclass(owner, Channel)
+        if is_new and cls._read is Channel._read:
+            cls.read = _after_what_is_ready(cls.read)  # type: ignore[assignment]
+
+    def __new__(cls, *args: object, **keywords: object) -> Self:
+        channel = super().__new__(cls)
+        channel._ready = deque()
+        return channel
+
     def __init__(self, *, buffering: str | None = None,
                  encoding: str | None = None, limit: int = MIB) -> None:
-        self.buffering = checked_buffering(buffering)
+        self._buffering = checked_buffering(buffering) or 'bytes'
         self.encoding = encoding
-        self._decoder = self._encoder = None
         if encoding is not None:
             # Bytes that cannot be decoded are shown, since data that others
             # send must neither be lost nor end the reading of it.
             self._decoder = codecs.getincrementaldecoder(encoding)(
                 'backslashreplace')
             self._encoder = codecs.getincrementalencoder(encoding)()
-        self._nothing: Data = b'' if encoding is None else ''
-        self._lines = (Lines(limit, encoding is not None)
-                       if buffering == 'line' else None)
+            self._nothing = self._last = self._final = ''
+        if buffering == 'line':
+            self._lines = Lines(limit, encoding is not None)
         self._plain = self._lines is None and encoding is None
-        self._ready: deque[Data] = deque()
-        self._last = self._final = self._nothing
-        self._over: EndpointClosedException | None = None
 
-    @abstractmethod
+    _ready: deque[Data]
+
+    @property
+    def buffering(self) -> str:
+        """See `IChannel`."""
+        return self._buffering
+
     def _read(self) -> Data:
-        """What there is; EndpointClosedException when no more will come."""
+        """What there is; EndpointClosedException when no more will come.
+
+        A custom channel has this, or a `read` of its own.
+        """
+        if not self._gives_reads:
+            raise NotImplementedError(f'{self!r} has nothing to read from')
+        return self.read() or self._nothing
 
     @abstractmethod
     def write(self, *data: Chunk) -> None:
@@ -90,6 +163,12 @@ class Channel(Source, Closing, ABC):
         """EndpointClosedException if it is known that nobody will read."""
         if self.closed:
             raise EndpointClosedException(f'{self!r} is closed')
+
+    def take_sink(self, other: 'Channel') -> None:
+        """Write to what `other` writes to, as nobody reads there any more.
+
+        Most channels cannot: who writes to them is told the end.
+        """
 
     @abstractmethod
     def close(self) -> None:
@@ -135,6 +214,8 @@ class Channel(Source, Closing, ABC):
         return item
 
     def collect(self) -> tuple[Sequence[Data], bool]:
+        if self._gives_reads:
+            return self._collect_reads()
         ready = self._ready
         if not ready:
             try:
@@ -149,6 +230,66 @@ class Channel(Source, Closing, ABC):
         if items:
             self._last = items[-1]
         return items, False
+
+    def _collect_reads(self) -> tuple[Sequence[Data], bool]:
+        items: list[Data] = []
+        try:
+            while data := self.read():
+                items.append(data)
+                if self.buffering != 'line':
+                    break
+        except EndpointClosedException:
+            return [*items, self._nothing], True
+        except Exception:
+            if not items:
+                raise
+            # They were read, and would be lost.
+            log.exception('%r failed, and is not polled any more', self)
+            return [*items, self._nothing], True
+        return items, False
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether it is open and has something to read from."""
+        return not self.closed
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether there is something to write to."""
+        return self.sink_fd >= 0
+
+    @property
+    def is_undecided(self) -> bool:
+        """Whether a kernel waits to hear that what was read is committed."""
+        return False
+
+    @property
+    def has_more(self) -> bool:
+        """Whether something is left to read, here or in the system."""
+        if self.unread:
+            return True
+        try:
+            return any(fcntl.ioctl(
+                self.get_fd(), termios.FIONREAD, bytes(4)))
+        except (EndpointClosedException, NotImplementedError, OSError,
+                ValueError):
+            return False  # closed, or nothing to read from
+
+    @property
+    def _size_of_unread(self) -> int:
+        return sum(map(len, self._ready)) + (
+            0 if self._lines is None else self._lines.size)
+
+    def abandon(self) -> None:
+        """Close it, as nobody wants what is left to read."""
+        self.close()
+
+    def acknowledge(self, unread: int = 0, is_over: bool = False) -> None:
+        """What was read need not be kept for another reader any more.
+
+        But for the last `unread` bytes, or characters; `is_over` says that
+        the end was read as well. Most channels keep nothing.
+        """
 
     @property
     def buffered(self) -> bool:
@@ -169,7 +310,11 @@ class Channel(Source, Closing, ABC):
 
     def _fill(self) -> None:
         try:
-            self._feed(self._read_once())
+            # A part of a line, or of a character, may be the last: then the
+            # end comes behind it, and it is returned now.
+            while not self._ready and (data := self._read_bytes()):
+                self._feed(data if self._decoder is None
+                           else self._decode(data))
         except EndpointClosedException:
             over, self._over = self._over, None
             self._finish()
@@ -182,13 +327,13 @@ class Channel(Source, Closing, ABC):
         """Return what comes now, without what `take_all` returns."""
         if self.kept:
             self.send_kept()
-        return self._read_once()
+        data = self._read_bytes()
+        return data if self._decoder is None else self._decode(data)
 
-    def _read_once(self) -> Data:
+    def _read_bytes(self) -> Data:
         if self._over is None:
             try:
-                data = self._read()
-                return data if self._decoder is None else self._decode(data)
+                return self._read()
             except EndpointClosedException as error:
                 # A terminal and a named pipe tell their end only once.
                 self._over = error
@@ -268,92 +413,3 @@ class Channel(Source, Closing, ABC):
                     raise
             pieces.append(each)
         return b''.join(pieces)
-
-
-class Wrapping(Channel):
-    """The base of channels that do all but one thing by another channel."""
-
-    def __init__(self, channel: Channel, **options: Unpack[Options]) -> None:
-        super().__init__(**options)
-        self._channel = channel
-
-    @property
-    def closed(self) -> bool:  # type: ignore[override]
-        """See `IChannel`."""
-        return self._channel.closed
-
-    @property
-    def kept(self) -> int:
-        """See `IChannel`."""
-        return self._channel.kept
-
-    @property
-    def high_water(self) -> int:  # type: ignore[override]
-        return self._channel.high_water
-
-    def layers(self) -> Iterator[Source]:
-        yield self
-        yield from self._channel.layers()
-
-    def _read(self) -> Data:
-        return self._channel.read()
-
-    def send_kept(self) -> bool:
-        return self._channel.send_kept()
-
-    def check_sink(self) -> None:
-        self._channel.check_sink()
-
-    def write_eof(self) -> None:
-        """See `IChannel`."""
-        self._channel.write_eof()
-
-    def flush(self, timeout: float | None = None) -> None:
-        """See `IChannel`."""
-        self._channel.flush(timeout)
-
-    def close(self) -> None:
-        """See `IChannel`."""
-        self._channel.close()
-
-    def get_fd(self) -> int:
-        """See `IChannel`."""
-        return self._channel.get_fd()
-
-
-@zope.interface.implementer(ILineChannel)
-class LineChannel(Wrapping):
-    """See `ILineChannel`."""
-
-    def __init__(self, channel: Channel, *, encoding: str | None = None,
-                 limit: int = MIB) -> None:
-        super().__init__(channel, buffering='line', encoding=encoding,
-                         limit=limit)
-        if channel.transactional:
-            raise ValueError(
-                f'{channel!r} cannot give back a part of a line: make a '
-                'TransactionalChannel of the LineChannel')
-        if encoding and channel.encoding:
-            raise ValueError(f'{channel!r} gives text already: leave out the '
-                             'encoding')
-        if channel.encoding:
-            self._lines = Lines(limit, text=True)
-            self._nothing = ''
-
-    @property
-    def buffered(self) -> bool:
-        return bool(self._ready) or self._channel.buffered
-
-    def write(self, *data: Chunk) -> None:
-        """See `IChannel`."""
-        if self.encoding is not None:
-            data = (self._encoded(data),)
-        self._channel.write(*data)
-
-    def write_accepted(self, *data: Chunk) -> None:
-        if self.encoding is not None:
-            data = (self._encoded(data),)
-        self._channel.write_accepted(*data)
-
-    def __repr__(self) -> str:
-        return f'<LineChannel {self._channel!r}>'

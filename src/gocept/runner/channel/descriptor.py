@@ -57,10 +57,12 @@ class _DescriptorChannel(Channel, Owning):
                  **options: Unpack[Options]) -> None:
         super().__init__(**options)
         self._lock = Lock()
-        self._outgoing = Outgoing(send, high_water)
+        self._identities = {fd: Identity.of(fd) for fd in self._descriptors()}
+        self._outgoing = Outgoing(
+            _guarded(self._identities[self.sink_fd], self.sink_fd, send)
+            if self.sink_fd in self._identities else send, high_water)
         self.high_water = high_water
         self._ending = self._ended = False  # after write_eof()
-        self._process = os.getpid()
         tell_forks(self)
 
     @abstractmethod
@@ -76,12 +78,17 @@ class _DescriptorChannel(Channel, Owning):
         """See `IChannel`."""
         return self._outgoing.size
 
-    def _is_own(self, fd: int, identity: Identity) -> bool:
-        """Whether the number is not that of another file, in a fork.
+    def _owns(self, fd: int) -> bool:
+        """Whether nobody else has closed the descriptor by its number."""
+        return self._identities[fd].has(fd)
 
-        In the same process, somebody may have opened another one there for us.
-        """
-        return os.getpid() == self._process or identity.has(fd)
+    def fileno(self) -> int:
+        """See `IChannel`; -1 as well if somebody else has closed it."""
+        fd = super().fileno()
+        if fd in self._identities and not self._owns(fd):
+            self._receive = _receive_nothing
+            return -1
+        return fd
 
     def _require_open(self) -> None:
         if self.closed:
@@ -96,6 +103,8 @@ class _DescriptorChannel(Channel, Owning):
 
     def _gone(self, error: ConnectionError) -> EndpointClosedException:
         """The error when the other side does not read any more."""
+        with contextlib.suppress(NotImplementedError):
+            self.fileno()  # a lost descriptor is not read any more, either
         return EndpointClosedException(
             f'{self!r}: {error}; {self._outgoing.forget()} bytes could not be '
             'sent')
@@ -149,7 +158,7 @@ class _DescriptorChannel(Channel, Owning):
     def check_sink(self) -> None:
         with self._lock:
             self._require_sink()
-            if is_broken(self.sink_fd):
+            if not self._owns(self.sink_fd) or is_broken(self.sink_fd):
                 raise EndpointClosedException(
                     f'{self!r}: the other side does not read any more')
 
@@ -171,6 +180,8 @@ class _DescriptorChannel(Channel, Owning):
         """Send what is kept, and the end after it. With the lock held."""
         self._outgoing.send()
         if self._ending and not self._ended and not self._outgoing.size:
+            if not self._owns(self.sink_fd):
+                raise _lost(self.sink_fd)
             self._end_sending()
             self._ended = True
 
@@ -230,6 +241,12 @@ class _DescriptorChannel(Channel, Owning):
             log.log(self.loss_level, '%r was closed with %d bytes unsent',
                     self, lost)
 
+    def __del__(self) -> None:
+        if not (self.closed or any(map(self._owns, self._descriptors()))):
+            self.closed = True  # by somebody else
+            self._release()
+        super().__del__()
+
     def after_fork(self) -> None:
         """In a forked child: the parent sends what is kept."""
         self._outgoing.forget()
@@ -239,6 +256,24 @@ class _DescriptorChannel(Channel, Owning):
         state = 'closed' if self.closed else ', '.join(
             map(str, self._descriptors()))
         return f'<{type(self).__name__}{name}: {state}>'
+
+
+def _lost(fd: int) -> ConnectionError:
+    return ConnectionError(f'somebody else has closed its descriptor {fd}')
+
+
+def _receive_nothing(size: int) -> bytes:
+    raise OSError(errno.EBADF, 'somebody else has closed its descriptor')
+
+
+def _guarded(identity: Identity, fd: int, send: Callable[[Piece], int],
+             ) -> Callable[[Piece], int]:
+    """`send`, but not to another file that has the same number now."""
+    def guarded(piece: Piece) -> int:
+        if not identity.has(fd):
+            raise _lost(fd)
+        return send(piece)
+    return guarded
 
 
 @zope.interface.implementer(IPipeChannel)
@@ -258,7 +293,6 @@ class PipeChannel(_DescriptorChannel):
                           if os.get_blocking(fd)]
         for fd in self._blocking:
             os.set_blocking(fd, False)
-        self._identities = {fd: Identity.of(fd) for fd in self._descriptors()}
         self.closed = False
 
     def _descriptors(self) -> list[int]:
@@ -274,7 +308,6 @@ class PipeChannel(_DescriptorChannel):
 
     @property
     def is_readable(self) -> bool:
-        """Whether it is open and has something to read from."""
         return self._faucet >= 0
 
     def _end_sending(self) -> None:
@@ -305,7 +338,7 @@ class PipeChannel(_DescriptorChannel):
         self._blocking = []  # the files are also those of the parent
 
     def _close(self, fd: int) -> None:
-        if not self._is_own(fd, self._identities[fd]):
+        if not self._owns(fd):
             return
         try:
             if fd in self._blocking:
@@ -327,15 +360,14 @@ class SocketChannel(_DescriptorChannel):
             try:
                 return sock.send(piece, socket.MSG_NOSIGNAL)
             except OSError as error:
-                if error.errno in _UNREACHABLE:
+                if error.errno in (*_UNREACHABLE, errno.EBADF):
                     raise ConnectionError(*error.args) from error
                 raise
+        self.sink_fd = sock.fileno()
         super().__init__(send, high_water=high_water, **options)
         sock.setblocking(False)
         self._socket = sock
         self._receive = sock.recv
-        self.sink_fd = sock.fileno()
-        self._identity = Identity.of(self.sink_fd)
         self.closed = False
 
     def get_fd(self) -> int:
@@ -350,8 +382,8 @@ class SocketChannel(_DescriptorChannel):
         return [self.sink_fd]
 
     def _release(self) -> None:
-        self.sink_fd = -1
-        if not self._is_own(self._socket.fileno(), self._identity):
+        fd, self.sink_fd = self.sink_fd, -1
+        if not self._owns(fd):
             self._socket.detach()
         self._socket.close()
 

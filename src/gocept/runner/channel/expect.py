@@ -32,6 +32,9 @@ class Readable(Protocol):
     @property
     def is_text(self) -> bool: ...
 
+    @property
+    def can_wait(self) -> bool: ...
+
     def get_fd(self) -> int: ...
 
     def layers(self) -> Iterator[Source]: ...
@@ -94,6 +97,8 @@ def _receive(channel: Readable, pattern: Pattern, deadline: Deadline,
 
 def _wait(channel: Readable, deadline: Deadline) -> bool:
     """Wait for more; the other side may first need what is kept."""
+    if not channel.can_wait:
+        return False
     try:
         fd = channel.get_fd()
     except NotImplementedError:

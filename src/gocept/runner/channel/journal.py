@@ -8,7 +8,7 @@ what was written before the database has what was committed with it.
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import transaction
 import zope.interface
@@ -20,12 +20,19 @@ from transaction.interfaces import (
     TransientError,
 )
 
-from gocept.runner.channel.base import Chunk
 from gocept.runner.channel.lines import Data
-from gocept.runner.errors import EndpointClosedException, WriteBufferFull
+from gocept.runner.errors import (
+    EndpointClosedException,
+    NotCommitted,
+    WriteBufferFull,
+)
 from gocept.runner.logs import Log
 
 log = Log('gocept.runner.channel')
+
+Kept = TypeVar('Kept')  # what a party sends: bytes or text, or a request
+
+Kept_contra = TypeVar('Kept_contra', contravariant=True)
 
 
 class Delivery:
@@ -77,8 +84,8 @@ class Batch:
         return items
 
 
-class Party(Protocol):
-    """A channel, as its journal knows it."""
+class Party(Protocol[Kept_contra]):
+    """A channel, or another source, as its journal knows it."""
 
     def give_back(self, deliveries: Sequence[Delivery],
                   is_alone: bool) -> None:
@@ -90,18 +97,21 @@ class Party(Protocol):
     def consume_end(self) -> None:
         """The end was fetched for good."""
 
+    def acknowledge_fetched(self) -> None:
+        """What was fetched, and not given back, was committed."""
+
     def vote(self) -> None:
         """EndpointClosedException if nobody will read what is sent."""
 
-    def send(self, chunks: Sequence[Chunk], is_end: bool) -> None:
+    def send(self, chunks: Sequence[Kept_contra], is_end: bool) -> None:
         """Send what a transaction has written."""
 
 
-class Written:
+class Written(Generic[Kept]):
     """What is kept for one channel until the commit."""
 
     def __init__(self) -> None:
-        self.chunks: list[Chunk] = []
+        self.chunks: list[Kept] = []
         self.sizes: list[int] = []
         self.is_end = False
         """Whether `write_eof` was called."""
@@ -152,9 +162,9 @@ class Journal:
 
     def __init__(self, txn: transaction.Transaction) -> None:
         self._txn = txn
-        self._fetched: list[tuple[Party, Delivery | Batch]] = []
-        self._written: dict[Party, Written] = {}
-        self._waiting: dict[Party, None] = {}
+        self._fetched: list[tuple[Party[Any], Delivery | Batch]] = []
+        self._written: dict[Party[Any], Written[Any]] = {}
+        self._waiting: dict[Party[Any], None] = {}
         self._second_phase = _SecondPhase()
         txn.join(self._second_phase)  # raises if the transaction has failed
         txn.join(self)
@@ -173,15 +183,26 @@ class Journal:
         """
         return not self._fetched or self._fetched[0][1].group is group
 
-    def note(self, channel: Party, fetched: Delivery | Batch) -> None:
+    @property
+    def fetches(self) -> int:
+        """How often something was fetched that an abort gives back."""
+        return len(self._fetched)
+
+    def note(self, channel: Party[Kept], fetched: Delivery | Batch) -> None:
         """This was fetched."""
         self._fetched.append((channel, fetched))
 
-    def wait(self, channel: Party) -> None:
+    def wait(self, channel: Party[Kept]) -> None:
         """Resume `channel` when the transaction has ended."""
         self._waiting[channel] = None
 
-    def take_last(self, channel: Party, count: int) -> list[Delivery]:
+    def keep(self, channel: Party[Kept], count: int) -> None:
+        """Forget what was fetched from a channel after the first items."""
+        found = sum(party is channel for party, _ in self._fetched)
+        self.take_last(channel, found - count)
+
+    def take_last(self, channel: Party[Kept], count: int,
+                  ) -> list[Delivery]:
         """Forget the last items that were fetched from a channel."""
         taken: list[Delivery] = []
         index = len(self._fetched)
@@ -195,11 +216,11 @@ class Journal:
                     (channel, each) for each in items[:left]]
         return taken
 
-    def written_to(self, channel: Party) -> Written | None:
+    def written_to(self, channel: Party[Kept]) -> Written[Kept] | None:
         """What is kept for a channel."""
         return self._written.get(channel)
 
-    def write(self, channel: Party) -> Written:
+    def write(self, channel: Party[Kept]) -> Written[Kept]:
         """Where to add what is to be kept for a channel."""
         return self._written.setdefault(channel, Written())
 
@@ -231,7 +252,13 @@ class Journal:
             except Exception:
                 log.exception('%r: %d bytes of a committed transaction were '
                               'not sent', channel, written.size)
+        read = {channel: None for channel, _ in self._fetched}
         self.consume()
+        for channel in read:
+            try:
+                channel.acknowledge_fetched()
+            except Exception:
+                log.exception('%r: what was committed may come again', channel)
 
     def tpc_abort(self, txn: transaction.Transaction) -> None:
         if self._second_phase.begun:
@@ -290,7 +317,7 @@ class Journal:
                     delivery.failures = most + 1 if counts else max(most, 1)
                     delivery.group = group
             is_alone = counts
-        returned: dict[Party, list[Delivery]] = {}
+        returned: dict[Party[Any], list[Delivery]] = {}
         for channel, delivery in fetched:
             returned.setdefault(channel, []).append(delivery)
         for channel, deliveries in returned.items():
@@ -349,9 +376,10 @@ def _has_failed(txn: transaction.Transaction) -> bool:
     stands in the way of a commit, such as a full disk.
     """
     error = sys.exception()
-    if not isinstance(error, Exception) or (
-            isinstance(error, OSError) and txn.status in (
-                Status.COMMITTING, Status.COMMITFAILED)):
+    if not isinstance(error, Exception) or isinstance(error, NotCommitted):
+        return False
+    if isinstance(error, OSError) and txn.status in (
+            Status.COMMITTING, Status.COMMITFAILED):
         return False
     try:
         return not txn.isRetryableError(error)

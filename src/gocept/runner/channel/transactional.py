@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 import zope.interface
 
-from gocept.runner.channel.base import Channel, Chunk, Wrapping
+from gocept.runner.channel.base import Channel, Chunk
+from gocept.runner.channel.custom import CustomChannel, as_channel
 from gocept.runner.channel.expect import Match, Pattern
 from gocept.runner.channel.lines import Data
+from gocept.runner.channel.wrapping import Wrapping
 from gocept.runner.errors import (
     EndpointClosedException,
     StillKept,
@@ -45,17 +47,19 @@ class TransactionalChannel(Wrapping):
 
     transactional = True
 
-    def __init__(self, channel: Channel, *,
+    def __init__(self, channel: Channel | CustomChannel, *,
                  redeliveries: int | None = REDELIVERIES) -> None:
         # Imported here, as most channels need no transaction.
         from gocept.runner.channel import journal
+        channel = as_channel(channel)
         if channel.transactional:
             raise ValueError(f'{channel!r} is transactional already')
         super().__init__(channel)
         for layer in channel.layers():
             if isinstance(layer, Channel):
                 layer.loss_level = logging.ERROR  # as it was committed
-        self.buffering, self.encoding = channel.buffering, channel.encoding
+                layer.waits_for_commit = True
+        self._buffering, self.encoding = channel.buffering, channel.encoding
         self._nothing = '' if channel.is_text else b''
         self.redeliveries = checked_redeliveries(redeliveries)
         self.skipped = 0
@@ -74,6 +78,8 @@ class TransactionalChannel(Wrapping):
     def read(self) -> Data:
         """See `IChannel`."""
         journal = self._current_journal()
+        if journal is None:
+            self.acknowledge_fetched()
         self._divide()
         if self._returned:
             if self._returned[0].is_end:
@@ -95,6 +101,8 @@ class TransactionalChannel(Wrapping):
         journal = self._current_journal()
         if self.suspended:  # the transaction has fetched the end
             return (), False
+        if journal is None:
+            self.acknowledge_fetched()
         self._divide()
         if self._returned:
             deliveries = [*iter(lambda: self._fetch_again(journal), None)]
@@ -249,6 +257,10 @@ class TransactionalChannel(Wrapping):
         self.suspended, self._is_over = False, True
         self._tell_over()
 
+    def acknowledge_fetched(self) -> None:
+        self._channel.acknowledge(
+            sum(len(each.data) for each in self._returned), self._is_over)
+
     # Writing
 
     @property
@@ -257,7 +269,7 @@ class TransactionalChannel(Wrapping):
         written = self._written()
         return self._channel.kept + (0 if written is None else written.size)
 
-    def _written(self) -> 'Written | None':
+    def _written(self) -> 'Written[Chunk] | None':
         journal = self._known_journal()
         return None if journal is None else journal.written_to(self)
 

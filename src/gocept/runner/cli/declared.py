@@ -3,19 +3,31 @@
 import argparse
 import contextlib
 import inspect
+import shlex
 from collections.abc import Iterator, Sequence
 
 import zope.component
 
 from gocept.runner import errors
-from gocept.runner.boot.program import Program, configuration
+from gocept.runner.boot.program import (
+    Decorator,
+    Program,
+    configuration,
+)
+from gocept.runner.cli import table
 from gocept.runner.cli import worker as command
+from gocept.runner.cli.application import add_application, settings_of
+from gocept.runner.cli.mistakes import UserError, guarded
 from gocept.runner.interfaces import ISupervisor
+from gocept.runner.runner import appmain
+from gocept.runner.zcml.kernels import DeclaredKernel
+from gocept.runner.zcml.supervisor import Declaration
 
 RUN_EXAMPLES = '''\
 examples:
   gocept-runner run nightly --config zope.conf
-  gocept-runner run import --config zope.conf --once --dry-run -- orders.csv
+  gocept-runner run import --config zope.conf --once --dry-run orders.csv
+  gocept-runner run import --config zope.conf -- --all
 
 '''
 
@@ -26,6 +38,7 @@ examples:
 
 statuses:
    0  success
+   1  the output could not be written
    2  bad usage
   78  bad configuration: zope.conf or ZCML
 '''
@@ -33,54 +46,63 @@ statuses:
 
 PROG = 'gocept-runner run'
 
+_UNDECLARED = ('A worker with @appmain() or @once() that ZCML does not '
+               'declare is started by a command of its own')
+
 
 def run(argv: Sequence[str]) -> int:
     """Run a worker that ZCML declares, as its command line says."""
     words, _ = command.split(argv)
     if not {'-h', '--help'}.isdisjoint(words):
         # The help of a worker is known when ZCML has been read.
-        with contextlib.suppress(command.UserError):  # no name, for instance
+        with contextlib.suppress(UserError):  # no name, for instance
             wish, _ = command.parse(_parser(command.Probe), argv)
-            return command.guarded(
-                PROG, lambda: _help(wish.name, wish.config))
+            return guarded(
+                PROG, lambda: _help(wish))
     options, args = command.parse(_parser(), argv)
-    return command.guarded(PROG, lambda: command.run(
-        lambda: _find(options.name, args), options, args))
+    return guarded(PROG, lambda: command.run(
+        lambda: _find(options, args), options, args))
 
 
 def _parser(kind: type[argparse.ArgumentParser] = argparse.ArgumentParser,
             ) -> argparse.ArgumentParser:
     parser = command.make_parser(
-        'NAME [options] [-- ARGUMENT ...]', 'Run a worker that ZCML declares.',
+        'NAME [options] [[--] ARGUMENT ...]',
+        'Run a worker that ZCML declares.',
         RUN_EXAMPLES + command.STATUSES, PROG, kind=kind)
     parser.add_argument('name', metavar='NAME', help='the worker')
     command.add_options(parser)
     return parser
 
 
-def _help(name: str, config: str) -> int:
-    with configuration(config, command.expecting, logs=False):
-        command.parser_of(_named(name), f'{PROG} {name}').print_help()
+def _help(options: argparse.Namespace) -> int:
+    with configuration(options.config, command.expecting,
+                       settings_of(options), logs=False):
+        program = named(options.name)
+        command.parser_of(program, f'{PROG} {options.name}',
+                          site=program.site).print_help()
     return errors.SUCCESS
 
 
-def _find(name: str, args: Sequence[str]) -> Program:
-    program = _named(name)
-    command.check_arguments(program.worker, args)
+def _find(options: argparse.Namespace, args: Sequence[str]) -> Program:
+    program = named(options.name)
+    command.check(program, options, args)
     return program
 
 
-def _named(name: str) -> Program:
+def named(name: str) -> Program:
+    """The worker that ZCML declares; UserError if there is none."""
     supervisor = zope.component.queryUtility(ISupervisor)
     workers = {} if supervisor is None else supervisor.workers
     if name not in workers:
         what = f'no worker {name!r} is declared'
         if supervisor is not None and name in supervisor.children:
-            what = f'{name!r} is no worker, but an ' + (
-                supervisor.children[name].kind)
-        raise command.UserError(
-            f'{what}; there are: {", ".join(sorted(workers)) or "none"}',
-            errors.BAD_USAGE)
+            kind = supervisor.children[name].kind
+            what = (f'{name!r} is no worker, but '
+                    f'{"a" if kind == "server" else "an"} {kind}')
+        raise UserError(
+            f'{what}; there are: {", ".join(sorted(workers)) or "none"}'
+            f'{"" if workers else f". {_UNDECLARED}"}', errors.BAD_USAGE)
     program: Program = workers[name]
     return program
 
@@ -88,22 +110,27 @@ def _named(name: str) -> Program:
 def list_(argv: Sequence[str]) -> int:
     """Show, as a table, what ZCML declares."""
     parser = command.make_parser(
-        '[options]', 'Show the apps, executors and workers that ZCML '
-        'declares. Nothing is started or opened.', LIST_EXAMPLES,
+        '[options]', 'Show the apps, executors, servers, workers and kernels '
+        'that ZCML declares, and which of them live in a kernel. Nothing is '
+        'started or opened.', LIST_EXAMPLES,
         'gocept-runner list')
+    add_application(parser)
     options = parser.parse_args(argv)
-    return command.guarded(parser.prog, lambda: _list(options))
+    return guarded(parser.prog, lambda: _list(options))
 
 
 def _list(options: argparse.Namespace) -> int:
-    with configuration(options.config, command.expecting, logs=False) as conf:
+    with configuration(options.config, command.expecting,
+                       settings_of(options), logs=False) as conf:
         rows = list(_rows())
     if not rows:
         print(f'{conf.configfile} names no site-definition, so nothing is '
               'declared.' if conf.built_in else
-              f'Nothing is declared in {conf.site_definition}.')
+              f'Nothing is declared in {conf.site_definition}.',
+              f'{_UNDECLARED}.')
     else:
-        _print_table([('KIND', 'NAME', 'START', 'REQUIRES', 'WHAT'), *rows])
+        print(*table.lines(
+            [('KIND', 'NAME', 'START', 'REQUIRES', 'WHAT'), *rows]), sep='\n')
     return errors.SUCCESS
 
 
@@ -112,10 +139,25 @@ def _rows() -> Iterator[tuple[str, str, str, str, str]]:
     if supervisor is None:
         return
     for _, child in sorted(supervisor.children.items()):
-        yield (child.kind, child.name, 'eager' if child.eager else 'lazy',
-               ' '.join(child.requires) or '-', child.description)
+        yield (child.kind, child.name, child.start,
+               ' '.join(child.requires) or '-',
+               child.description + _whereabouts(child))
+    for name, kernel in sorted(supervisor.kernels.items()):
+        yield 'kernel', name or '-', '-', '-', kernel.description
     for name, program in sorted(supervisor.workers.items()):
         yield 'worker', name, '-', '-', _description(program)
+
+
+def _whereabouts(child: Declaration) -> str:
+    """Whether it lives in its kernel now, which may be that of others."""
+    kernel = child.kernel
+    if kernel is None:
+        return ''
+    found = (kernel.look_for(child.name)
+             if isinstance(kernel, DeclaredKernel) else {})
+    lives = ', '.join(f'{key} runs as process {pid}'
+                      for key, pid in sorted(found.items()))
+    return f' (in the kernel{lives and ": "}{lives})'
 
 
 def _description(program: Program) -> str:
@@ -123,19 +165,29 @@ def _description(program: Program) -> str:
     # A worker is a function, or an object that can be called.
     is_function = hasattr(worker, '__qualname__')
     named = worker if is_function else type(worker)
-    parts = [f'{named.__module__}:{named.__qualname__}'
-             f'{command.usage_of_arguments(worker)}',
-             'once' if decorator.once else f'every {decorator.ticks} s']
-    if isinstance(decorator.principal, str):
+    arguments = (shlex.join(map(str, program.arguments))
+                 or command.usage_of_arguments(worker))
+    parts = [f'{named.__module__}:{named.__qualname__} {arguments}'.rstrip(),
+             _times(decorator)]
+    if program.site is not None:
+        parts.append(f'in {program.site}')
+    is_overridden = type(decorator).get_principal is not appmain.get_principal
+    if isinstance(decorator.principal, str) and not is_overridden:
         parts.append(f'as {decorator.principal}')
-    elif decorator.principal is not None:
+    elif decorator.principal is not None or is_overridden:
         parts.append('with a principal')  # only its callable is known
+    if decorator.lock:
+        parts.append('with a lock')
     doc = inspect.getdoc(worker) if is_function else None
     purpose, _, _ = (doc or '').partition('\n')
     return ', '.join(parts) + (f': {purpose}' if purpose else '')
 
 
-def _print_table(rows: Sequence[Sequence[str]]) -> None:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print('  '.join(map(str.ljust, row, widths)).rstrip())
+def _times(decorator: Decorator) -> str:
+    if decorator.once:
+        return 'once'
+    if decorator.schedule is None:
+        return (f'every {decorator.ticks} s'
+                + (' or on a change' if decorator.watch else ''))
+    zone = '' if decorator.timezone is None else f' ({decorator.timezone})'
+    return f'at {decorator.schedule}{zone}'

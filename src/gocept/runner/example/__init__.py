@@ -6,7 +6,7 @@ The names are handed out lazily, as the child needs nothing of the worker.
 from importlib import import_module
 
 __all__ = ['Catalog', 'Changes', 'Converter', 'IConverter', 'fill',
-           'index_tree']
+           'forget', 'index_tree']
 
 
 def __getattr__(name: str) -> object:

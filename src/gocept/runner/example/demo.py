@@ -20,12 +20,20 @@ from zope.index.text.parsetree import ParseError
 from gocept.runner import errors
 from gocept.runner.boot.environment import APPLICATION
 from gocept.runner.example import worker
+from gocept.runner.waits.standard import is_terminal
 
 CONF = Path('var/demo.conf')
 LOG = Path('var/demo.log')
 DATABASE = Path('var/Data.fs')
 QUERIES = ('parse http header', 'worker signal principal')
 HITS = 10
+
+NO_WORDS = '''\
+There is nothing to look for: the index has neither very common words nor
+signs, and a word does not begin with "*" or "?".'''
+NO_QUERY = '''\
+This cannot be understood. AND and OR stand between two words, NOT and "-" need
+another word before them, and each parenthesis needs its partner.'''
 
 HERE = Path(__file__).parent
 MANUAL = HERE.parent
@@ -65,7 +73,7 @@ class Progress(tqdm.tqdm):  # type: ignore[misc]
         columns, lines = shutil.get_terminal_size()
         super().__init__(
             desc='Indexing', unit=' files', file=sys.stderr, ncols=columns,
-            nrows=lines, disable=not sys.stderr.isatty())
+            nrows=lines, disable=not is_terminal(sys.stderr))
 
     def __call__(self, changes: worker.Changes) -> None:
         done = max(changes.found - changes.left, 0)
@@ -122,7 +130,7 @@ def demo(argv: list[str] | None = None) -> int:
         print(f'\nWhat it finds for "{query}", best first:')
         _print_hits(_hits(query), HITS // 2)
     print('\nAsk yourself:  bin/demo-search WORD ...'
-          f'\nStart over:    rm {DATABASE}*; python3 bootstrap.py demo'
+          f'\nStart over:    rm -r {DATABASE}*; python3 bootstrap.py demo'
           '\nSee how:       src/gocept/runner/example/worker.py')
     return errors.SUCCESS
 
@@ -140,7 +148,10 @@ def search(argv: list[str] | None = None) -> int:
     try:
         hits = _hits(query)
     except ParseError as error:
-        parser.error(str(error))
+        no_words = ('common words' in str(error)
+                    or not any(map(str.isalnum, query)))
+        print(NO_WORDS if no_words else NO_QUERY, file=sys.stderr)
+        return errors.BAD_USAGE
     if not hits:
         sys.exit(f'No file fits: {query}')
     _print_hits(hits)

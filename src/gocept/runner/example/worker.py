@@ -16,9 +16,11 @@ and the command of the child::
     </zodb>
 
 Start the worker with one or more directories; it runs until a signal ends it.
-The files of a directory that is not named are removed from the index::
+The files of a directory that is not named stay in the index, until the worker
+`forget` removes them::
 
-    gocept-runner run index --config zope.conf -- DIRECTORY
+    gocept-runner run index --config zope.conf -- DIRECTORY ...
+    gocept-runner run forget --config zope.conf -- DIRECTORY
 
 A tick compares the disk and the database, and indexes a batch of the files
 that differ. So it does not matter whether the tick before was committed,
@@ -38,7 +40,7 @@ import json
 import logging
 import os
 import stat
-from collections.abc import Callable, Iterable, MutableMapping
+from collections.abc import Callable, MutableMapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
@@ -92,9 +94,11 @@ class Catalog(persistent.Persistent, Contained):  # type: ignore[misc]
         self._entries = OOBTree()  # path -> (docid, stamp)
         self._paths = IOBTree()  # docid -> path
 
-    def stamps(self) -> dict[str, Stamp]:
-        """The files in the index, by path."""
-        return {path: stamp for path, (_, stamp) in self._entries.items()}
+    def stamps(self, directory: str = '/') -> dict[str, Stamp]:
+        """The files in the index that are below `directory`, by path."""
+        below = directory.rstrip('/')
+        return {path: stamp for path, (_, stamp) in self._entries.items(
+            f'{below}/', f'{below}0', excludemax=True)}  # "0" follows "/"
 
     def put(self, path: str, stamp: Stamp, text: str) -> None:
         """Index a file, or a new version of it."""
@@ -253,7 +257,6 @@ class Converter:
 
 def scan(directory: str) -> dict[str, Stamp]:
     """The files below `directory`; OSError if it cannot be listed itself."""
-    directory = os.path.abspath(directory)
     paths = []
 
     def cannot_list(error: OSError) -> None:
@@ -289,13 +292,34 @@ def read(path: str) -> str:
         return ''
 
 
-def update(catalog: Catalog, requests: Requests, directories: Iterable[str],
+def locate(catalog: Catalog, directory: str) -> str:
+    """The absolute path of a directory.
+
+    If nothing is there, and nothing ever was, this is a mistake, and ends the
+    program. If something was there, the disk may be back for the next tick.
+    """
+    path = os.path.abspath(directory)
+    if not directory or not (os.path.isdir(path) or catalog.stamps(path)):
+        raise SystemExit(f'There is no directory {directory!r}, so nothing '
+                         'was changed in the index.')
+    return path
+
+
+def update(catalog: Catalog, requests: Requests, directories: Sequence[str],
            converter: Converter) -> Changes:
-    """Bring one batch of the catalog in line with the files on the disk."""
+    """Bring one batch of the catalog in line with the files on the disk.
+
+    Other directories are left alone.
+    """
+    if not directories:
+        raise SystemExit('No directory was named, so nothing was changed in '
+                         'the index.')
     found: dict[str, Stamp] = {}
+    known: dict[str, Stamp] = {}
     for directory in directories:
-        found |= scan(directory)
-    known = catalog.stamps()
+        path = locate(catalog, directory)
+        found |= scan(path)
+        known |= catalog.stamps(path)
     different = sorted(path for path in found.keys() | known.keys()
                        if found.get(path) != known.get(path))
     texts = converter.fetch(requests)
@@ -325,7 +349,7 @@ def update(catalog: Catalog, requests: Requests, directories: Iterable[str],
                    waiting=waiting)
 
 
-def tick(directories: Iterable[str]) -> Changes:
+def tick(directories: Sequence[str]) -> Changes:
     """Update the catalog of the site, and note this in log and database."""
     site = getSite()
     for name, factory in ('catalog', Catalog), ('requests', Requests):
@@ -336,8 +360,8 @@ def tick(directories: Iterable[str]) -> Changes:
     if changes.new or changes.changed or changes.gone:
         principal = getInteraction().participations[0].principal
         log.info('%s (as %s)', changes, principal.id)
-        # Stored with the transaction; fstail, a script of ZODB, shows both.
-        transaction.get().setUser(principal.id)
+        # Stored with the transaction, after the name of the worker; fstail, a
+        # script of ZODB, shows this and the principal.
         transaction.get().note(str(changes))
     return changes
 
@@ -349,8 +373,20 @@ def index_tree(directory: str, *more: str) -> int | None:
     return 0 if changes.left > changes.waiting else None
 
 
+@gocept.runner.once(principal='zope.mgr')
+def forget(directory: str) -> None:
+    """Remove the files below a directory from the index."""
+    catalog = getSite().get('catalog') or Catalog()
+    paths = catalog.stamps(os.path.abspath(directory)) if directory else ()
+    if not paths:
+        raise SystemExit(f'The index has no file below {directory!r}.')
+    for path in paths:
+        catalog.remove(path)
+    log.info('Removed %d files below %r', len(paths), directory)
+
+
 @gocept.runner.appmain(principal='zope.mgr')
-def fill(directories: Iterable[str],
+def fill(directories: Sequence[str],
          report: Callable[[Changes], object]) -> object:
     """Like `index_tree`, but end when the index is complete."""
     changes = tick(directories)

@@ -15,7 +15,9 @@ from gocept.runner.executor.conditions.network import tcp, unix
 from gocept.runner.executor.conditions.notified import notified
 from gocept.runner.executor.conditions.output import output
 from gocept.runner.executor.conditions.pid_file import pid_file
+from gocept.runner.executor.conditions.postgresql import postgresql
 from gocept.runner.executor.conditions.probe import exits_zero
+from gocept.runner.executor.conditions.redis import redis
 from gocept.runner.executor.groups import start_all, stop_all
 from gocept.runner.executor.named import (
     HTTPExecutor,
@@ -24,12 +26,13 @@ from gocept.runner.executor.named import (
     TCPExecutor,
     UnixSocketExecutor,
 )
+from gocept.runner.executor.services import PostgreSQLExecutor, RedisExecutor
 
 __all__ = [
     'AlreadyRunning', 'Check', 'Condition', 'ConditionExecutor', 'Executor',
     'ExecutorError', 'HTTPExecutor', 'OutputExecutor', 'PidExecutor',
-    'ProcessExitedWithError', 'ProcessFinishedWithError', 'SimpleExecutor',
-    'TCPExecutor', 'TimeoutExpired', 'UnixSocketExecutor', 'all_of',
-    'exits_zero', 'http', 'notified', 'output', 'pid_file', 'start_all',
-    'stop_all', 'tcp', 'unix',
+    'PostgreSQLExecutor', 'ProcessExitedWithError', 'ProcessFinishedWithError',
+    'RedisExecutor', 'SimpleExecutor', 'TCPExecutor', 'TimeoutExpired',
+    'UnixSocketExecutor', 'all_of', 'exits_zero', 'http', 'notified', 'output',
+    'pid_file', 'postgresql', 'redis', 'start_all', 'stop_all', 'tcp', 'unix',
 ]

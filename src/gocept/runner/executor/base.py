@@ -8,6 +8,7 @@ import signal
 import subprocess
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
@@ -17,15 +18,17 @@ from gocept.runner.errors import (
     AlreadyRunning,
     DeadlineExceeded,
     ExecutorError,
+    ProcessExistsException,
     ProcessFinishedWithError,
     TimeoutExpired,
 )
-from gocept.runner.executor.capture import Reader
 from gocept.runner.executor.conditions.base import (
     Check,
     Condition,
     Setting,
 )
+from gocept.runner.executor.facade import Popen
+from gocept.runner.executor.reader import Reader
 from gocept.runner.executor.requirements import in_levels
 from gocept.runner.executor.run import Run
 from gocept.runner.interfaces import IExecutor
@@ -33,6 +36,7 @@ from gocept.runner.logs import Log
 from gocept.runner.poller import Poller
 from gocept.runner.poller.thread import hand_over
 from gocept.runner.process import Process
+from gocept.runner.process.base import BaseProcess, Kernel, checked_kernel
 from gocept.runner.process.keywords import POPEN, STREAMS, Keywords
 from gocept.runner.process.launch import (
     Command,
@@ -72,7 +76,7 @@ class SimpleExecutor:
     def __init__(self, command: Command,
                  cwd: str | os.PathLike[str] | None = None,
                  shell: bool = False,
-                 timeout: float = 3600,
+                 timeout: float | None = 3600,
                  sleep: float = 0.1,
                  stop_signal: int = signal.SIGTERM,
                  kill_signal: int = signal.SIGKILL,
@@ -87,17 +91,29 @@ class SimpleExecutor:
                  log_file: str | os.PathLike[str] | None = None,
                  requires: Sequence['SimpleExecutor'] = (),
                  die_with_parent: bool | int = False,
-                 name: str = '') -> None:
+                 name: str = '',
+                 kernel: Kernel | None = None) -> None:
+        self.kernel = checked_kernel(kernel)
         self._set_command(command)
-        for each, value in (('timeout', timeout), ('sleep', sleep),
+        if timeout is False:  # as users of mirakuru may say
+            timeout = None
+        for each, value in (('timeout', timeout or 0), ('sleep', sleep),
                             ('stop_timeout', stop_timeout or 0),
                             ('output_size', output_size)):
             if not isinstance(value, int | float) or not value >= 0:
                 raise ValueError(f'{each} must be a number >= 0, not '
                                  f'{value!r}')
-        self._popen: Keywords = {
-            'cwd': cwd, 'shell': shell, 'stdin': stdin, 'stdout': stdout,
-            'stderr': stderr, **(popen_kwargs or {})}
+        self._cwd = cwd
+        self._shell = shell
+        self._stdin = stdin
+        self._stdout = stdout
+        self._stderr = stderr
+        self._popen = dict(popen_kwargs or {})
+        if self._popen.pop('preexec_fn', None) is not None:
+            warnings.warn(
+                'popen_kwargs has a preexec_fn, which is ignored: it may hang '
+                'where there are threads; the child has a session of its own '
+                'without it', stacklevel=2)
         self._timeout = timeout
         self._sleep = sleep
         self._stop_signal = stop_signal
@@ -107,15 +123,21 @@ class SimpleExecutor:
         for each, variables in (('envvars', envvars),
                                 ('env', self._popen.get('env'))):
             checked_variables(each, variables or {})
-        self._envvars = {name: self._replaced(value) for name, value
-                         in (envvars or {}).items()}
+        self._envvars = dict(envvars or {})
         self._output_size = output_size
         self._log_file = log_file
         self.requires = tuple(requires)
         self._die_with_parent = die_with_parent
         # The first word for a shell may be anything, such as "exec".
         self.name = name or os.path.basename(
-            'sh' if shell else self.command_parts[0])
+            'sh' if shell else next(iter(self.command_parts), ''))
+        if kernel is not None:
+            if self._replaced('{port}') != '{port}':
+                raise ValueError(
+                    f'the executor {self.name!r} lives in a kernel, so it '
+                    'needs a fixed port, not 0: with another one, the next '
+                    'program would not find it')
+            kernel.check_process(**self._options_in_kernel(None))
         self._deadline: Deadline | None = None
         self._changing = threading.Condition(Lock())
         # The lock of `_changing` guards `_run` and these:
@@ -125,6 +147,7 @@ class SimpleExecutor:
         """The thread in which `ensure_running` starts the child."""
 
     def _set_command(self, command: Command) -> None:
+        self._given = command
         if self.condition is not None:
             command = _replaced(command, self.condition.replaced)
         if isinstance(command, str):
@@ -134,8 +157,19 @@ class SimpleExecutor:
         else:
             self.command = shlex.join(os.fspath(each) for each in command)
             self.command_parts = command
-        if not checked_arguments('command', self.command_parts):
-            raise ValueError(f'there is no program in {command!r}')
+        checked_arguments('command', self.command_parts)
+        self._made = self.command, [*self.command_parts]
+
+    def _refresh(self) -> None:
+        """Take over attributes that were changed, before a start."""
+        command, parts = self._made
+        if [*self.command_parts] != parts:
+            if self.command == command:
+                self._set_command(self.command_parts)
+        elif self.command != command:
+            self._set_command(self.command)
+        else:
+            self._set_command(self._given)  # for the port of now
 
     def _replaced(self, text: str) -> str:
         """With the port that the condition has chosen."""
@@ -143,15 +177,45 @@ class SimpleExecutor:
                 else self.condition.replaced(text))
 
     @property
-    def process(self) -> Process | None:
+    def child(self) -> BaseProcess | None:
         """See `IExecutor`."""
         run = self._run
-        return None if run is None else run.process
+        return None if run is None else run.child
+
+    @property
+    def process(self) -> Popen | None:
+        """See `IExecutor`."""
+        run = self._run
+        return None if run is None else run.popen
 
     @property
     def envvars(self) -> dict[str, str]:
         """See `IExecutor`."""
-        return inherited(self._popen.get('user')) | self._envvars
+        return inherited(self._popen.get('user')) | self._added_variables
+
+    @property
+    def _added_variables(self) -> dict[str, str]:
+        return {name: self._replaced(value)
+                for name, value in self._envvars.items()}
+
+    @property
+    def _popen_kwargs(self) -> dict[str, Any]:
+        """The keywords of Popen, as far as it starts the child.
+
+        Users of mirakuru look at it, and override it.
+        """
+        env = self._popen.get('env')
+        text = ({} if {'text', 'universal_newlines'} & self._popen.keys()
+                else {'universal_newlines': True})
+        return {**text, **self._popen} | {
+            key: value for key, value, default in (
+                ('cwd', self._cwd, None), ('shell', self._shell, False),
+                ('stdin', self._stdin, subprocess.PIPE),
+                ('stdout', self._stdout, subprocess.PIPE),
+                ('stderr', self._stderr, None))
+            if key not in self._popen or value not in (default, None)} | {
+            'env': (self.envvars if env is None
+                    else {**env, **self._added_variables})}
 
     def start(self) -> Self:
         """See `IExecutor`."""
@@ -259,8 +323,9 @@ class SimpleExecutor:
 
         Subscribers of the start are called meanwhile, so no lock is held.
         """
+        self._refresh()
         deadline = self._deadline
-        if self.process is not None and not self.running():
+        if self.child is not None and not self.running():
             self.kill()  # what it has left
             self._deadline = deadline
         me = threading.current_thread()
@@ -274,6 +339,9 @@ class SimpleExecutor:
             self._starter = me
         run = None
         try:
+            if not self.command_parts:
+                raise ValueError(f'{self} has no command: there is nothing '
+                                 'to start')
             run = Run(self)
         except OSError as error:
             self._name_in(error)
@@ -286,17 +354,19 @@ class SimpleExecutor:
     @property
     def _setting(self) -> Setting:
         """What a condition gets to know of the start."""
-        env = self._popen.get('env')
+        popen = self._popen_kwargs
         return Setting(
-            [self.command] if self._popen['shell'] else [
+            [self.command] if popen['shell'] else [
                 os.fspath(each) for each in self.command_parts],
-            bool(self._popen['shell']), self._popen['cwd'],
-            self.envvars if env is None else env, self._replaced)
+            bool(popen['shell']), popen['cwd'], popen['env'],
+            # Not a method of ours: what the process refers to must not keep
+            # an executor that is forgotten.
+            str if self.condition is None else self.condition.replaced)
 
     def _options(self, check: Check | None) -> dict[str, Any]:
         """The keywords of a process that do what those of Popen do."""
-        popen = self._popen
-        options = {'env': self.envvars, 'pass_fds': ()} | {
+        popen = self._popen_kwargs
+        options = {'pass_fds': ()} | {
             key: popen[key] for key in _KNOWN if key in popen}
         extra: Mapping[str, str] = {}
         command = self.command if popen['shell'] else self.command_parts
@@ -314,12 +384,58 @@ class SimpleExecutor:
                 'process_group', 'start_new_session'},
             'die_with_parent': self._die_with_parent,
             'popen_kwargs': {key: value for key, value in popen.items()
-                             if key not in _KNOWN},
+                             if key not in _KNOWN | _OF_TEXT},
             'stop_signal': self._stop_signal,
             # At our exit, a time that was given is another one.
             **({} if self._stop_timeout is None else {
                 'stop_timeout': self._stop_timeout}),
             'kill_signal': self._kill_signal, 'name': self.name}
+
+    def _options_in_kernel(self, check: Check | None) -> dict[str, Any]:
+        options = self._options(check)
+        options['adopt'] = False
+        if check is not None:  # descriptors of ours cannot be handed on
+            del options['pass_fds']
+            options['extra_env'] = {
+                name: value for name, value in check.variables.items()
+                if name != 'NOTIFY_FD'}
+        for stream in 'stdin', 'stdout', 'stderr':
+            if options[stream] == 'inherit':
+                options[stream] = 'null' if stream == 'stdin' else 'pipe'
+        return options
+
+    def open(self, check: Check | None, **watch: Any) -> BaseProcess:
+        """Start the child, or find the one that lives in the kernel."""
+        if self.kernel is None:
+            return Process(**self._options(check), **watch)
+        for ended in self.kernel.ended_processes(self.name, name=self.name):
+            log.warning('%r, without us', ended)
+            ended.abandon_channels()
+        try:
+            return self.kernel.open_process(
+                self.name, on_change='refuse',
+                **self._options_in_kernel(check), **watch)
+        except ProcessExistsException as error:
+            raise ExecutorError(self, f'cannot be started: {error}') from error
+
+    def _lives(self) -> bool:
+        """Whether its child lives in a kernel, and may be ready."""
+        return (self.kernel is not None
+                and self.kernel.has_process(self.name))
+
+    def _known_run(self) -> Run | None:
+        """The run, also that of a child which others have started."""
+        if self._run is None and self._lives():
+            self._start()
+            self._settle(self._run, False)
+        return self._run
+
+    def leave(self) -> None:
+        """See `IExecutor`."""
+        run = self._run
+        if run is not None and run.child.in_kernel:
+            run.is_ending = True
+            self._forget(run)
 
     def _set_timeout(self) -> None:
         """Begin the time that a start may take."""
@@ -354,7 +470,10 @@ class SimpleExecutor:
                 run.is_ending = True
                 self._settle(run, False)
                 try:
-                    run.process.terminate(self._kill_signal, 0)
+                    # An interruption ends nothing that lives in a kernel.
+                    if not run.child.in_kernel or isinstance(
+                            error, Exception):
+                        run.child.terminate(self._kill_signal, 0)
                 except DeadlineExceeded as failure:  # `stop` may try again
                     error.add_note(str(failure))
                 else:
@@ -380,12 +499,12 @@ class SimpleExecutor:
 
     def running(self) -> bool:
         """See `IExecutor`."""
-        process = self.process  # another thread may stop it meanwhile
+        process = self.child  # another thread may stop it meanwhile
         return process is not None and process.poll() is None
 
     def is_up(self) -> bool:
         """See `IExecutor`."""
-        process = self.process
+        process = self.child
         return self.running() or (
             process is not None
             and (process.returncode == 0 or process.lost)
@@ -394,20 +513,20 @@ class SimpleExecutor:
     def stop(self, stop_signal: int | None = None,
              expected_returncode: int | None = None) -> Self:
         """See `IExecutor`."""
-        run = self._run
+        run = self._known_run()
         if run is None:
             return self
         run.is_ending = True
         if stop_signal is None:
             stop_signal = self._stop_signal
         self._end(run, stop_signal, 'stopped')
-        status = run.process.returncode
+        status = run.child.returncode
         expected = next(each for each in (
             expected_returncode, self._expected_returncode, -stop_signal)
             if each is not None)
         try:
             if (status and status != expected
-                    and not (run.process.killed or run.process.lost)):
+                    and not (run.child.killed or run.child.lost)):
                 raise self._explained(ProcessFinishedWithError(self, status))
         finally:
             self._forget(run)
@@ -415,7 +534,7 @@ class SimpleExecutor:
 
     def kill(self, wait: bool = True, sig: int | None = None) -> Self:
         """See `IExecutor`."""
-        run = self._run
+        run = self._known_run()
         if run is None:
             return self
         run.is_ending = True
@@ -423,7 +542,7 @@ class SimpleExecutor:
         if wait:
             self._end(run, sig, 'killed')
         else:
-            run.process.signal_all(sig)
+            run.child.signal_all(sig)
         self._forget(run)
         return self
 
@@ -434,7 +553,7 @@ class SimpleExecutor:
 
     def _end(self, run: Run, signum: int, how: str) -> None:
         try:
-            run.process.terminate(signum)
+            run.child.terminate(signum)
         except DeadlineExceeded as error:
             raise self._explained(ExecutorError(
                 self, f'cannot be {how}: {error}')) from error
@@ -484,7 +603,8 @@ class SimpleExecutor:
         parts = [obstacle]
         if run is not None:
             if run.check is not None:
-                if isinstance(error, TimeoutExpired):
+                if (isinstance(error, TimeoutExpired)
+                        or '{port}' in self.command):
                     parts.append(self._port_hint())
                 parts += run.looks()
             parts += [run.status, *run.tails()]
@@ -495,7 +615,7 @@ class SimpleExecutor:
     def _port_hint(self) -> str:
         """What may be wrong with the port that the child uses."""
         port = self._replaced('{port}')
-        where = [self.command, *self._envvars.values()]
+        where = [self.command, *self._added_variables.values()]
         if port == '{port}':
             return ('' if port not in self.command else
                     '{port} in the command is replaced for port 0 only')
@@ -506,7 +626,7 @@ class SimpleExecutor:
     def _name_in(self, error: OSError) -> None:
         """Have the error say what could not be started."""
         if error.strerror:
-            cwd = self._popen['cwd']
+            cwd = self._popen_kwargs['cwd']
             what = ('directory' if cwd is not None
                     and str(error.filename) == str(cwd) else 'program')
             error.strerror += f' (the {what} of {self.name!r})'
@@ -515,7 +635,10 @@ class SimpleExecutor:
         return self.start()
 
     def __exit__(self, *exc_info: object) -> None:
-        self.stop()
+        if self.kernel is None:
+            self.stop()
+        else:
+            self.leave()
 
     def __del__(self) -> None:
         # At the exit of the interpreter, the exit hook ends the child.
@@ -526,7 +649,7 @@ class SimpleExecutor:
         return f'<{type(self).__name__} {self.command!r}>'
 
     def __repr__(self) -> str:
-        process = self.process
+        process = self.child
         state = (f'running as {process.pid}'
                  if process is not None and process.poll() is None
                  else 'not running')
@@ -545,3 +668,6 @@ _STREAMS: Mapping[Redirection, str] = {
 
 _KNOWN = {'shell', 'cwd', 'stdin', 'stdout', 'stderr', *POPEN}
 """The keywords of Popen that are keywords of `Process`, too."""
+
+_OF_TEXT = {'universal_newlines', 'text', 'encoding', 'errors', 'bufsize'}
+"""The keywords of Popen that make files of pipes, which we do ourselves."""

@@ -5,18 +5,18 @@ waits. Readers may be in any other thread.
 """
 
 import contextlib
-import io
 import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
-from gocept.runner.channel import PipeChannel
-from gocept.runner.errors import EndpointClosedException
+from gocept.runner.channel import Channel
+from gocept.runner.errors import DeadlineExceeded, EndpointClosedException
 from gocept.runner.events import Queue
 from gocept.runner.executor.logfile import LogFile
 from gocept.runner.logs import Log
 from gocept.runner.waits.closing import Closing
+from gocept.runner.waits.deadline import NEVER, Deadline
 from gocept.runner.waits.forks import Lock, tell_forks
 from gocept.runner.waits.source import Source
 from gocept.runner.waits.threads import (
@@ -34,7 +34,7 @@ _PIECE = 2 ** 12
 """The least size of a piece, but for the last one. So a child that writes
 little at a time makes few pieces for readers to look at."""
 
-_READING = 'reading the output of a child that goes on'
+READING = 'reading the output of a child that goes on'
 
 Listener = Callable[[int, bytes], object]
 
@@ -45,7 +45,7 @@ class Capture(Source, Closing):
     All of it is appended to `log_file`.
     """
 
-    def __init__(self, channel: PipeChannel, size: int,
+    def __init__(self, channel: Channel, size: int,
                  log_file: str | os.PathLike[str] | None = None,
                  encoding: str | None = None) -> None:
         self.encoding = encoding or 'utf-8'
@@ -55,6 +55,7 @@ class Capture(Source, Closing):
         self._pieces: deque[bytearray] = deque()
         self.dropped = 0  # bytes; what is kept begins there
         self.end = 0  # a position in the stream, as `dropped` is
+        self._kept_from: int | None = None
         self._listeners: list[Listener] = []
         self.ended = False
         self._reading = Lock()  # one reads at a time, so the order is kept
@@ -129,7 +130,16 @@ class Capture(Source, Closing):
         self.end += len(data)
         while self._pieces and (self.end - self.dropped
                                 - len(self._pieces[0]) >= self._size):
+            if self._kept_from is not None and (
+                    self.dropped + len(self._pieces[0]) > self._kept_from):
+                break
             self.dropped += len(self._pieces.popleft())
+
+    def keep_from(self, position: int | None) -> None:
+        """Drop nothing from there on, until it is None again."""
+        with self._changed:
+            self._kept_from = position
+            self._keep(b'')
 
     def listen(self, listener: Listener) -> None:
         """Call it with what is kept, and then with all that comes.
@@ -152,17 +162,23 @@ class Capture(Source, Closing):
         with self._reading, contextlib.suppress(ValueError):
             self._listeners.remove(listener)
 
-    def take(self, position: int, size: int) -> tuple[int, bytes]:
+    def take(self, position: int, size: int, deadline: Deadline = NEVER,
+             ) -> tuple[int, bytes]:
         """Return up to `size` bytes, and the position where they begin.
 
         That is a later one if bytes were dropped. Waits for what is still to
-        come; b'' at the end.
+        come; b'' at the end. DeadlineExceeded if it does not come in time.
         """
         with self._changed:
             if position >= self.end and not self.ended:
-                refuse_to_wait(_READING)
-            self._changed.wait_for(
-                lambda: position < self.end or self.ended)
+                refuse_to_wait(READING)
+            while position >= self.end and not self.ended:
+                if deadline.passed:
+                    raise DeadlineExceeded(
+                        f'no more output has come in {deadline}')
+                self._changed.wait(deadline.left())
+            if self._kept_from is not None:
+                self._kept_from = position
             begin = self.dropped
             position = max(position, begin)
             for piece in self._pieces:
@@ -171,6 +187,22 @@ class Capture(Source, Closing):
                     return position, bytes(piece[start:start + size])
                 begin += len(piece)
             return position, b''
+
+    def has_line(self, position: int, after_one: bool, is_text: bool) -> bool:
+        """Whether the end of a line is kept from there on.
+
+        Behind the first one, if `after_one`. For a text, a carriage return is
+        the end of a line, if something follows that tells.
+        """
+        with self._changed:
+            data = b''.join(self._pieces)
+            start = max(0, position - self.dropped)
+        if after_one:
+            start = data.find(b'\n', start) + 1
+            if not start:
+                return False
+        return (data.find(b'\n', start) >= 0
+                or (is_text and data.find(b'\r', start, -1) >= 0))
 
     @property
     def tail(self) -> str:
@@ -187,10 +219,13 @@ class Capture(Source, Closing):
             text = '' if self._log_file is None else self._log_file.close()
             if text:
                 self._news.put(log.error, text)
+            listeners = [] if self.ended else list(self._listeners)
             self._listeners.clear()
             with self._changed:
                 self.ended = True
                 self._changed.notify_all()
+            for listener in listeners:
+                self._news.put(_call, listener, self.end, b'')
         self._news.tell()
 
 
@@ -199,71 +234,3 @@ def _call(listener: Listener, position: int, data: bytes) -> None:
         listener(position, data)
     except survived():  # the child goes on, and so does its reader
         log.exception('%r, which listens to an output, failed', listener)
-
-
-class _Raw(io.RawIOBase):
-    """The bytes of a capture. A line says where some were dropped."""
-
-    def __init__(self, capture: Capture) -> None:
-        self.capture = capture
-        self._position = 0
-        self._notice = b''
-        self.skipping = False
-        """Whether to leave out the rest of the current line."""
-
-    def readable(self) -> bool:
-        return True
-
-    def skip_to(self, position: int, skipping: bool) -> None:
-        """Begin at a position; with `skipping`, after the line there."""
-        if position >= self._position:  # else it was read already
-            self._position, self.skipping = position, skipping
-            self._notice = b''
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        while True:
-            data = self._notice or self._next(len(buffer))
-            if self.skipping and data:
-                _, newline, data = data.partition(b'\n')
-                self.skipping = not newline
-                if not data:
-                    continue
-            buffer[:len(data)] = data[:len(buffer)]
-            self._notice = data[len(buffer):]
-            return min(len(data), len(buffer))
-
-    def _next(self, size: int) -> bytes:
-        position, data = self.capture.take(self._position, size)
-        lost, self._position = position - self._position, position + len(data)
-        if lost:
-            return b'\n[%d bytes were not kept]\n' % lost + data
-        return data
-
-
-class Reader(io.TextIOWrapper):
-    """A text stream over a capture. Reading waits for what is to come.
-
-    Several threads may read. With io.TextIOWrapper alone, lines would be lost.
-    """
-
-    def __init__(self, capture: Capture, errors: str | None = None) -> None:
-        self.raw = _Raw(capture)
-        self._turn = Lock()
-        super().__init__(io.BufferedReader(self.raw),
-                         encoding=capture.encoding,
-                         errors=errors or 'backslashreplace')
-
-    def _refuse_to_wait(self) -> None:
-        # What is there already may be half a line, which would be lost.
-        if not self.raw.capture.ended:
-            refuse_to_wait(_READING)
-
-    def read(self, size: int | None = -1, /) -> str:
-        self._refuse_to_wait()
-        with self._turn:
-            return super().read(size)
-
-    def readline(self, size: int = -1, /) -> str:  # type: ignore[override]
-        self._refuse_to_wait()
-        with self._turn:
-            return super().readline(size)

@@ -145,7 +145,7 @@ def stop_all(executors: Iterable[Startable],
     takes longer, the child is killed.
     """
     there = {process: each for each in executors
-             if (process := each.process) is not None}
+             if (process := each.child) is not None}
     own = [each for each in there.values() if _stops_itself(each)]
     plain = {process: each for process, each in there.items()
              if not _stops_itself(each)}

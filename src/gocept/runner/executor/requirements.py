@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from graphlib import CycleError, TopologicalSorter
 from typing import Protocol, TypeVar, cast
 
-from gocept.runner.process import Process
+from gocept.runner.process.base import BaseProcess
 
 T = TypeVar('T', bound='Startable')
 
@@ -16,7 +16,7 @@ class Startable(Protocol):
     def requires(self) -> Sequence['Startable']: ...
 
     @property
-    def process(self) -> Process | None: ...
+    def child(self) -> BaseProcess | None: ...
 
     def is_up(self) -> bool: ...
 

@@ -30,10 +30,7 @@ from typing import (
     cast,
 )
 
-import zope.interface
-
 from gocept.runner.errors import PollerInUse
-from gocept.runner.interfaces import IPoller
 from gocept.runner.poller.descriptors import READABLE, WRITABLE, Descriptors
 from gocept.runner.poller.timer import Schedule, Timer
 from gocept.runner.waits.closing import Owning
@@ -45,6 +42,7 @@ from gocept.runner.waits.threads import survived
 
 if TYPE_CHECKING:
     from gocept.runner.channel import Channel, TransactionalChannel
+    from gocept.runner.channel.custom import CustomChannel
     from gocept.runner.poller.server import Server
 from gocept.runner.logs import Log
 
@@ -120,8 +118,8 @@ def _alone(method: Callable[Concatenate['Poller', P], T],
     """Let one thread at a time wait: two would take news from each other."""
     @functools.wraps(method)
     def call(poller: 'Poller', /, *args: P.args, **keywords: P.kwargs) -> T:
-        turn = poller._turn
-        if turn.held:  # a callback waits
+        turn = poller.turn
+        if turn._is_owned():  # a callback waits; `held` is slower
             return method(poller, *args, **keywords)
         try:
             if not turn.acquire(blocking=False):
@@ -130,14 +128,24 @@ def _alone(method: Callable[Concatenate['Poller', P], T],
                     'a Poller of its own')
             return method(poller, *args, **keywords)
         finally:
-            if turn.held:  # a signal handler may have raised before
+            if turn._is_owned():  # else a signal handler has raised before
                 turn.release()
     return call
 
 
-@zope.interface.implementer(IPoller)
+def _adapted(custom: 'CustomChannel') -> Source:
+    # Imported here, as a worker waits without any streams.
+    from gocept.runner.channel.custom import as_channel
+    try:
+        return as_channel(custom)
+    except TypeError:
+        raise TypeError(
+            f'a channel, a process or a timer is needed, not {custom!r}; a '
+            'listening socket: add_server()') from None
+
+
 class Poller(Owning):
-    """See `IPoller`."""
+    """See `IPoller`, and `contracts`."""
 
     def __init__(self, *, buffering: str | None = None) -> None:
         if buffering is not None:
@@ -146,7 +154,8 @@ class Poller(Owning):
             checked_buffering(buffering)
         self._buffering = buffering
         self._lock = Lock()
-        self._turn = Lock()  # of the thread that waits; never waited for
+        self.turn = Lock()
+        """Of the thread that waits. Whoever holds it already may wait."""
         self._open()
         tell_forks(self)
 
@@ -175,24 +184,28 @@ class Poller(Owning):
         """See `IPoller`."""
         return self._descriptors.pipe.sink
 
-    def register(self, source: Source,
+    def register(self, source: 'Source | CustomChannel',
                  callback: Callback | None = None) -> None:
         """See `IPoller`."""
+        label = source
         if not isinstance(source, Source):
-            raise TypeError(f'a channel, a process or a timer is needed, not '
-                            f'{source!r}; a listening socket: add_server()')
+            source = _adapted(source)
         self._catch_up()  # it may have the number of one that was closed
         with self._lock:
-            self._add(Watch(source, source, callback))
+            self._add(Watch(source, label, callback))
         self._send_what_is_kept(source)
 
     def add_server(self, sock: socket.socket,
                    callback: Callback | None = None) -> None:
         """See `IPoller`."""
-        # Imported here, as a worker waits without any streams.
+        # Imported here, as a worker waits without any streams; and not later,
+        # as no descriptor may be left when a client comes.
+        from gocept.runner.channel import SocketChannel
         from gocept.runner.poller.server import Server
+        server = Server(sock, functools.partial(
+            SocketChannel, buffering=self._buffering))
         with self._lock:
-            self._add(Watch(Server(sock, self._buffering), sock, callback))
+            self._add(Watch(server, sock, callback))
 
     def _add(self, watch: Watch) -> None:
         """With the lock held."""
@@ -405,7 +418,7 @@ class Poller(Owning):
                 raise
             results = self._results
             if (results or woken or self._news or self.closed
-                    or deadline.passed):
+                    or (deadline is not NEVER and deadline.passed)):
                 self._results, self._news = [], False
                 return results
 
@@ -436,13 +449,19 @@ class Poller(Owning):
         What can be read is told, in a pause, or collected. Returns whether
         there was a wake-up.
         """
-        self._catch_up()
+        if self._late:
+            self._catch_up()
         descriptors = self._descriptors
         descriptors.waiting = True  # from now on nudges are sent
         try:
             if self.closed:
                 raise RuntimeError('the poller is closed')
-            seconds = self._left_to_news() if pausing else self._left()
+            if pausing:
+                seconds = self._left_to_news()
+            elif self._ready or self._results or self._news:
+                seconds = 0.0
+            else:
+                seconds = self._schedule.left() if self._schedule else math.inf
             # Without a time the system is asked at less cost.
             events = descriptors.wait(
                 -1.0 if deadline is NEVER and seconds == math.inf
@@ -475,12 +494,6 @@ class Poller(Owning):
             with contextlib.suppress(IndexError):  # another thread makes it
                 self._late.popleft()()
 
-    def _left(self) -> float:
-        """Seconds until there is something that no descriptor tells."""
-        if self._ready or self._results or self._news:
-            return 0.0
-        return self._schedule.left() if self._schedule else math.inf
-
     def _left_to_news(self) -> float:
         if self._news or not all(watch.told for watch in [*self._ready]):
             return 0.0
@@ -498,13 +511,20 @@ class Poller(Owning):
         # Without the lock, as the source's own is taken here. When all is
         # sent, the next look finds nothing kept: to wait once too often costs
         # less than to begin and end it for each piece.
-        if source is not None and not (source.kept and (
-                source.send_kept() or not source.kept)):
+        if source is None:
+            return False
+        try:
+            if not (source.kept and (source.send_kept() or not source.kept)):
+                with self._lock:
+                    self._remove_writer(fd, source)
+                # Something may have been kept since it was looked at.
+                if source.kept and source.send_kept():
+                    self.source_sending(source)
+        except survived():  # the other sources go on
+            log.exception('%r failed, and nothing more is sent for it',
+                          source)
             with self._lock:
                 self._remove_writer(fd, source)
-            # Something may have been kept since it was looked at.
-            if source.kept and source.send_kept():
-                self.source_sending(source)
         return False
 
     def _tell(self, watch: Watch) -> None:
@@ -589,26 +609,37 @@ class Poller(Owning):
                 if self._is_registered(watch):
                     self._settle(watch, source.buffered)
         if source.accepts:
-            self._take_in(watch, cast('Server', source), items)
+            items = self._take_in(watch, cast('Server', source), items)
         if watch.callback is not None:
             watch.call(items, self._results)
         elif len(items) == 1:
             self._results.append((items[0], watch.label))
-        else:
+        elif items:
             self._results += zip(items, itertools.repeat(watch.label))
 
     def _take_in(self, watch: Watch, server: 'Server',
-                 clients: Sequence[Item]) -> None:
+                 clients: Sequence[Item]) -> Sequence[Item]:
+        """Wait for the clients as well; returns those that can be waited for.
+        """
+        refused = []
         with self._lock:
             if self.closed:
-                return  # whoever gets the clients closes them
-            for _, channel in clients:
-                self._add(Watch(channel, channel, None))
+                return clients  # whoever gets the clients closes them
+            for client in clients:
+                try:
+                    self._add(Watch(client[1], client[1], None))
+                except survived():  # the other clients go on
+                    log.exception('%r is closed, as the poller cannot wait '
+                                  'for it', client[1])
+                    refused.append(client)
             if server.pause:
                 self._remove_reader(watch)
                 timer = Timer(server.pause)
                 self._add(Watch(timer, timer,
                                 lambda *result: self._accept_again(watch)))
+        for _, channel in refused:
+            channel.close()
+        return [each for each in clients if each not in refused]
 
     def _accept_again(self, watch: Watch) -> None:
         with self._lock:

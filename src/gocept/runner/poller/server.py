@@ -2,15 +2,12 @@
 
 import errno
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from gocept.runner.channel import SocketChannel
 from gocept.runner.logs import Log
 from gocept.runner.waits.source import Item, Source
 
 log = Log('gocept.runner.poller')
-
-_CLIENTS = 64  # accepted in a row, so that others have their turn
 
 _NOT_LISTENING = (errno.EBADF, errno.EINVAL, errno.ENOTSOCK)
 
@@ -21,24 +18,30 @@ class Server(Source):
     is_stream = True
     accepts = True
 
+    in_a_row = 64
+    """Clients that are accepted before others have their turn."""
+
     SHORTEST_PAUSE = 0.05
     LONGEST_PAUSE = 1.0
 
-    def __init__(self, sock: socket.socket, buffering: str | None) -> None:
+    def __init__(self, sock: socket.socket,
+                 welcome: Callable[[socket.socket], Source | None]) -> None:
+        """`welcome` owns a client; None if it closes one that is not wanted.
+        """
         if sock.type != socket.SOCK_STREAM:
             raise ValueError(f'a server needs a stream socket, not {sock!r}')
         sock.setblocking(False)
         self.socket = sock
         self.pause = 0.0
         """How many seconds to wait before clients are accepted again."""
-        self._buffering = buffering
+        self._welcome = welcome
 
     def fileno(self) -> int:
         return self.socket.fileno()
 
     def collect(self) -> tuple[Sequence[Item], bool]:
         clients: list[Item] = []
-        for _ in range(_CLIENTS):
+        for _ in range(self.in_a_row):
             try:
                 client, address = self.socket.accept()
             except BlockingIOError:
@@ -54,11 +57,12 @@ class Server(Source):
                 return clients, False
             self.pause = 0.0
             try:
-                channel = SocketChannel(client, buffering=self._buffering)
+                source = self._welcome(client)
             except BaseException:
                 client.close()
                 raise
-            clients.append((address, channel))
+            if source is not None:
+                clients.append((address, source))
         return clients, False
 
     def _back_off(self, error: OSError) -> None:

@@ -92,6 +92,19 @@ def hand_over(function: Callable[[], object]) -> None:
             poller.wakeup()
 
 
+def settle(seconds: float) -> bool:
+    """Wait until the thread has done what it is at; False if it takes longer.
+
+    For the exit of the process, which would cut its callbacks short.
+    """
+    poller = _background
+    if poller is None or not poller.is_of_use or in_background():
+        return True
+    done = threading.Event()
+    hand_over(done.set)
+    return done.wait(seconds)
+
+
 def _serve(poller: _BackgroundPoller) -> None:
     with serving(lambda: not poller.closed):
         while not poller.closed:

@@ -6,15 +6,11 @@ import math
 import time
 from collections.abc import Sequence
 
-import zope.interface
-
-from gocept.runner.interfaces import ITimer
 from gocept.runner.waits.source import Item, Source
 
 
-@zope.interface.implementer(ITimer)
 class Timer(Source):
-    """See `ITimer`."""
+    """See `ITimer`, and `contracts`."""
 
     def __init__(self, seconds: float, interval: float | None = None) -> None:
         if math.isnan(seconds):

@@ -20,7 +20,6 @@ until this process ends.
 
 import contextlib
 import ctypes
-import functools
 import gc
 import os
 import subprocess
@@ -35,6 +34,7 @@ from gocept.runner.process.descendants import Child
 from gocept.runner.process.marks import MARKER, our_mark
 from gocept.runner.process.pidfd import Handle, Handles
 from gocept.runner.process.roster import roster
+from gocept.runner.waits import libc
 from gocept.runner.waits.forks import Lock, tell_forks
 
 _PR_SET_CHILD_SUBREAPER, _PR_GET_CHILD_SUBREAPER = 36, 37
@@ -224,26 +224,15 @@ class _Adoption:
 adoption = _Adoption()
 
 
-@functools.cache
-def _library() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)
-
-
 def _subreaper() -> int:
     """The present flag."""
     flag = ctypes.c_int()
-    _prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(flag))
+    libc.call('prctl', _PR_GET_CHILD_SUBREAPER, ctypes.byref(flag))
     return flag.value
 
 
 def _set_subreaper(flag: int) -> None:
-    _prctl(_PR_SET_CHILD_SUBREAPER, flag)
-
-
-def _prctl(*arguments: object) -> None:
-    if _library().prctl(*arguments):
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+    libc.call('prctl', _PR_SET_CHILD_SUBREAPER, flag)
 
 
 def _known_to_libraries() -> set[int]:

@@ -1,67 +1,51 @@
 """One child: start it, watch it, end it and its descendants.
 
-This module alone reaps children. The thread that first notices the end of a
-child reaps it: one that waits for the child, or the one that polls its poller,
-which is `gocept.runner.poller.background` unless the user has passed another.
+This module alone reaps children.
 """
 
 import contextlib
-import errno
 import os
-import select
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import zope.interface
 
 from gocept.runner.channel import PipeChannel
-from gocept.runner.errors import (
-    DeadlineExceeded,
-    EndpointClosedException,
-    ShortageError,
-)
 from gocept.runner.interfaces import IProcess
-from gocept.runner.poller import Poller, background
+from gocept.runner.logs import Log
+from gocept.runner.poller import Poller
 from gocept.runner.process import (
     descendants,
     keywords,
     numbers,
-    procfs,
     registry,
 )
 from gocept.runner.process.adoption import adoption
-from gocept.runner.process.ending import Pauses
-from gocept.runner.process.launch import (
-    Command,
-    Launch,
-    shortages,
-)
+from gocept.runner.process.base import LOST_STATUS, BaseProcess
+from gocept.runner.process.launch import Command, Launch
 from gocept.runner.process.marks import new_mark
 from gocept.runner.process.newborn import Newborn
-from gocept.runner.process.pidfd import Handle, Handles, hold
+from gocept.runner.process.pidfd import Handle, hold
 from gocept.runner.process.registry import terminate_all
 from gocept.runner.process.roster import roster
-from gocept.runner.waits.closing import Closing
-from gocept.runner.waits.deadline import Deadline, wait_for
-from gocept.runner.waits.forks import Lock, tell_forks
-from gocept.runner.waits.source import Source
+from gocept.runner.process.shortages import shortages
+from gocept.runner.waits.forks import tell_forks
 from gocept.runner.waits.standard import restore_blocking
 from gocept.runner.waits.threads import survived
 
 __all__ = ['LOST_STATUS', 'Process', 'terminate_all']
-from gocept.runner.logs import Log
 
 log = Log('gocept.runner.process')
 
-LOST_STATUS = 255
-"""The status of a child that somebody else has reaped: it is not known."""
-
 
 @zope.interface.implementer(IProcess)
-class Process(Source, Closing):
+class Process(BaseProcess):
     """See `IProcess`."""
+
+    channel: PipeChannel | None
+    stderr: PipeChannel | None
 
     def __init__(self, command: Command, *,
                  stop_signal: int = signal.SIGTERM,
@@ -81,28 +65,16 @@ class Process(Source, Closing):
         channel = {key: options.pop(key)
                    for key in keywords.CHANNEL & options.keys()}
         launch = Launch(command, **options)
+        super().__init__(
+            name or os.path.basename(launch.args[0]), stop_signal=stop_signal,
+            stop_timeout=stop_timeout, kill_signal=kill_signal, poller=poller,
+            on_end=on_end)
         self.args = launch.args
-        self.name = name or os.path.basename(self.args[0])
-        self.stop_signal = signal.Signals(stop_signal)
-        self.stop_timeout, self.exit_timeout = _timeouts(stop_timeout)
-        self.kill_signal = signal.Signals(kill_signal)
-        self.killed = False
-        self.finished = False
         self.detached = launch.detached
         self.leads_group = launch.leads_group
         self.adopts = adopt
         self.mark = '' if launch.detached else new_mark()
-        self.pid = 0
-        self.returncode: int | None = None
-        self.lost = False
-        self.ended_at = 0
-        self.channel: PipeChannel | None = None
-        self.stderr: PipeChannel | None = None
-        self._on_end = on_end
         self._servers = servers
-        self._owner = os.getpid()
-        self._lock = Lock()  # around the reaping, and what is left behind
-        self._left = Handles()
         if channel:
             PipeChannel(**channel).close()  # an error comes before the start
         if not self.detached:
@@ -110,7 +82,6 @@ class Process(Source, Closing):
         if adopt:
             adoption.begin(self)
         adoption.watch()
-        self._poller = poller
         try:
             self._start(launch, self._polled_by, channel, on_start)
         except BaseException:
@@ -164,217 +135,27 @@ class Process(Source, Closing):
         if self.returncode is None:  # else on_start has waited for it
             newborn.abandon()
 
-    @property
-    def status_text(self) -> str:
-        """See `IProcess`."""
-        return 'an unknown status' if self.lost else str(self.returncode)
-
-    def channels(self) -> Iterator[PipeChannel]:
-        """See `IProcess`."""
-        for channel in (self.channel, self.stderr):
-            if channel is not None:
-                yield channel
-
-    def fileno(self) -> int:
-        return self.handle.fileno()
-
-    def layers(self) -> Iterator[Source]:
-        yield self
-        yield self.handle
-
-    def collect(self) -> tuple[Sequence[int], bool]:
-        status = self.poll()
-        return ((), False) if status is None else ((status,), True)
-
-    def poll(self) -> int | None:
-        """See `IProcess`."""
-        if self.returncode is None and self.is_ours:
-            after: list[Callable[[], None]] = []
-            try:
-                with self._lock:
-                    if self.returncode is None:
-                        self._reap(after)
-            finally:  # a signal handler may have raised meanwhile
-                for tell in after:
-                    tell()
-        return self.returncode
-
-    def _reap(self, after: list[Callable[[], None]]) -> None:
-        """Take the status, if the child has ended; with the lock held."""
+    def _take_status(self) -> int | None:
         try:
-            status = self.handle.reap()
+            return self.handle.reap()
         except ChildProcessError:
             self.lost = self.handle.has_ended()
-            status = LOST_STATUS if self.lost else None
-        if status is None:
-            return
-        after.append(self._tell_end)
-        try:
-            roster.discard(self.pid)
-            self.ended_at = descendants.clock()
-            if self.leads_group:
-                for handle in descendants.group(self, self.ended_at):
-                    self._left.add(handle)
-            if self.adopts:
-                for _, handle in descendants.Adopted([self]).look():
-                    self._left.add(handle)
-        finally:
-            # A thread that sees this may change what is left behind.
-            self.returncode = status
+            return LOST_STATUS if self.lost else None
+
+    def _note_end(self) -> None:
+        roster.discard(self.pid)
 
     def _tell_end(self) -> None:
-        # Which tells the pollers. So it must not be under a lock: a thread
-        # that is in a poller may want to send a signal.
         restore_blocking()
-        self.handle.close()
-        if self.lost:
-            log.warning('%r: somebody else has reaped it', self)
-        self._watch_left()
-        if self._on_end is not None:
-            try:
-                self._on_end(self)
-            except survived():  # it is not that of the thread that reaps
-                log.exception('on_end of %r failed', self)
+        super()._tell_end()
 
-    def _watch_left(self) -> None:
-        """Let go of processes that are left behind as soon as they end."""
-        with self._lock:
-            left = list(self._left.values())
-            if not left and self._servers is None:
-                registry.processes.discard(self)
-        for handle in left:
-            # The poller may be closed, or not be made without descriptors.
-            with contextlib.suppress(RuntimeError, OSError):
-                self._polled_by.register(handle, self._forget)
+    def _set_end_at_exit(self, wanted: bool) -> None:
+        (registry.processes.add if wanted
+         else registry.processes.discard)(self)
 
     @property
-    def _polled_by(self) -> Poller:
-        return self._poller or background()
-
-    def _forget(self, ended: bool, handle: Handle) -> None:
-        with self._lock:
-            is_known = self._left.get(handle.pid) is handle
-            if is_known:
-                del self._left[handle.pid]
-                descendants.reap(handle)
-            if not self._left and self.returncode is not None:
-                registry.processes.discard(self)
-        if is_known:
-            handle.close()
-
-    def wait(self, timeout: float | None = None) -> int:
-        """See `IProcess`."""
-        self.require_ours()
-        if self.poll() is None:
-            poller = None
-            if self._poller is None:
-                with contextlib.suppress(RuntimeError, OSError):  # no thread
-                    poller = background()
-            try:
-                if poller is not None:
-                    poller.release(self)
-                self._wait(Deadline(timeout))
-            finally:
-                if poller is not None and self.returncode is None:
-                    poller.regain(self)
-        assert self.returncode is not None
-        return self.returncode
-
-    def _wait(self, deadline: Deadline) -> None:
-        while self.poll() is None:
-            with self._lock:
-                if self.returncode is not None:
-                    break
-                # Another thread may reap the child, and close the handle.
-                fd = _duplicate(self.handle.fileno())
-            if fd is None:
-                pauses = Pauses()
-                pauses.register(self.handle)
-                ended = bool(pauses.poll(deadline.left()))
-            else:
-                try:
-                    ended = wait_for(fd, select.POLLIN, deadline)
-                finally:
-                    os.close(fd)
-            if not ended and self.poll() is None:
-                raise DeadlineExceeded(
-                    f'{self!r} has not ended in {deadline.seconds} s')
-
-    def send_signal(self, signum: int) -> None:
-        """See `IProcess`."""
-        # A signal handler may have interrupted this thread with the lock held.
-        # Then nobody else reaps the child, and closes its handle, meanwhile.
-        with (contextlib.nullcontext() if self._lock.held else self._lock):
-            if self.returncode is None:
-                self.handle.signal(signum)
-
-    def signal_group(self, signum: int) -> None:
-        """See `IProcess`."""
-        with self._lock:
-            self._signal_group(signum)
-
-    def _signal_group(self, signum: int) -> None:
-        """Do the same, with the lock held."""
-        with _all_told() as tell:
-            for handle in self._left.values():
-                tell(handle.signal, signum)
-            if self.returncode is not None:
-                return
-            if self.leads_group:
-                # The child is not reaped, so this is its own group.
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(self.pid, signum)
-                    return
-            tell(self.handle.signal, signum)
-
-    def signal_all(self, signum: int) -> None:
-        """See `IProcess`."""
-        self.require_ours()
-        can_look = procfs.is_readable()
-        with (contextlib.closing(descendants.of(self)) as others,
-              _all_told() as tell):
-            with self._lock:
-                # Who gets the signal with the group does not get it again.
-                told = set(self._left)
-                if self.leads_group and self.returncode is None:
-                    told |= {pid for pid in others
-                             if procfs.look(pid).group == self.pid}
-                tell(self._signal_group, signum)
-            # The child may have ended, and have become a daemon.
-            self.find_servers()  # or another thread finds them now
-            with self._lock:
-                for handle in (*others.values(), *self._left.values()):
-                    if handle.pid not in told:
-                        told.add(handle.pid)
-                        tell(handle.signal, signum)
-        if not can_look:
-            raise ShortageError(
-                errno.EMFILE, 'no descriptor is left to look for descendants '
-                f'of {self!r}')
-
-    @property
-    def has_left(self) -> bool:
-        """Whether the child has ended, and a descendant of it runs."""
-        self.find_servers()
-        with self._lock:
-            return self.returncode is not None and bool(self._left)
-
-    def take_left(self) -> list[Handle]:
-        with self._lock:
-            left, self._left = self._left, Handles()
-        return list(left.values())
-
-    def put_left(self, handles: Iterable[Handle]) -> None:
-        with self._lock:
-            # While the child runs, they are found again.
-            rest = [each for each in handles
-                    if self.returncode is None or not self._left.add(each)]
-            if self._left:
-                registry.processes.add(self)
-        for handle in rest:
-            handle.close()
-        if self.returncode is not None:
-            self._watch_left()
+    def _has_servers(self) -> bool:
+        return self._servers is not None
 
     def find_servers(self) -> list[Handle]:
         if (self._servers is None or self.finished or not self.is_ours
@@ -389,94 +170,17 @@ class Process(Source, Closing):
         with self._lock:
             new = [*filter(self._left.add, found)]
         if new:
-            registry.processes.add(self)
+            self._set_end_at_exit(True)
             self._watch_left()
         return new
 
     def forget_servers(self) -> None:
-        """Ask for daemons no more, also not at exit."""
         self._servers = None
         if self.returncode is not None:
             self._watch_left()
-
-    def terminate(self, signum: int | None = None,
-                  timeout: float | None = None) -> int:
-        """See `IProcess`."""
-        terminate_all([self], signum, timeout)
-        assert self.returncode is not None
-        return self.returncode
-
-    @property
-    def is_ours(self) -> bool:
-        """See `IProcess`."""
-        return self._owner == os.getpid()
-
-    def require_ours(self) -> None:
-        if not self.is_ours:
-            raise RuntimeError(
-                f'{self!r} is a child of process {self._owner}, of which this '
-                'is a fork: it cannot be waited for here')
-
-    def close(self) -> None:
-        """See `IProcess`."""
-        try:
-            if self.is_ours:
-                self.terminate()
-        finally:
-            self.close_channels()
-
-    def close_input(self) -> None:
-        for channel in self.channels():
-            # It may have none, or one that is closed.
-            with contextlib.suppress(
-                    NotImplementedError, EndpointClosedException, OSError):
-                channel.write_eof()
-
-    def close_channels(self) -> None:
-        for channel in self.channels():
-            channel.close()
 
     def after_fork(self) -> None:
         """In a fork of this process, of which the child is none."""
         registry.processes.discard(self)
         roster.discard(self.pid)
 
-    def __repr__(self) -> str:
-        state = ('running' if self.returncode is None
-                 else f'ended with {self.status_text}')
-        return f'<Process {self.name!r} ({self.pid}): {state}>'
-
-
-@contextlib.contextmanager
-def _all_told() -> Iterator[Callable[[Callable[[int], None], int], None]]:
-    """Send several signals, though one is refused; raise that error then."""
-    refused: list[PermissionError] = []
-
-    def tell(send: Callable[[int], None], signum: int) -> None:
-        try:
-            send(signum)
-        except PermissionError as error:  # a process of another user
-            refused.append(error)
-    yield tell
-    if refused:
-        raise refused[0]
-
-
-def _duplicate(fd: int) -> int | None:
-    """A copy of a descriptor; None if there are too many."""
-    try:
-        return os.dup(fd)
-    except OSError as error:
-        if error.errno not in (errno.EMFILE, errno.ENFILE):
-            raise
-        return None
-
-
-def _timeouts(stop_timeout: float | None) -> tuple[float, float]:
-    """Seconds that a child has in `terminate`, and at our exit."""
-    if stop_timeout is None:
-        return 10.0, 5.0
-    if not isinstance(stop_timeout, int | float) or not stop_timeout >= 0:
-        raise ValueError('stop_timeout must be a number of seconds >= 0, '
-                         f'not {stop_timeout!r}')
-    return stop_timeout, min(stop_timeout, 30.0)

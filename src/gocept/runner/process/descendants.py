@@ -142,6 +142,15 @@ def group(child: Child, until: int) -> Iterator[Handle]:
     yield from hold_all(filter(belongs, Numbers([child]).pids()), belongs)
 
 
+def session(child: Child, until: int) -> Iterator[Handle]:
+    """The same of the session of a child that leads one."""
+    def belongs(pid: int) -> bool:
+        now = procfs.look(pid)
+        return (now.session == child.pid and now.start <= until
+                and now.state not in 'ZX')
+    yield from hold_all(filter(belongs, Numbers([child]).pids()), belongs)
+
+
 class Adopted:
     """Finds the orphans of children with ``adopt=True``, which are ours then.
 

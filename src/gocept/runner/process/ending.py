@@ -25,6 +25,9 @@ log = Log('gocept.runner.process')
 KILL_TIMEOUT = 5.0
 """Seconds to wait for the end of what was killed."""
 
+STRAYS_TIMEOUT = 5.0
+"""Seconds that descendants have whose child is forgotten."""
+
 _LOOK_AGAIN = 0.02  # for processes whose end is no event
 
 _SOON, _BECOMING = 0.001, 1.0
@@ -212,7 +215,7 @@ class Ending:
                 + f', killed {KILL_TIMEOUT} s ago')
 
 
-def end(endings: Iterable[Ending]) -> bool:
+def end(endings: Iterable[Ending], mark: str = '') -> bool:
     """Carry the endings out; each says in the end whether it failed.
 
     If there may be marks, all processes are looked through for them once all
@@ -220,6 +223,8 @@ def end(endings: Iterable[Ending]) -> bool:
     some is found. Returns False if the last look may have missed somebody: if
     no descriptor was left for it, or a process was becoming another program
     all the time.
+
+    Strays are those of this process, or of the process with this `mark`.
     """
     endings = list(endings)
     with contextlib.ExitStack() as stack:
@@ -231,7 +236,7 @@ def end(endings: Iterable[Ending]) -> bool:
             poller.open()
         for ending in endings:
             ending.begin()
-        search = _Search(endings, poller)
+        search = _Search(endings, poller, mark or our_mark())
         owners: dict[Handle, Ending] = {}
         pending = set(endings)
         due = set(endings)
@@ -260,6 +265,14 @@ def end(endings: Iterable[Ending]) -> bool:
                 pending |= found
                 due = set(pending)  # the search may have fetched their events
                 look = NEVER
+
+
+def end_strays(mark: str) -> None:
+    """End all children of a process that has ended, and what they started.
+
+    `mark` is what their marks begin with; see `our_mark`.
+    """
+    end([Ending(None, signal.SIGTERM, STRAYS_TIMEOUT)], mark)
 
 
 class Pauses:
@@ -334,9 +347,11 @@ class _Wait:
 class _Search:
     """Finds descendants that have left their parents, for several endings."""
 
-    def __init__(self, endings: Iterable[Ending], poller: _Wait) -> None:
+    def __init__(self, endings: Iterable[Ending], poller: _Wait,
+                 our_mark: str) -> None:
         self.is_sure = False
         """Whether the last look has missed nobody."""
+        self._our_mark = our_mark
         self._poller = poller
         self._strays = next(
             (ending for ending in endings if ending.child is None), None)
@@ -355,11 +370,13 @@ class _Search:
         """
         deadline = Deadline(_BECOMING)
         while True:
-            can_look = self._can_look()
+            can_look, misses = self._can_look(), procfs.misses
             found = {ending for child, ending in self._by_child.items()
                      if child.has_left and not ending.give_up()}
             found |= self.find_adopted() | self._find_marked()
-            self.is_sure = can_look and not self._adopted.unsure
+            # Another thread may have taken the last descriptor meanwhile.
+            self.is_sure = (can_look and procfs.misses == misses
+                            and not self._adopted.unsure)
             if found or self.is_sure or deadline.passed:
                 return found
             self._poller.poll(_SOON)
@@ -390,7 +407,7 @@ class _Search:
 
     def _ending_of(self, mark: str) -> Ending | None:
         return self._by_mark.get(mark) or (
-            self._strays if mark.startswith(our_mark()) else None)
+            self._strays if mark.startswith(self._our_mark) else None)
 
 
 def _send(send: Callable[[int], None], signum: int, pid: int) -> bool:

@@ -13,30 +13,27 @@ import json
 import os
 import pathlib
 import pwd
-import resource
 import select
 import shlex
 import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol, TypedDict, Unpack, cast
 
-from gocept.runner.errors import ShortageError
 from gocept.runner.process import exechelper, forker
+from gocept.runner.process.inheritance import SERVICE_VARIABLES
 from gocept.runner.process.keywords import STREAMS
 from gocept.runner.process.marks import MARKER
 from gocept.runner.process.newborn import Newborn
+from gocept.runner.process.rlimits import limits_of
+from gocept.runner.process.shortages import SHORTAGES
 from gocept.runner.waits.deadline import Deadline, wait_for
+from gocept.runner.waits.modules import module_path
 from gocept.runner.waits.standard import fill_standard
 
-# What systemd tells its service, and not the children of that.
-_NEVER_INHERITED = (
-    b'NOTIFY_SOCKET', b'WATCHDOG_PID', b'WATCHDOG_USEC', b'LISTEN_PID',
-    b'LISTEN_PIDFDID', b'LISTEN_FDS', b'LISTEN_FDNAMES')
-
-_SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM}
+_NEVER_INHERITED = tuple(map(os.fsencode, SERVICE_VARIABLES))
 
 _LONGEST_HELP = 60.0  # seconds that the helper may take, on a busy machine
 
@@ -104,14 +101,14 @@ class Launch:
         self.leads_group = (
             setpgrp or setsid or detached or popen.get('process_group') == 0
             or bool(popen.get('start_new_session')))
-        self._cwd = cwd
+        self.cwd = cwd
         self._env = None if env is None else checked_variables('env', env)
         self._extra_env = checked_variables('extra_env', extra_env or {})
         self._uid = _uid(user)
-        self._identity = _identity(self._uid, group, extra_groups)
-        self._rlimits = {name: _limits(name, value)
+        self.identity = _identity(self._uid, group, extra_groups)
+        self.rlimits = {name: limits_of(name, value)
                          for name, value in (rlimits or {}).items()}
-        self._streams = {
+        self.streams = {
             'stdin': _checked_stream('stdin', stdin),
             'stdout': _checked_stream('stdout', stdout),
             'stderr': _checked_stream('stderr', stderr)}
@@ -131,6 +128,16 @@ class Launch:
         elif setpgrp and not self._popen.get('start_new_session'):
             self._popen.setdefault('process_group', 0)
 
+    @property
+    def user(self) -> int | None:
+        """The number of another user; None for ours."""
+        return cast(int | None, self.identity['user'])
+
+    @property
+    def group(self) -> int | None:
+        """The number of another group; None for ours."""
+        return cast(int | None, self.identity['group'])
+
     def start(self, newborn: Newborn,
               signals: Collection[signal.Signals] = ()) -> None:
         """Start it; raises what Popen does, mostly an OSError.
@@ -143,17 +150,17 @@ class Launch:
         streams: dict[str, Redirection] = {}
         with contextlib.ExitStack() as theirs:
             fill_standard()
-            for name, stream in self._streams.items():
+            for name, stream in self.streams.items():
                 streams[name] = self._open(name, stream, newborn, theirs)
-            environment = self._environment(newborn.mark)
-            keywords = {**streams, 'env': environment, 'cwd': self._cwd}
+            environment = self.environment(newborn.mark)
+            keywords = {**streams, 'env': environment, 'cwd': self.cwd}
             deaf = _deaf(signals) if self._restores else []
-            if self._rlimits or self._death_signal or deaf:
+            if self.rlimits or self._death_signal or deaf:
                 self._start_helped(
                     newborn, keywords, deaf, environment.get(b'LC_CTYPE'))
             else:
                 self._fork(newborn, self.args, {
-                    **keywords, **self._popen, **self._identity})
+                    **keywords, **self._popen, **self.identity})
 
     def _open(self, name: str, stream: Stream, newborn: Newborn,
               theirs: contextlib.ExitStack) -> Redirection:
@@ -206,8 +213,8 @@ class Launch:
             with open(newborn.take(low), 'wb'), open(high, 'wb'):
                 options = {
                     'report': high,
-                    'rlimits': self._rlimits,
-                    **self._identity,
+                    'rlimits': self.rlimits,
+                    **self.identity,
                     'death_signal': self._death_signal,
                     'parent': os.getpid(),
                     'restored_signals': (
@@ -220,15 +227,16 @@ class Launch:
                     popen['pass_fds'] = (*popen.get('pass_fds', ()), high)
                 else:
                     os.set_inheritable(high, True)
-                python = _python()
+                interpreter = python()
                 try:
                     self._fork(newborn, [
-                        python, '-I', '-S', '-X', 'utf8', exechelper.__file__,
+                        interpreter, '-I', '-S', '-X', 'utf8',
+                        exechelper.__file__,
                         json.dumps(options), executable, *self.args],
                         {**keywords, **popen})
                 except OSError as error:
-                    if error.filename == python:
-                        raise _no_help(python, str(error)) from error
+                    if error.filename == interpreter:
+                        raise _no_help(interpreter, str(error)) from error
                     raise
             report = _read_report(reader.fileno())
         if report == exechelper.EXEC:
@@ -237,23 +245,27 @@ class Launch:
             os.kill(newborn.pid, signal.SIGKILL)
         status = newborn.reap(newborn.pid)
         if not report:
-            raise _no_help(python, f'it ended with {status}')
+            raise _no_help(interpreter, f'it ended with {status}')
         step, number, text = json.loads(report)
         if number is None:
             raise ValueError(f'{step}: {text}')
         raise OSError(number, os.strerror(number), step or executable)
 
-    def _environment(self, mark: str) -> dict[bytes, bytes]:
-        """In bytes, as decoding and encoding takes a tenth of a start."""
+    def environment(self, mark: str = '') -> dict[bytes, bytes]:
+        """In bytes, as decoding and encoding takes a tenth of a start.
+
+        With no mark it is that of a process which is no child of ours.
+        """
         environment = (_inherited(self._uid)
                        if self._env is None else dict(self._env))
-        if self.detached:
+        if not mark:
             environment.pop(_MARKER, None)
+        if self.detached:
             program = os.path.basename(self.args[0])
             if program.startswith('python') or self.args[0] == sys.executable:
                 environment[b'PYTHONPATH'] = os.fsencode(
-                    os.pathsep.join(_absolute_path()))
-        else:
+                    os.pathsep.join(module_path()))
+        if mark:
             environment[_MARKER] = b' '.join(
                 [*os.environb.get(_MARKER, b'').split(), mark.encode()])
         environment |= self._extra_env
@@ -285,15 +297,6 @@ def _inherited(uid: int | None) -> dict[bytes, bytes]:
                 **dict.fromkeys((b'USER', b'LOGNAME'),
                                 os.fsencode(entry.pw_name))}
     return variables
-
-
-def _absolute_path() -> list[str]:
-    """Our ``sys.path``, from any directory."""
-    try:
-        here = os.getcwd()
-    except FileNotFoundError:  # and what was in it
-        return [path for path in sys.path if os.path.isabs(path)]
-    return [os.path.normpath(os.path.join(here, path)) for path in sys.path]
 
 
 def _arguments(command: Command, shell: bool) -> list[str]:
@@ -394,21 +397,6 @@ def _number(name: str | int, kind: str) -> int:
         raise LookupError(f'there is no {kind} {name!r}') from None
 
 
-def _limits(name: str, value: int | Sequence[int]) -> tuple[int, int]:
-    if not hasattr(resource, f'RLIMIT_{name.upper()}') or name != name.lower():
-        names = sorted(each.removeprefix('RLIMIT_').lower()
-                       for each in dir(resource) if each.startswith('RLIMIT_'))
-        raise ValueError(f'there is no resource limit {name!r}; there are: '
-                         + ', '.join(names))
-    match value:
-        case int():
-            return value, value
-        case [int(soft), int(hard)]:
-            return soft, hard
-    raise ValueError(f'the resource limit {name!r} needs a number or a pair '
-                     f'of them, not {value!r}')
-
-
 def _checked_stream(name: str, stream: Stream) -> Stream:
     if isinstance(stream, str) and os.sep in stream:
         return pathlib.Path(stream)
@@ -436,7 +424,7 @@ def open_stream(path: str | os.PathLike[str], reads: bool = False) -> int:
     try:
         return os.open(path, flags, 0o666)
     except OSError as error:
-        if error.errno in _SHORTAGES:
+        if error.errno in SHORTAGES:
             error.filename = None  # see `shortages`
         elif error.errno == errno.ENXIO:
             error.strerror = 'Nobody reads what is written there'
@@ -453,23 +441,8 @@ def let_all_open(pipe: int) -> None:
         os.fchmod(pipe, 0o666)
 
 
-@contextlib.contextmanager
-def shortages() -> Iterator[None]:
-    """Raise a ShortageError for what is not the fault of the child.
-
-    What the child reports has a file name, such as that of its program.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _SHORTAGES and error.filename is None and (
-                not isinstance(error, ShortageError)):
-            raise ShortageError(error.errno, error.strerror) from error
-        raise
-
-
-def _python() -> str:
-    """A Python for the helper.
+def python() -> str:
+    """The path of a Python for scripts of ours.
 
     `sys.executable` may be a server that embeds Python, such as uWSGI, or a
     program that was frozen.

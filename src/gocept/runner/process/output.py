@@ -5,7 +5,7 @@ import ctypes
 import os
 from collections.abc import Iterable, Iterator, Sequence
 
-from gocept.runner.channel import PipeChannel
+from gocept.runner.channel import Channel
 from gocept.runner.channel.lines import Lines
 from gocept.runner.errors import EndpointClosedException
 from gocept.runner.events import Queue
@@ -32,7 +32,7 @@ class Output(Source):
     may have it; their users get no results of it.
     """
 
-    def __init__(self, name: str, channel: PipeChannel | None,
+    def __init__(self, name: str, channel: Channel | None,
                  log: Log) -> None:
         self.tail = b''
         """The last part of the output, 16 KiB at most."""
@@ -49,7 +49,7 @@ class Output(Source):
         """Whether there is a channel to read."""
         return self._channel is not None
 
-    def reads(self, channel: PipeChannel) -> bool:
+    def reads(self, channel: Channel) -> bool:
         """Whether `channel` is the one that this reads."""
         return channel is self._channel
 
@@ -121,7 +121,7 @@ class Output(Source):
         return _shown(self.tail) or 'is empty'
 
 
-def unread(channels: Iterable[PipeChannel]) -> str:
+def unread(channels: Iterable[Channel]) -> str:
     """The end of what is in pipes, which others will read; see tee(2).
 
     '' if there is nothing, or nothing can be found out.

@@ -95,7 +95,7 @@ class PidAndStart(Handle):
         self._start = procfs.look(pid).start
         self._is_child = _child_has_ended(pid) is not None
         self._reaped = False
-        if not _exists(pid):
+        if not exists(pid):
             raise ProcessLookupError(errno.ESRCH, f'no process {pid}')
 
     def watch(self) -> None:
@@ -122,7 +122,7 @@ class PidAndStart(Handle):
         # There is no such process, or no descriptor is left to look at it.
         if self._is_child:
             return _child_has_ended(self.pid) is not False
-        return not _exists(self.pid)
+        return not exists(self.pid)
 
     def signal(self, signum: int) -> None:
         if not self.has_ended():
@@ -178,7 +178,8 @@ def _child_has_ended(pid: int) -> bool | None:
         return None
 
 
-def _exists(pid: int) -> bool:
+def exists(pid: int) -> bool:
+    """Whether there is such a process, also a dead one that is not reaped."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

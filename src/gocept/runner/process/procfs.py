@@ -5,12 +5,17 @@ no properties: the answer is None, 0 or nothing.
 """
 
 import contextlib
+import errno
 import functools
 import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
 _LONGEST = 4096  # bytes of such a file, or of the part that matters
+
+misses = 0
+"""How often something could not be read as no descriptor was left. If it grows
+during a search, the search may have missed a process."""
 
 
 class Stat(NamedTuple):
@@ -65,6 +70,25 @@ def stat(pid: int) -> Stat | None:
         int(fields[column]) for column in (1, 2, 3, 19, 25)))
 
 
+class Usage(NamedTuple):
+    """What a process has used up, without its descendants."""
+
+    cpu: float
+    """Seconds of processors, in the program and in the system."""
+    memory: int
+    """Bytes of the machine's memory, shared ones as well."""
+
+
+def usage(pid: int) -> Usage | None:
+    """What the process uses; None if there is no such one."""
+    fields = _fields(pid)
+    if fields is None:
+        return None
+    return Usage(
+        (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK'),
+        int(fields[21]) * os.sysconf('SC_PAGE_SIZE'))
+
+
 def look(pid: int) -> Stat:
     """Like `stat`; one that is dead and has no relatives in place of None."""
     return stat(pid) or Stat('X', 0, 0, 0, 0, 0)
@@ -112,11 +136,18 @@ def _live_thread(pid: int) -> str:
     return ''
 
 
+def _count_miss(error: OSError) -> None:
+    global misses
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        misses += 1
+
+
 def _read(path: str) -> bytes | None:
     try:
         # Not as a file object, as thousands may be looked at.
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
+    except OSError as error:
+        _count_miss(error)
         return None
     try:
         return os.read(fd, _LONGEST)
@@ -156,11 +187,14 @@ def children(pid: int) -> list[int]:
     if not _lists_children():
         return [each for each in pids() if look(each).parent == pid]
     found: list[int] = []
-    with contextlib.suppress(OSError):
-        for thread in os.listdir(f'{path(pid)}/task'):
-            with contextlib.suppress(OSError), open(
-                    f'{path(pid)}/task/{thread}/children', 'rb') as file:
-                found += map(int, file.read().split())
+    try:
+        threads = os.listdir(f'{path(pid)}/task')
+    except OSError as error:
+        _count_miss(error)
+        return found
+    for thread in threads:
+        content = _read_whole(f'{path(pid)}/task/{thread}/children')
+        found += map(int, (content or b'').split())
     return found
 
 
@@ -175,10 +209,12 @@ def _lists_children() -> bool:
 
 def pids() -> Iterator[int]:
     """The pids of all processes."""
-    with contextlib.suppress(OSError):
-        for name in os.listdir(path('.')):
-            if name.isdigit():
-                yield int(name)
+    try:
+        names = os.listdir(path('.'))
+    except OSError as error:
+        _count_miss(error)
+        return
+    yield from (int(name) for name in names if name.isdigit())
 
 
 def variable(pid: int, name: str) -> str | None:
@@ -207,6 +243,19 @@ def table(name: str) -> bytes:
     return _read_whole(f'/proc/net/{name}') or b''
 
 
+def sockets(pid: int) -> set[str]:
+    """The inodes of the sockets that a process has open, as `table` has them.
+    """
+    found = set()
+    with contextlib.suppress(OSError):
+        for name in os.listdir(f'{path(pid)}/fd'):
+            with contextlib.suppress(OSError):
+                target = os.readlink(f'{path(pid)}/fd/{name}')
+                if target.startswith('socket:['):
+                    found.add(target[8:-1])
+    return found
+
+
 def _environment(pid: int) -> bytes | None:
     return _read_whole(f'{path(pid)}/environ')
 
@@ -215,5 +264,6 @@ def _read_whole(path: str) -> bytes | None:
     try:
         with open(path, 'rb') as file:
             return file.read()
-    except OSError:
+    except OSError as error:
+        _count_miss(error)
         return None

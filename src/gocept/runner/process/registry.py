@@ -7,14 +7,16 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from gocept.runner.errors import DeadlineExceeded
 from gocept.runner.logs import Log
+from gocept.runner.poller.thread import settle
 from gocept.runner.process import procfs
 from gocept.runner.process.adoption import adoption
 from gocept.runner.process.descendants import Child
-from gocept.runner.process.ending import Ending, end
+from gocept.runner.process.ending import STRAYS_TIMEOUT, Ending, end
+from gocept.runner.process.guard import guard
 
 log = Log('gocept.runner.process')
 
@@ -24,7 +26,7 @@ processes: set[Child] = set()
 _hooks: set[int] = set()  # the pids of processes, forks too, with a hook
 _called: set[int] = set()  # those whose hook was called
 
-_STRAYS_TIMEOUT = 5.0  # seconds for descendants whose child is forgotten
+_CALLBACKS_TIMEOUT = 1.0  # seconds for what the background thread is at
 
 
 def hook() -> None:
@@ -51,12 +53,31 @@ def hook() -> None:
             # A worker, which leaves by os._exit().
             util = importlib.import_module('multiprocessing.util')
             util.Finalize(None, _at_exit, (pid,), exitpriority=0)
+    guard.begin()
+
+
+@contextlib.contextmanager
+def guarding() -> Iterator[None]:
+    """In the block, children end with this process, however it ends.
+
+    That is, if it is killed, say: they get SIGTERM, and SIGKILL after
+    `STRAYS_TIMEOUT`, and so do their descendants, daemons as well. To know
+    them takes their marks: what has no mark, as it is detached or has another
+    environment, goes on, and what was not started as an `IProcess`.
+    """
+    with guard.wanted():
+        if processes:
+            guard.begin()
+        yield
 
 
 def _at_exit(pid: int) -> None:
     if pid == os.getpid():  # a fork does not end the children of its parent
         _called.add(pid)
         end_all()
+        if not settle(_CALLBACKS_TIMEOUT):
+            log.warning('A callback of a child or a channel takes long, and '
+                        'is cut short by the exit of this process')
 
 
 def terminate_all(children: Iterable[Child], signum: int | None = None,
@@ -102,7 +123,7 @@ def end_all() -> None:
     """
     children = list(processes)
     try:
-        end([Ending(None, signal.SIGTERM, _STRAYS_TIMEOUT), *(
+        end([Ending(None, signal.SIGTERM, STRAYS_TIMEOUT), *(
             Ending(child, child.stop_signal, child.exit_timeout)
             for child in children)])
     except BaseException as error:  # of a signal handler

@@ -8,31 +8,35 @@ import re
 import socket
 import stat
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from gocept.runner.errors import DeadlineExceeded, StartError
 from gocept.runner.poller import Poller
 from gocept.runner.process import descendants, procfs
-from gocept.runner.process.child import Process
+from gocept.runner.process.base import BaseProcess
 from gocept.runner.process.output import Output
 from gocept.runner.waits.deadline import Deadline
+from gocept.runner.waits.unixpath import short_address
 
 T = TypeVar('T')
-
-_LONGEST_PATH = 107  # bytes in a socket address; see unix(7)
 
 _CREDENTIALS = struct.Struct('3i')  # see SO_PEERCRED in unix(7)
 
 _FIRST_PROBE, _LAST_PROBE = 0.002, 0.1  # seconds between two probes
 
 
-def make_way(path: str) -> None:
+def make_way(path: str, *others: str) -> None:
     """Remove the socket of a server that has died.
 
     StartError if a process listens there or is about to, or there is something
-    else.
+    else. At `others`, where the server may listen as well, only such a socket
+    is removed, and nothing is an error.
     """
+    for other in others:
+        with contextlib.suppress(OSError, StartError):
+            if stat.S_ISSOCK(os.lstat(other).st_mode):
+                make_way(other)
     try:
         found = os.lstat(path)
     except FileNotFoundError:
@@ -68,7 +72,7 @@ def connect(path: str) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX)
     try:
         sock.setblocking(False)
-        with _address(path) as address:
+        with short_address(path) as address:
             sock.connect(address)
     except BaseException:
         sock.close()
@@ -76,8 +80,22 @@ def connect(path: str) -> socket.socket:
     return sock
 
 
-def connect_to(path: str, process: Process) -> socket.socket:
-    """Like `connect`, but StartError if a stranger to `process` listens."""
+def connect_to(paths: Sequence[str], process: BaseProcess) -> socket.socket:
+    """Connect to the first of `paths` where `process` listens.
+
+    The errors are those of `connect` for the first path, and StartError if a
+    stranger to `process` listens there.
+    """
+    try:
+        return _connect_to(paths[0], process)
+    except OSError:
+        for path in paths[1:]:
+            with contextlib.suppress(OSError, StartError):
+                return _connect_to(path, process)
+        raise
+
+
+def _connect_to(path: str, process: BaseProcess) -> socket.socket:
     sock = connect(path)
     pid = peer(sock)
     if _is_stranger(pid, process):
@@ -99,15 +117,16 @@ def peer(sock: socket.socket) -> int:
     return int(pid)
 
 
-def connect_when_listening(path: str, process: Process, output: Output,
-                           timeout: float, poller: Poller,
-                           connect: Callable[[str], T]) -> T:
+def connect_when_listening(paths: Sequence[str], process: BaseProcess,
+                           output: Output, timeout: float, poller: Poller,
+                           connect: Callable[[Sequence[str]], T]) -> T:
     """Wait until `process` listens; returns what `connect` returns then.
 
     StartError if it ends before, DeadlineExceeded after `timeout` seconds,
     from the error of the last attempt.
     """
     deadline = Deadline(timeout)
+    path = ' or '.join(paths)
     pause = _FIRST_PROBE
     poller.register(process)
     while True:
@@ -120,7 +139,7 @@ def connect_when_listening(path: str, process: Process, output: Output,
                 f'listened on {path}; its output {output}', status,
                 output.tail)
         try:
-            return connect(path)
+            return connect(paths)
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ECONNREFUSED,
                                    errno.EAGAIN):
@@ -138,19 +157,37 @@ def connect_when_listening(path: str, process: Process, output: Output,
 
 def _is_bound(path: str) -> bool:
     """Whether a process that lives has bound a path on which none listens."""
-    # Flags: none; a stream; unconnected. A server may have bound a name that
-    # is seen from its own directory.
-    rows = re.findall(rb'^\w+: \w+ \w+ 0+ 0001 01 +\d+ (?!@)(.+)$',
+    # Flags: none; a stream; unconnected.
+    rows = re.findall(rb'^\w+: \w+ \w+ 0+ 0001 01 +(\d+) (?!@)(.+)$',
                       procfs.table('unix'), re.MULTILINE)
     directory, base = os.path.split(os.path.realpath(path))
-    return any(
-        os.path.basename(name) == base and (
-            not name.startswith('/') or name.startswith('/proc/')
-            or os.path.realpath(os.path.dirname(name)) == directory)
-        for name in map(os.fsdecode, rows))
+    return any(os.path.basename(name) == base
+               and _may_be_in(directory, name, inode)
+               for inode, name in (map(os.fsdecode, row) for row in rows))
 
 
-def _is_stranger(pid: int, process: Process) -> bool:
+def _may_be_in(directory: str, name: str, inode: str) -> bool:
+    """Whether the socket that was bound as `name` may be in a directory."""
+    if name.startswith('/proc/'):
+        return True  # by a descriptor of its process; see `short_address`
+    if name.startswith('/'):
+        return os.path.realpath(os.path.dirname(name)) == directory
+    # Seen from the directory of its process. This one may have moved since, or
+    # be one that we may not look at.
+    places = [f'{procfs.path(pid)}/cwd/{name}' for pid in procfs.pids()
+              if inode in procfs.sockets(pid)]
+    return (not places or any(
+        os.path.realpath(os.path.dirname(place)) == directory
+        or not os.path.exists(place) for place in places)) and _exists(inode)
+
+
+def _exists(inode: str) -> bool:
+    """Whether a socket is still there, as its process may have just ended."""
+    return any(row.split()[6:7] == [inode.encode()]
+               for row in procfs.table('unix').splitlines())
+
+
+def _is_stranger(pid: int, process: BaseProcess) -> bool:
     """Whether a process is known not to descend from `process`."""
     now = None if pid == process.pid else procfs.stat(pid)
     if now is None:
@@ -159,16 +196,3 @@ def _is_stranger(pid: int, process: Process) -> bool:
     return bool(
         now.start < process.started_at
         or (process.mark != '' and marks and process.mark not in marks))
-
-
-@contextlib.contextmanager
-def _address(path: str) -> Iterator[str]:
-    if len(os.fsencode(path)) <= _LONGEST_PATH:
-        yield path
-        return
-    directory, name = os.path.split(path)
-    fd = os.open(directory, os.O_PATH | os.O_DIRECTORY)
-    try:
-        yield f'/proc/self/fd/{fd}/{name}'
-    finally:
-        os.close(fd)

@@ -8,9 +8,10 @@ import contextlib
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager
 from types import FrameType
-from typing import Self
+from typing import Protocol, Self
 
 import zope.interface
 
@@ -33,6 +34,17 @@ log = Log('gocept.runner.signals')
 _running = threading.local()
 
 
+class Listener(Protocol):
+    """Who wants to know at once what a shutdown is asked for."""
+
+    def note_request(self) -> object:
+        """The end is requested; called in any thread and in signal handlers.
+        """
+
+    def reopening(self) -> AbstractContextManager[object]:
+        """The block in which the log files are reopened."""
+
+
 @zope.interface.implementer(IShutdown)
 class Shutdown:
     """See `IShutdown`."""
@@ -40,6 +52,7 @@ class Shutdown:
     def __init__(self) -> None:
         self.requested = False
         self.signum: int | None = None
+        self.listener: Listener | None = None
         self._reopen = False
         self._entered = False
         self._pausing: Poller | None = None
@@ -59,6 +72,8 @@ class Shutdown:
             self.signum = signum
         self.requested = True
         self._wake()
+        if self.listener is not None:
+            self.listener.note_request()
 
     def request_reopening(self) -> None:
         """See `IShutdown`."""
@@ -74,7 +89,9 @@ class Shutdown:
         """See `IShutdown`."""
         if self._reopen:
             self._reopen = False
-            _reopen_logs()
+            with (contextlib.nullcontext() if self.listener is None
+                  else self.listener.reopening()):
+                _reopen_logs()
         return self.requested
 
     def wait(self, seconds: float, poller: Poller | None = None) -> bool:
@@ -93,24 +110,29 @@ class Shutdown:
     def pause(self, seconds: float | None = None,
               poller: Poller | None = None) -> bool:
         """See `IShutdown`."""
+        self.rest(seconds, poller)
+        return self.requested
+
+    def rest(self, seconds: float | None = None,
+             poller: Poller | None = None) -> bool:
+        """See `IShutdown`."""
         if not self._entered:
             raise RuntimeError('a shutdown has to be entered before it can '
                                'wait: with shutdown: ...')
         if poller is None:
             with Poller() as poller:
-                return self.pause(seconds, poller)
+                return self.rest(seconds, poller)
         self._pausing = poller
         if self._woken:
             poller.wakeup()
         try:
             with self._woken_by_signals(poller):
-                poller.pause(seconds, self.attend)
+                return poller.pause(seconds, self.attend)
         except PollerInUse as error:
             log.warning('Pausing with another poller: %s', error)
-            return self.pause(seconds)
+            return self.rest(seconds)
         finally:
             self._pausing, self._woken = None, False
-        return self.requested
 
     @contextlib.contextmanager
     def _woken_by_signals(self, poller: Poller) -> Iterator[None]:
@@ -145,6 +167,15 @@ class Shutdown:
         self._outer: Shutdown | None = getattr(_running, 'shutdown', None)
         _running.shutdown = self
         return self
+
+    def serve(self) -> Callable[[], None]:
+        """Like `__enter__`; returns what ends this, but keeps the request."""
+        self.__enter__()
+
+        def end() -> None:
+            _running.shutdown = self._outer
+            self._entered = False
+        return end
 
     def join_outer(self) -> None:
         """Take over a signal that has ended the one around this one."""
@@ -189,17 +220,14 @@ def raising(before: Mapping[signal.Signals, Previous]) -> Iterator[None]:
     """Within `requesting`, install the handlers from before it.
 
     Those that would end the process raise `Terminated`, so that it is ended in
-    order. It is raised at once if a signal has come meanwhile.
+    order. It is raised at once if a signal has come meanwhile, and again at
+    the end if code of the block has swallowed it.
     """
-    def end(signum: int, frame: FrameType | None) -> None:
-        restore_defaults()
-        raise Terminated(signum)
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     try:
-        with (handling(dict.fromkeys(before, end)),
-              contextlib.ExitStack() as undo):
+        with _terminated_by(before.keys()), contextlib.ExitStack() as undo:
             for signum, handler in before.items():
                 if handler is not None and not is_default(handler):
                     undo.callback(signal.signal, signum,
@@ -217,33 +245,83 @@ def raising(before: Mapping[signal.Signals, Previous]) -> Iterator[None]:
 def booting() -> Iterator[None]:
     """Let a signal that would end the process raise `Terminated`.
 
-    If code of the block swallows the exception, it is raised again at the end.
-    A second signal ends the process at once.
+    If the signal comes in a commit, or if code of the block swallows the
+    exception, it is raised at the end: no commit is cut in halves. A second
+    signal ends the process at once.
     """
+    # Not for those that are ignored, or have a handler of the caller.
+    with _terminated_by([signum for signum in TERMINATING
+                         if is_default(signal.getsignal(signum))],
+                        later=_commits):
+        yield
+
+
+@contextlib.contextmanager
+def _terminated_by(signals: Collection[signal.Signals],
+                   later: Callable[[FrameType | None], bool]
+                   = lambda frame: False) -> Iterator[None]:
+    """Let the first of these signals raise `Terminated`.
+
+    Python drops an exception that is raised in a finalizer, or in the callback
+    of a weak reference, and shows a traceback. This one is not shown, and it
+    is raised again at the end of the block, as it is if code has caught it. It
+    is raised there only where the frame is one that it has to wait for.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     came: list[int] = []
 
     def end(signum: int, frame: FrameType | None) -> None:
-        restore_defaults(before)
+        restore_defaults(signals)
         came.append(signum)
-        raise Terminated(signum)
-    # Not for those that are ignored, or have a handler of the caller.
-    before = {signum: end for signum in TERMINATING
-              if is_default(signal.getsignal(signum))}
-    with handling(before):
-        yield
-        if came:
-            raise Terminated(came[0])
+        if not later(frame):
+            raise Terminated(signum)
+
+    def show(dropped: 'sys.UnraisableHookArgs') -> None:
+        if not (came and isinstance(dropped.exc_value, Terminated)):
+            before(dropped)
+    before = sys.unraisablehook
+    sys.unraisablehook = show
+    try:
+        with handling(dict.fromkeys(signals, end)):
+            yield
+            if came:
+                raise Terminated(came[0])
+    finally:
+        if sys.unraisablehook is show:  # and not one of other code
+            sys.unraisablehook = before
+
+
+def _commits(frame: FrameType | None) -> bool:
+    """Whether a signal has interrupted the commit of a transaction."""
+    while frame is not None:
+        # By their names, as this floor does not import the package.
+        if (frame.f_code.co_name == 'commit' and
+                frame.f_globals.get('__name__') == 'transaction._transaction'):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _reopen_logs() -> None:
     # ZConfig makes the handlers, if a zope.conf was read. Its reopenFiles()
     # would stop at the first handler that fails.
     loghandler = sys.modules.get('ZConfig.components.logger.loghandler')
+    failed = False
     for reference in list(getattr(loghandler, '_reopenable_handlers', ())):
         handler = reference()
         if handler is not None:
             try:
+                path = getattr(handler, 'baseFilename', None)
+                if path is not None:
+                    # A handler closes the old file first, so all later lines
+                    # would be lost.
+                    with open(path, 'a'):
+                        pass
                 handler.reopen()
             except Exception as error:  # of a handler of another kind, too
                 log.error('Cannot reopen a log file: %s', error)
-    log.info('Reopened the log files')
+                failed = True
+    if not failed:
+        log.info('Reopened the log files')

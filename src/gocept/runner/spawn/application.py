@@ -2,10 +2,11 @@
 
 import contextlib
 import dataclasses
+import functools
 import os
 import shlex
 import signal
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Self
 
 from gocept.runner.channel import (
@@ -17,7 +18,13 @@ from gocept.runner.channel.transactional import (
     REDELIVERIES,
     checked_redeliveries,
 )
-from gocept.runner.process import keywords
+from gocept.runner.process import Process, keywords, unixsocket
+from gocept.runner.process.base import (
+    ON_CHANGE,
+    BaseProcess,
+    Kernel,
+    checked_kernel,
+)
 from gocept.runner.process.keywords import Keywords
 from gocept.runner.process.launch import Launch, checked_arguments
 
@@ -42,6 +49,10 @@ class Application:
     restart_limit: int = 5
     transactional: bool = False
     redeliveries: int | None = REDELIVERIES
+    kernel: Kernel | None = None
+    on_change: str = 'keep'
+    home: str = ''
+    """Where relative paths start; '' for our directory at the start."""
     options: Keywords = dataclasses.field(default_factory=dict)
     """The keywords of the process and of its channels."""
 
@@ -55,8 +66,12 @@ class Application:
         for key in keywords.WATCH & config.keys():
             raise TypeError(f'{key!r} is no keyword of an application')
         options = dict(config)
-        own = cls.__dataclass_fields__.keys() & config.keys() - {'options'}
+        own = (cls.__dataclass_fields__.keys() & config.keys()
+               - {'options', 'home'})
         self = cls(**{key: options.pop(key) for key in own}, options=options)
+        checked_kernel(self.kernel)
+        if 'on_change' in own and self.kernel is None:
+            raise ValueError('on_change has a meaning only with a kernel')
         if 'redeliveries' in own and not self.transactional:
             raise ValueError(
                 'redeliveries has a meaning only if transactional is true')
@@ -66,13 +81,14 @@ class Application:
     def _check(self) -> None:
         for name, choice, choices in (
                 ('type', self.type, ('stdio', 'socket')),
-                ('restart', self.restart, ('never', 'on-failure', 'always'))):
+                ('restart', self.restart, ('never', 'on-failure', 'always')),
+                ('on_change', self.on_change, ON_CHANGE)):
             if choice not in choices:
                 raise ValueError(
                     f'{name} must be one of {", ".join(map(repr, choices))}, '
                     f'not {choice!r}')
-        if (self.type == 'socket') != (self.socket is not None):
-            raise ValueError("type='socket' and socket=PATH need each other")
+        if self.type != 'socket' and self.socket is not None:
+            raise ValueError("socket=PATH needs type='socket'")
         if self.socket is not None and not os.fspath(self.socket):
             raise ValueError("socket is a path, not ''")
         values = {**vars(self), **self.options}
@@ -90,6 +106,14 @@ class Application:
         Launch(self.command, **{key: value for key, value
                                 in self.options.items()
                                 if key not in elsewhere})
+        if self.kernel is not None:
+            self.kernel.check_process(self.command, **self.keywords(()))
+
+    def check_socket(self) -> None:
+        """ValueError if it cannot be started before `socket` is known."""
+        if self.type == 'socket' and self.socket is None:
+            raise ValueError("type='socket' needs socket=PATH, in the "
+                             'configuration or as a keyword of the start')
 
     @property
     def program(self) -> str:
@@ -136,8 +160,9 @@ class Application:
             if name in ('stdin', 'stdout', 'stderr') and (
                 isinstance(path, os.PathLike)
                 or (isinstance(path, str) and '/' in path))}}
-        return dataclasses.replace(self, options={**self.options, **{
-            name: os.path.join(home, path) for name, path in paths.items()}})
+        return dataclasses.replace(self, home=home, options={
+            **self.options, **{name: os.path.join(home, path)
+                               for name, path in paths.items()}})
 
     def keywords(self, extra_paths: Iterable[str]) -> dict[str, Any]:
         """The keywords of its process, and of the channels of that."""
@@ -152,15 +177,48 @@ class Application:
                 filter(None, [path, *extra_paths]))
             options['extra_env'] = extra_env
         if self.type == 'stdio':
-            return {'stdin': 'pipe', 'stdout': 'pipe', **options}
-        if self.is_captured:
+            options = {'stdin': 'pipe', 'stdout': 'pipe', **options}
+        elif self._is_captured:
             options = {'stderr': 'merge', **options, 'stdout': 'pipe'}
+        if self._is_stderr_captured:
+            options['stderr'] = 'pipe'
         return {'stdin': 'null', **options}
 
     @property
-    def is_captured(self) -> bool:
-        """Whether its output is logged, and not given to a channel."""
+    def _is_captured(self) -> bool:
         return self.type == 'socket' and 'stdout' not in self.options
+
+    @property
+    def _is_stderr_captured(self) -> bool:
+        """Whether it would be ours, which nobody in a kernel can have."""
+        return (self.kernel is not None and not self._is_captured
+                and self.options.get('stderr', 'inherit') == 'inherit')
+
+    def captured(self, process: BaseProcess) -> Channel | None:
+        """The channel of which each line is logged, and not handed out."""
+        return (process.channel if self._is_captured
+                else process.stderr if self._is_stderr_captured else None)
+
+    def open(self, alias: str, key: str, extra_paths: Iterable[str],
+             **watch: Any) -> BaseProcess:
+        """Start its process, or find the one that lives in the kernel."""
+        make_way: Callable[[], object] = (
+            functools.partial(unixsocket.make_way, *self.socket_paths)
+            if self.type == 'socket' else lambda: None)
+        options = {**self.keywords(extra_paths), 'name': alias, **watch}
+        if self.kernel is not None:
+            return self.kernel.open_process(
+                key, self.command, make_way=make_way,
+                on_change=self.on_change, overflow='block', **options)
+        make_way()
+        return Process(self.command, **options)
+
+    def ended(self, alias: str, key: str, extra_paths: Iterable[str], *,
+              besides: BaseProcess | None = None) -> Sequence[BaseProcess]:
+        """Processes that ended in the kernel, whose rest nobody has read."""
+        return () if self.kernel is None else self.kernel.ended_processes(
+            key, besides=besides,
+            **{**self.keywords(extra_paths), 'name': alias})
 
     def is_to_restart(self, status: int) -> bool:
         """Whether a process that ended with `status` is started again."""
@@ -173,8 +231,13 @@ class Application:
                    _LONGEST_DELAY)
 
     @property
-    def socket_path(self) -> str:
-        """The path of `socket`, seen from the working directory."""
-        path = os.path.join(self.options.get('cwd') or '', self.socket or '')
+    def socket_paths(self) -> list[str]:
+        """Where it may listen: `socket` seen from `cwd`, then from here."""
+        socket = self.socket or ''
+        path = os.path.join(self.options.get('cwd') or '', socket)
         # Our directory may be gone.
-        return path if os.path.isabs(path) else os.path.join(os.getcwd(), path)
+        paths = [path if os.path.isabs(path)
+                 else os.path.join(os.getcwd(), path)]
+        with contextlib.suppress(FileNotFoundError):
+            paths.append(os.path.join(self.home or os.getcwd(), socket))
+        return [*dict.fromkeys(paths)]

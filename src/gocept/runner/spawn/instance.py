@@ -1,20 +1,15 @@
 """One alias: the process that runs under it, and its channels."""
 
 import contextlib
-import fcntl
 import functools
+import operator
 import os
 import signal
-import termios
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from gocept.runner.channel import (
-    Channel,
-    SocketChannel,
-    TransactionalChannel,
-)
+from gocept.runner.channel import Channel, SocketChannel
 from gocept.runner.errors import (
     DeadlineExceeded,
     EndpointClosedException,
@@ -24,10 +19,12 @@ from gocept.runner.errors import (
 from gocept.runner.events import ChildEnded, ChildReady, ChildStarted, Queue
 from gocept.runner.logs import Log
 from gocept.runner.poller import Poller, Timer, background
-from gocept.runner.process import Process, unixsocket
-from gocept.runner.process.launch import shortages
+from gocept.runner.process import unixsocket
+from gocept.runner.process.base import BaseProcess
 from gocept.runner.process.output import Output, unread
+from gocept.runner.process.shortages import shortages
 from gocept.runner.spawn.application import Application
+from gocept.runner.spawn.former import Former
 from gocept.runner.waits.deadline import is_broken
 from gocept.runner.waits.forks import Lock
 
@@ -59,10 +56,11 @@ class Instance:
                  extra_paths: Sequence[str],
                  on_restart: Callable[[], object] = lambda: None,
                  on_give_up: Callable[[], object] = lambda: None,
-                 home: str | None = None) -> None:
+                 home: str | None = None, key: str = '') -> None:
         self.alias = alias
-        self.process: Process | None = None
-        self.ready: Process | None = None
+        self._key = key or alias  # in a kernel
+        self.process: BaseProcess | None = None
+        self.ready: BaseProcess | None = None
         """The last process that was told to be ready."""
         self._on_restart = on_restart
         self._on_give_up = on_give_up
@@ -80,13 +78,12 @@ class Instance:
         # the end of the process.
         self._is_awaited = False
         self._is_given_up = False  # as it has failed
-        self._deaf: Process | None = None  # ended, as it listened no more
+        self._deaf: BaseProcess | None = None  # ended, as it listened no more
         # By the channels of the process, what users get in their place.
         self._handed_out: dict[Channel, Channel] = {}
         self._socket: Channel | None = None
         self._replaced: Channel | None = None  # the one before, if there is
-        self._kept: list[Channel] = []  # of the process before
-        self._before: list[Channel] = []  # of these, the main ones
+        self._former = Former()
         self._timer: Timer | None = None
         self._failures = 0
         self._shortages = 0  # since the last start
@@ -120,7 +117,21 @@ class Instance:
                 return RESTARTING
             # Another thread may have started it just now.
             return (RUNNING if self._runs else
-                    GIVEN_UP if self._is_given_up else ENDED)
+                    GIVEN_UP if self._is_given_up else self._next_state())
+
+    def _next_state(self) -> str:
+        """What it will be as soon as the end of the process is told.
+
+        Another thread may just be about to do so.
+        """
+        process, application = self.process, self._application
+        if process is None or application is None or self._is_awaited:
+            return ENDED
+        status = 0 if process.lost else process.returncode
+        if status is None:
+            return ENDED
+        return (RESTARTING if application.is_to_restart(status)
+                else GIVEN_UP if status else ENDED)
 
     def ensure_running(self, application: Application) -> bool:
         """Start the process, if it does not run; whether that was so."""
@@ -156,7 +167,7 @@ class Instance:
         return self._poller or background()
 
     def _start(self, application: Application,
-               after: contextlib.ExitStack) -> Process:
+               after: contextlib.ExitStack) -> BaseProcess:
         """Start a process in place of the one before; with the lock held.
 
         So its end is told after its start.
@@ -165,35 +176,28 @@ class Instance:
             application = application.seen_from(self._home)
         try:
             with shortages():
-                if application.type == 'socket':
-                    unixsocket.make_way(application.socket_path)
-                process = Process(
-                    application.command, name=self.alias, poller=self._poller,
-                    on_end=self._tell_end,
-                    **application.keywords(self._extra_paths))
+                process = application.open(
+                    self.alias, self._key, self._extra_paths,
+                    poller=self._poller, on_end=self._tell_end)
         except OSError as error:
             raise self._explained(error, application) from None
         self._news.put(ChildStarted.tell, process)
-        output = Output(
-            self.alias,
-            process.channel if application.is_captured else None, log)
+        output = Output(self.alias, application.captured(process), log)
         try:
             output.drain(self._polled_by)
         except BaseException:
             after.callback(process.close)
             raise
         # What the process before has said may be read yet.
-        held = [each for each in self._kept if _is_held(each)]
-        for channel in self._kept:
-            if channel not in held:
-                after.callback(channel.close)
+        for channel in self._former.take_done():
+            after.callback(channel.abandon)
         after.callback(self._output.read_rest)
-        main = self._channel(None)
-        self._before = [each for each in self._before if each in held]
-        self._before += () if main is None else (main,)
-        self._kept = [*held, *self._channels()]
-        self._handed_out = {channel: application.handed_out(channel)
-                            for channel in process.channels()}
+        self._former.add(
+            [*self._channels()], self._channel(None), application.transactional
+            and self.process is not None and self.process.in_kernel)
+        if self.process is None:
+            self._take_in_ended(application, process)
+        self._handed_out = _handed_out(process, application, output)
         self._socket = self._replaced = None
         self._started = time.monotonic()
         self._shortages = 0
@@ -202,10 +206,33 @@ class Instance:
         self._application = application
         self._output = output
         self._is_socket = application.type == 'socket'
-        self._news.put(log.info, 'Started %s', repr(process))
+        if not self._is_socket:
+            self._former.write_to(self._channel(None))
+        self._news.put(log.info, '%s %s', (
+            'Found' if process.was_found else 'Started'), repr(process))
         if not self._is_socket:
             self._tell_ready(process)
         return process
+
+    def _take_in_ended(self, application: Application,
+                       started: BaseProcess) -> None:
+        """Have read what processes have left that ended without a worker.
+
+        `started` may have ended by now, but not without one.
+        """
+        for process in application.ended(
+                self.alias, self._key, self._extra_paths, besides=started):
+            self._news.put(ChildEnded.tell, process)
+            self._news.put(log.info, 'Found %r', process)
+            if not any(each.has_more for each in process.channels()):
+                process.abandon_channels()
+                continue
+            output = Output(self.alias, application.captured(process), log)
+            output.drain(self._polled_by)
+            channels = _handed_out(process, application, output)
+            self._former.add(
+                channels.values(), None if process.channel is None
+                else channels[process.channel], in_kernel=True)
 
     def _explained(self, error: OSError, application: Application) -> OSError:
         """The same error, but one line says what was not found for whom."""
@@ -221,26 +248,30 @@ class Instance:
             reason = f'{missing!r}: {error.strerror}'
         return type(error)(error.errno, f'app {self.alias!r}: {reason}')
 
-    def _tell_ready(self, process: Process) -> None:
+    def _tell_ready(self, process: BaseProcess) -> None:
         self.ready = process
         self._news.put(ChildReady.tell, process)
 
-    def _await(self, process: Process) -> None:
+    def _await(self, process: BaseProcess) -> None:
         """Connect to a process that was just started, or end it."""
         try:
             self._news.tell()
             self._connect(process)
-        except BaseException:
+        except BaseException as error:
             # Nobody could use the process.
             with self._lock:
+                was_let_go = process.in_kernel and (
+                    self._application is None
+                    or not isinstance(error, Exception))
                 if process is self.process:
                     self._stop_restarting()
                     self._application = None
                     self._is_given_up = True
-            try:
-                process.terminate()
-            finally:
-                self.close_channels(process)
+            if not was_let_go:
+                try:
+                    process.terminate()
+                finally:
+                    self.abandon_channels(process)
             raise
         finally:
             with self._lock:
@@ -249,7 +280,7 @@ class Instance:
                     if process.returncode is not None:
                         self._ended(process)
 
-    def _connect(self, started: Process | None = None) -> None:
+    def _connect(self, started: BaseProcess | None = None) -> None:
         """Wait until the channel of a socket is connected.
 
         `started` is the process that this thread has started, if it has.
@@ -266,7 +297,7 @@ class Instance:
                 output.drain(poller)
                 try:
                     unixsocket.connect_when_listening(
-                        application.socket_path, process, output,
+                        application.socket_paths, process, output,
                         application.start_timeout, poller, functools.partial(
                             self._connect_now, process, application))
                 except DeadlineExceeded as error:
@@ -282,7 +313,7 @@ class Instance:
             f'{self.alias!r} was ended by others when it began to listen',
             process.poll(), output.tail)
 
-    def _end_deaf(self, process: Process, error: DeadlineExceeded) -> None:
+    def _end_deaf(self, process: BaseProcess, error: DeadlineExceeded) -> None:
         """End a server that listens no more, as one that has failed.
 
         Others may have removed its socket, so nobody can reach it again.
@@ -291,8 +322,8 @@ class Instance:
         log.warning('%s; it has listened there before, so it is ended', error)
         process.terminate()
 
-    def _connect_now(self, process: Process, application: Application,
-                     path: str) -> None:
+    def _connect_now(self, process: BaseProcess, application: Application,
+                     paths: Sequence[str]) -> None:
         """Connect without waiting, if that is still wanted.
 
         The errors are those of `unixsocket.connect_to`.
@@ -300,8 +331,10 @@ class Instance:
         with self._lock:
             if process is not self.process or self._is_connected:
                 return
+            if process.in_kernel and self._application is None:
+                return  # it goes on without us
             poller = self._polled_by
-            sock = unixsocket.connect_to(path, process)
+            sock = unixsocket.connect_to(paths, process)
             if self._application is None:  # it is being ended
                 sock.close()
                 return
@@ -322,31 +355,29 @@ class Instance:
         """
         before, self._replaced = self._replaced, self._socket
         self._socket = channel
-        if before is not None:
-            if _is_held(before):
-                self._kept.append(before)
-            else:
-                self._before = [
-                    each for each in self._before if each is not before]
-                self._news.put(before.close)
+        if before is not None and not self._former.keep_replaced(before):
+            self._news.put(before.close)
         if self._replaced is not None:
-            self._before.append(self._replaced)
+            self._former.add((), self._replaced)
 
-    def _tell_end(self, process: Process) -> None:
+    def _tell_end(self, process: BaseProcess) -> None:
         with self._lock:
             self._news.put(ChildEnded.tell, process)
             self._ended(process)
         self._news.tell()
 
-    def _ended(self, process: Process) -> None:
+    def _ended(self, process: BaseProcess) -> None:
         """Restart it later, if that is wanted; with the lock held."""
         application = self._application
         # A failure is only what is known to be one.
         status = 0 if process.lost else process.returncode
         if process is self._deaf:
             status = status or 1
-        if (process is not self.process or application is None
-                or self._is_awaited or self._timer is not None):
+        if (process is not self.process or self._is_awaited
+                or self._timer is not None):
+            return
+        if application is None:  # it was given up
+            self._news.put(log.info, '%r', process)
             return
         if (status is None or _exiting()
                 or not application.is_to_restart(status)):
@@ -456,7 +487,7 @@ class Instance:
         if timer is not None:
             self._polled_by.unregister(timer)
 
-    def give_up(self) -> Process | None:
+    def give_up(self) -> BaseProcess | None:
         """Do not restart it; returns the process, which the caller ends."""
         with self._lock:
             self._stop_restarting()
@@ -483,13 +514,14 @@ class Instance:
                     if not was_ready or process.poll() is None:
                         raise
                 self._news.tell()
-        with self._lock:
-            for before in self._before if stream is None else ():
-                if isinstance(before, TransactionalChannel) and (
-                        before.is_forgotten):
-                    return before
+        with contextlib.ExitStack() as after, self._lock:
+            unread = None if stream else self._former.find_unread()
+            for former in self._former.take_read():
+                after.callback(former.abandon)
+            if unread is not None:
+                return unread
             channel = self._channel(stream)
-            if channel is None or self._runs or _has_more(channel):
+            if channel is None or self._runs or channel.has_more:
                 return channel
             return None
 
@@ -499,7 +531,7 @@ class Instance:
         channel = self._socket
         try:
             return channel is not None and (
-                not is_broken(channel.get_fd()) or _has_more(channel))
+                not is_broken(channel.get_fd()) or channel.has_more)
         except EndpointClosedException:
             return False
 
@@ -511,7 +543,7 @@ class Instance:
         channel = (self.process.stderr if stream == 'stderr'
                    else self.process.channel)
         if channel is None or (
-                channel.sink_fd < 0 and self._output.reads(channel)):
+                not channel.is_writable and self._output.reads(channel)):
             return None
         return self._handed_out[channel]
 
@@ -522,15 +554,28 @@ class Instance:
             if channel is not None:
                 yield channel
 
-    def close_channels(self, process: Process | None) -> None:
-        """Close all channels of `process` and of those before it."""
+    def close_channels(self, process: BaseProcess | None) -> None:
+        """Close all channels of `process` and of those before it.
+
+        What a kernel keeps of them is left for the next worker.
+        """
+        self._close_channels(process, operator.methodcaller('close'))
+
+    def abandon_channels(self, process: BaseProcess | None) -> None:
+        """Close them, as nobody wants what is left to read."""
+        self._close_channels(process, operator.methodcaller('abandon'))
+
+    def _close_channels(self, process: BaseProcess | None,
+                        close: Callable[[Channel], object]) -> None:
         with contextlib.ExitStack() as after, self._lock:
-            channels, self._kept, self._before = self._kept, [], []
+            channels = self._former.take_all()
+            if process is not None and process.in_kernel:
+                after.callback(process.let_go)
             # Another process may have been started meanwhile.
             if process is self.process:
                 channels += self._channels()
             for channel in channels:
-                after.callback(channel.close)
+                after.callback(close, channel)
             if process is self.process and (
                     process is None or process.is_ours):
                 after.callback(self._output.read_rest)  # before it is closed
@@ -547,16 +592,12 @@ def _exiting() -> bool:
     return not threading.main_thread().is_alive()
 
 
-def _is_held(channel: Channel) -> bool:
-    """Whether its lines are still to come, for a worker that counts on it."""
-    return isinstance(channel, TransactionalChannel) and channel.is_held
-
-
-def _has_more(channel: Channel) -> bool:
-    """Whether there is something left to read."""
-    if channel.unread:
-        return True
-    try:
-        return any(fcntl.ioctl(channel.get_fd(), termios.FIONREAD, bytes(4)))
-    except (EndpointClosedException, NotImplementedError, OSError, ValueError):
-        return False  # closed, or nothing to read from
+def _handed_out(process: BaseProcess, application: Application,
+                output: Output) -> dict[Channel, Channel]:
+    """What users get, by the channels of a process."""
+    channels = {channel: application.handed_out(channel)
+                for channel in process.channels()}
+    for channel in channels:
+        if output.reads(channel):
+            channel.waits_for_commit = False
+    return channels

@@ -4,10 +4,14 @@ import gc
 import os
 import textwrap
 import threading
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from gocept.runner.channel import PipeChannel
 from gocept.runner.executor import SimpleExecutor
+from gocept.runner.executor.capture import Capture
+from gocept.runner.executor.reader import Reader
 from gocept.runner.poller import background
 from gocept.runner.poller.thread import hand_over
 from gocept.runner.process import procfs
@@ -38,15 +42,43 @@ class ExecutorTestCase(TestCase):
         collect()
         end_background()
         adopt_no_more()
-        # What is kept back to end processes with is kept for ever.
-        left = {fd: target for fd, target in open_descriptors().items()
-                if fd not in before[0] and target != os.devnull}
+        left = self.left_descriptors(before[0])
+        if left:  # the thread may have kept garbage alive until its end
+            collect()
+            end_background()
+            left = self.left_descriptors(before[0])
         children = set(procfs.children(os.getpid())) - before[1]
         self.assertEqual(({}, set()), (left, children))
+
+    def left_descriptors(self, before: Collection[str]) -> dict[str, str]:
+        # What is kept back to end processes with is kept for ever.
+        return {fd: target for fd, target in open_descriptors().items()
+                if fd not in before and target != os.devnull}
 
     def stopping(self, executor: SimpleExecutor) -> Any:
         self.addCleanup(executor.kill)
         return executor
+
+
+class CaptureTestCase(ExecutorTestCase):
+    """Read step by step, as no other thread does it."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        read, self.sink = os.pipe()
+        self.addCleanup(os.close, self.sink)
+        self.capture = Capture(PipeChannel(read), 10_000)
+        self.addCleanup(self.capture.close)
+        self.reader = self.make_reader()
+
+    def write(self, data: bytes) -> None:  # type: ignore[override]
+        os.write(self.sink, data)
+        self.capture.read_rest()
+
+    def make_reader(self, **options: Any) -> Reader:
+        reader = Reader(self.capture, **options)
+        self.addCleanup(reader.close)
+        return reader
 
 
 def collect() -> None:
@@ -105,11 +137,17 @@ class Starting:
         if self._started.done():
             raise AssertionError(f'{what!r} was not seen: {self._started}')
 
+    def expire_when_seen(self, what: str) -> None:
+        """Have its deadline pass when a look has had that result."""
+        self.until_seen(what)
+        self.executor._timeout = 0
+        self.executor._set_timeout()
+
     def go_on(self) -> None:
         """Have the child read a line."""
-        assert self.executor.process is not None
-        assert self.executor.process.channel is not None
-        self.executor.process.channel.write(b'\n')
+        assert self.executor.child is not None
+        assert self.executor.child.channel is not None
+        self.executor.child.channel.write(b'\n')
 
     def wait(self) -> None:
         """For its end."""

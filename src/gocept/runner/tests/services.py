@@ -7,8 +7,10 @@ NO_TEST_LEFT_OUT, as in CI, such a test fails.
 
 import atexit
 import contextlib
+import ctypes
 import glob
 import os
+import pathlib
 import shutil
 import subprocess
 import sys
@@ -16,12 +18,16 @@ import unittest
 from typing import NoReturn
 
 PACKAGES = {
+    'ip': 'iproute2',
     'nginx': 'nginx-light',
     'openssl': 'openssl',
     'postgres': 'postgresql',
     'redis-server': 'redis-server',
+    'systemd-analyze': 'systemd',
 }
 """The Debian package of each program."""
+
+_IPC_RMID = 0
 
 
 def path_of(name: str) -> str | None:
@@ -64,6 +70,18 @@ def python_for_nobody(test: unittest.TestCase, file: str) -> str:
                     stderr=subprocess.DEVNULL).returncode:
                 return python
     raise unittest.SkipTest(f'the user nobody can run no Python or not {file}')
+
+
+def free_memory(data: pathlib.Path) -> None:
+    """Free the memory that a PostgreSQL which was killed has left.
+
+    The next one in the directory would do it. Its file has the key and the
+    number; see shmctl(2).
+    """
+    with contextlib.suppress(FileNotFoundError, IndexError):
+        text = (data / 'postmaster.pid').read_text()
+        _, number = text.splitlines()[6].split()
+        ctypes.CDLL(None).shmctl(int(number), _IPC_RMID, None)
 
 
 def none_may_be_left_out() -> bool:

@@ -166,7 +166,11 @@ def read_to_end(channel: Any) -> list[Any]:
 
 
 class Alarms:
-    """A signal every millisecond, with a handler that does nothing else."""
+    """A signal every millisecond, with a handler that does nothing else.
+
+    It also has Python see each other signal soon: one that comes just before a
+    system call would wait for its end otherwise.
+    """
 
     def __init__(self) -> None:
         self.count = 0

@@ -11,17 +11,21 @@ import sys
 import tempfile
 import textwrap
 import threading
+import types
 import unittest
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import IO, Any
 
 import transaction
 import zope.component.hooks
 import zope.security.management
 import zope.testing.cleanup
 
+from gocept.runner.boot import environments, loggers
 from gocept.runner.poller import Timer, background
 from gocept.runner.process import forker
+from gocept.runner.waits.standard import fill_standard
 
 DEADLINE = 60
 """How long a test waits for an event, in seconds, before it fails."""
@@ -35,6 +39,62 @@ def child_environment(**more: str) -> dict[str, str]:
         'PYTHONPATH': os.pathsep.join(filter(None, sys.path)), **more}
 
 
+def ignore_nothing() -> None:
+    """Let children heed the signals that this process was made to ignore.
+
+    As by nohup, or by a shell that has started it in the background.
+    """
+    for signum in SIGNALS:
+        if signal.getsignal(signum) is signal.SIG_IGN:
+            signal.signal(signum, signal.SIG_DFL)
+
+
+def sqlite_conf(directory: pathlib.Path, history: str = 'true') -> str:
+    """The `zope.conf` of a RelStorage on SQLite in this directory."""
+    return f'''
+        %import relstorage
+        <zodb>
+          <relstorage>
+            keep-history {history}
+            <sqlite3>
+              data-dir {directory}/data
+              <pragmas>
+                synchronous off
+              </pragmas>
+            </sqlite3>
+          </relstorage>
+        </zodb>
+        '''
+
+
+def rest_of(process: subprocess.Popen[str]) -> tuple[str, str]:
+    """Wait for its end; returns what it has still written to its pipes.
+
+    `communicate` leaves out what was read ahead with a line before.
+    """
+    def read(stream: IO[str] | None) -> str:
+        if stream is None:
+            return ''
+        with stream:
+            return stream.read()
+
+    def end() -> None:
+        with contextlib.suppress(ProcessLookupError):
+            if os.getpgid(process.pid) == process.pid:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.kill()
+    timer = threading.Timer(DEADLINE, end)
+    timer.start()
+    try:
+        with ThreadPoolExecutor() as threads:
+            output, error = threads.map(
+                read, (process.stdout, process.stderr))
+        process.wait()
+    finally:
+        timer.cancel()
+    return output, error
+
+
 class Program:
     """A script that runs in a process group of its own."""
 
@@ -45,10 +105,7 @@ class Program:
     def __init__(self, script: pathlib.Path, *args: str,
                  cwd: pathlib.Path,
                  environment: Mapping[str, str] | None = None) -> None:
-        for signum in SIGNALS:
-            # A child would ignore what this process was made to, by nohup say.
-            if signal.getsignal(signum) is signal.SIG_IGN:
-                signal.signal(signum, signal.SIG_DFL)
+        ignore_nothing()
         self.process = subprocess.Popen(
             [*self.interpreter, str(script), *args], cwd=cwd,
             env=child_environment(**environment or {}),
@@ -78,7 +135,7 @@ class Program:
 
     def end(self) -> int:
         """Wait for its end; returns the status."""
-        output, _ = self.process.communicate(timeout=DEADLINE)
+        output, _ = rest_of(self.process)
         self.output += output
         return self.process.returncode
 
@@ -106,6 +163,26 @@ def quiet_children() -> Iterator[None]:
         sys.stderr = before
         os.dup2(ours, 2)
         os.close(ours)
+
+
+@contextlib.contextmanager
+def replaced_modules(modules: Mapping[str, types.ModuleType | None],
+                     ) -> Iterator[None]:
+    """Import these in place of others; None for one that is missing.
+
+    What is imported meanwhile stays. `mock.patch.dict` would forget it, and
+    the next import would make it, and what it registers, a second time.
+    """
+    before = {name: sys.modules.get(name) for name in modules}
+    sys.modules.update(modules)  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        for name, module in before.items():
+            if module is None:
+                del sys.modules[name]
+            else:
+                sys.modules[name] = module
 
 
 class TestCase(unittest.TestCase):
@@ -160,13 +237,14 @@ def reset_process() -> None:
     zope.component.hooks.setSite(None)
     zope.security.management.endInteraction()
     zope.testing.cleanup.cleanUp()
+    environments._Process.environment = None
     root = logging.getLogger()
     for handler in list(root.handlers):
-        if type(handler).__module__.startswith('ZConfig.'):
+        if handler in loggers.installed:
             root.removeHandler(handler)
             handler.close()
     for name in list(root.manager.loggerDict):
-        if name.startswith('gocept.runner.'):
+        if name.startswith('gocept.runner') or name in loggers.LIBRARIES:
             logging.getLogger(name).setLevel(logging.NOTSET)
 
 
@@ -205,6 +283,7 @@ def process_state() -> dict[str, Any]:
 
 def open_descriptors() -> dict[str, str]:
     """The open descriptors of this process, and what they refer to."""
+    fill_standard()  # as the first poller does, where the runner has no input
     targets = {}
     for fd in os.listdir('/proc/self/fd'):
         with contextlib.suppress(FileNotFoundError):

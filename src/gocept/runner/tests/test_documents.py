@@ -22,7 +22,8 @@ MODULE = re.compile(r'``(\w+)``')
 THREAD = re.compile(r'\bThread(?:PoolExecutor)?\(')
 # Loggers are no modules.
 LOG_LINE = re.compile(
-    r'^(?:20\.\.\.)?(?:DEBUG|INFO|WARNING|ERROR) .*$|^\.\.\. +name .*$',
+    r'^ *(?:(?:20)?\.\.\. ?)?(?:DEBUG|INFO|WARNING|ERROR) .*$'
+    r'|^\.\.\. +name .*$',
     re.MULTILINE)
 
 
@@ -53,7 +54,8 @@ class DocumentTests(unittest.TestCase):
     def test_each_path_exists(self) -> None:
         # Paths in the narratives are those of the reader's files.
         for document in DOCUMENTS:
-            if PACKAGE in document.parents:
+            if (PACKAGE in document.parents
+                    or document.name == 'tutorial.rst'):
                 continue
             for path in PATH.findall(document.read_text()):
                 with self.subTest(document=document.name, path=path):

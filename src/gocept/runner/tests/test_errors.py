@@ -34,12 +34,24 @@ class ExecutorErrorTests(unittest.TestCase):
     def test_the_message(self) -> None:
         self.assertEqual([
             "<SimpleExecutor 'true'> has said no",
-            "<SimpleExecutor 'true'> was not ready after 2.5 s",
-            "<SimpleExecutor 'true'> seems to be running already: end what "
-            'runs there, or have this one use another place',
-            "<SimpleExecutor 'true'> ended with 3",
-            "<SimpleExecutor 'true'> ended with -9; and so on",
+            "Executor <SimpleExecutor 'true'> timed out after 2.5 seconds",
+            "Executor <SimpleExecutor 'true'> seems to be already running: "
+            'end what runs there, or have this one use another place',
+            "The process invoked by the <SimpleExecutor 'true'> executor has "
+            'exited with a non-zero code: 3',
+            "The process invoked by the <SimpleExecutor 'true'> executor has "
+            'exited with a non-zero code: -9; and so on',
         ], list(map(str, self.errors())))
+
+    def test_what_is_no_number(self) -> None:
+        executor = SimpleExecutor('true')
+        self.assertTrue(str(TimeoutExpired(executor, None)).endswith(
+            ' timed out'))
+        for status, text, expected in (
+                (0, '0', 'with 0'),
+                (255, 'an unknown status', 'with an unknown status')):
+            self.assertTrue(str(ProcessExitedWithError(
+                executor, status, text)).endswith(f'exited {expected}'))
 
     def test_one_that_is_copied(self) -> None:
         for error in self.errors():
@@ -64,8 +76,8 @@ class ExecutorErrorTests(unittest.TestCase):
     def test_an_error_of_ones_own_gets_the_situation(self) -> None:
         class Mine(Executor):
             def after_start_check(self) -> bool:
-                assert self.process is not None
-                self.process.wait()
+                assert self.child is not None
+                self.child.wait()
                 raise ExecutorError(self)
 
         with self.assertRaises(ExecutorError) as caught:

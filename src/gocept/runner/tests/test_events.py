@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import threading
+import time
 import types
 import unittest
 from unittest import mock
@@ -28,11 +29,14 @@ from gocept.runner.events import (
     ConflictRetried,
     LoopStarted,
     LoopStopped,
+    PauseStarted,
     Queue,
     TickAborted,
     TickCommitted,
     TickStarted,
+    TickTimedOut,
     TickUncertain,
+    hearing,
     hearing_of_ticks,
     notify,
 )
@@ -49,8 +53,13 @@ from gocept.runner.executor.checked import ConditionExecutor
 from gocept.runner.poller import Poller
 from gocept.runner.tests.executors import ExecutorTestCase
 from gocept.runner.tests.spawn.test_runner import SpawnTestCase
-from gocept.runner.tests.support import DEADLINE, SIGNALS, TestCase
-from gocept.runner.tests.test_runner import LoopCase
+from gocept.runner.tests.support import (
+    DEADLINE,
+    SIGNALS,
+    TestCase,
+    replaced_modules,
+)
+from gocept.runner.tests.test_mainloop import LoopCase
 from gocept.runner.tests.victims import until, victim
 
 LOGGER = 'gocept.runner.events'
@@ -63,6 +72,8 @@ CONTRACTS = {
     TickAborted: interfaces.ITickAborted,
     TickUncertain: interfaces.ITickUncertain,
     ConflictRetried: interfaces.IConflictRetried,
+    PauseStarted: interfaces.IPauseStarted,
+    TickTimedOut: interfaces.ITickTimedOut,
     ChildStarted: interfaces.IChildStarted,
     ChildReady: interfaces.IChildReady,
     ChildEnded: interfaces.IChildEnded,
@@ -93,6 +104,8 @@ class ContractTests(unittest.TestCase):
         if kind in (TickAborted, TickUncertain, ConflictRetried):
             return kind('loop', KeyError('x'),
                         *[2] * (kind is ConflictRetried))
+        if kind is TickTimedOut:
+            return kind('loop', 3.5)
         return kind(process if kind in (
             ChildStarted, ChildReady, ChildEnded) else 'loop')
 
@@ -161,7 +174,7 @@ class NotifyTests(TestCase):
     def test_nobody_is_there(self):
         self.notify(0)
         with (mock.patch.object(zope.event, 'subscribers', []),
-              mock.patch.dict('sys.modules', {'zope.component.event': None})):
+              replaced_modules({'zope.component.event': None})):
             self.notify(0)
 
     def test_each_is_called_once(self):
@@ -202,6 +215,23 @@ class NotifyTests(TestCase):
             raise SystemExit(3)
         subscribing(self, leave)
         self.assertRaises(SystemExit, notify, self.event)
+
+
+class BlockTests(TestCase):
+
+    def test_in_the_block_only(self):
+        heard = []
+        with hearing(heard.append):
+            notify(1)
+        notify(2)
+        self.assertEqual([1], heard)
+
+    def test_where_code_has_removed_all_subscribers(self):
+        before = list(zope.event.subscribers)
+        self.addCleanup(zope.event.subscribers.extend, before)
+        with hearing(lambda event: None):
+            zope.event.subscribers.clear()
+        self.assertEqual([], zope.event.subscribers)
 
 
 class QueueTests(unittest.TestCase):
@@ -263,7 +293,8 @@ class HearingTests(TestCase):
                 interfaces.ITickStarted, interfaces.ITickCommitted,
                 interfaces.ITickAborted, interfaces.IConflictRetried,
                 interfaces.ILoopEvent, TickStarted, TickCommitted,
-                TickAborted, ConflictRetried, zope.interface.Interface, None):
+                TickAborted, ConflictRetried, interfaces.IPauseStarted,
+                interfaces.ITickTimedOut, zope.interface.Interface, None):
             with self.subTest(what):
                 is_heard = hearing_of_ticks(zope.component.getSiteManager())
                 zope.component.provideHandler(ignore, [what])
@@ -373,6 +404,30 @@ class LoopEventsTests(LoopCase):
         loop.worker = lambda: None
         with mock.patch.object(loop._shutdown, 'pause', side_effect=OSError):
             self.assertRaises(OSError, loop)
+        self.assertTold(TickStarted, TickCommitted, PauseStarted)
+
+    def test_a_pause(self):
+        seen = []
+
+        def look(event):
+            if isinstance(event, PauseStarted):
+                seen.append((loop.tick, loop.tick_started, loop.next_tick))
+        subscribing(self, look)
+        loop = self.loop(0.001, Exit)
+        before = time.monotonic()
+        loop()
+        self.assertTold(TickStarted, TickCommitted, PauseStarted,
+                        TickStarted, TickCommitted)
+        ((tick, started, instant),) = seen
+        self.assertEqual((1, None, 'monotonic'),
+                         (tick, started, instant.clock))
+        self.assertGreaterEqual(instant.at, before + 0.001)
+
+    def test_no_pause_when_a_signal_has_come(self):
+        def worker():
+            signal.raise_signal(signal.SIGTERM)
+            return 3600
+        self.run_loop(worker)
         self.assertTold(TickStarted, TickCommitted)
 
     def test_a_loop_that_cannot_start(self):
@@ -671,7 +726,7 @@ class ExecutorEventsTests(ChildEvents, ExecutorTestCase):
     def test_one_that_waits_for_nothing(self):
         with SimpleExecutor('sleep 100', name='it') as executor:
             self.assertEqual([ChildStarted, ChildReady], self.of('it'))
-            process = executor.process
+            process = executor.child
             executor.start()
         self.wait_ended('it')
         self.assertEqual([ChildStarted, ChildReady, -signal.SIGTERM],
@@ -691,9 +746,9 @@ class ExecutorEventsTests(ChildEvents, ExecutorTestCase):
         start = threading.Thread(target=executor.start)
         start.start()
         self.addCleanup(start.join, DEADLINE)
-        until(lambda: executor.process)
+        until(lambda: executor.child)
         self.assertEqual([ChildStarted], self.of('it'))
-        executor.process.channel.write(b'\n')
+        executor.child.channel.write(b'\n')
         start.join(DEADLINE)
         self.assertEqual([ChildStarted, ChildReady], self.of('it'))
 
@@ -718,7 +773,7 @@ class ExecutorEventsTests(ChildEvents, ExecutorTestCase):
 
     def test_one_that_has_ended_by_itself(self):
         executor = self.stopping(SimpleExecutor('cat', name='it').start())
-        executor.process.channel.write_eof()
+        executor.child.channel.write_eof()
         self.wait_ended('it')
         executor.start()
         self.assertEqual([ChildStarted, ChildReady, 0,
@@ -777,7 +832,7 @@ class ExecutorEventsTests(ChildEvents, ExecutorTestCase):
         with self.assertLogs(LOGGER, 'ERROR') as logs:
             with SimpleExecutor('cat', stderr=subprocess.PIPE) as executor:
                 self.assertTrue(executor.running())
-                executor.process.channel.write(b'a line\n')
+                executor.child.channel.write(b'a line\n')
                 self.assertEqual('a line\n', executor.output().readline())
             self.wait_ended('cat')
         self.assertEqual(3, len(logs.records))

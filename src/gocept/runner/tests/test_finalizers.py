@@ -47,7 +47,7 @@ PROGRAM = '''
 
     def executor():
         it = SimpleExecutor('cat').start()
-        pids.append(it.process.pid)
+        pids.append(it.child.pid)
         return (it,)
 
     KINDS = [lambda: (pipe(),), sender, registered, told,

@@ -2,6 +2,7 @@ import contextlib
 import io
 import logging
 import unittest
+from unittest import mock
 
 from gocept.runner.logs import Log
 
@@ -72,6 +73,24 @@ class LogTests(unittest.TestCase):
              'The first line', 'The second line'],
             [record.getMessage() for record in logs.records])
         self.assertEqual('test_logs.py', logs.records[1].filename)
+
+    def test_a_writer_in_the_place_of_logging(self):
+        lines = []
+        writer = mock.Mock(write=lambda *line: lines.append(line))
+        log, error = Log(NAME), ValueError('an error')
+        with mock.patch.object(Log, 'writer', writer):
+            log.warning('A %s', 'line')
+            log.info('100 %')
+            log.error('Given', exc_info=error)
+            try:
+                raise error
+            except ValueError:
+                log.exception('Current')
+        self.assertEqual([
+            (logging.WARNING, NAME, 'A line', None),
+            (logging.INFO, NAME, '100 %', None),
+            (logging.ERROR, NAME, 'Given', error),
+            (logging.ERROR, NAME, 'Current', error)], lines)
 
     def test_a_standard_error_that_fails_too(self):
         with failing_handler() as stderr:

@@ -3,6 +3,7 @@
 import re
 import shlex
 import signal
+import subprocess
 import sys
 import textwrap
 
@@ -11,18 +12,8 @@ from gocept.runner.tests.test_documents import CHECKOUT
 
 README = (CHECKOUT / 'README.rst').read_text()
 
-COMMANDS = re.findall(r'^    \$ expire(.*?) *# ', README, re.MULTILINE)
-
-# What the reader adds, and the entry point.
-REST = '''
-
-def find_expired(site):
-    site.seen = getattr(site, 'seen', 0) + 1
-    return []
-
-import sys
-sys.exit(expire())
-'''
+COMMANDS = re.findall(
+    r'^    \$ python3 clock.py (.*?) *(?:#|$)', README, re.MULTILINE)
 
 # The child, as the README describes it.
 FEED = '''
@@ -94,33 +85,50 @@ class ReadmeTests(TestCase):
 
     level = 2
 
-    def run_command(self, args: str) -> Program:
-        return self.program(
-            block('code-block:: python', 'Declare the') + REST,
-            *shlex.split(args))
+    def start(self, args: str = '') -> Program:
+        program = Program(
+            self.dir / 'clock.py', *shlex.split(args), cwd=self.dir)
+        self.addCleanup(program.close)
+        return program
 
-    def test_the_commands_in_this_order(self) -> None:
-        self.assertEqual([' --once', ' --once --dry-run', ''], COMMANDS)
-        self.write('zope.conf', block('write a ``zope.conf``::', 'and run'))
-        once, dry_run, always = COMMANDS
+    def paste(self) -> None:
+        """Write the two files, as a shell does."""
+        files, command = block(
+            'code-block:: sh', 'Each second').rstrip().rsplit('\n', 1)
+        self.assertEqual('python3 clock.py', command)
+        subprocess.run(['sh', '-c', files], cwd=self.dir, check=True)
 
-        program = self.run_command(once)
-        self.assertEqual(0, program.end(), program.output)
-        self.assertIn(f'database: {self.dir}/Data.fs\n', program.output)
-
-        for verbose in '', ' --verbose':
-            program = self.run_command(dry_run + verbose)
+    def test_what_is_pasted_goes_on_after_an_interruption(self) -> None:
+        self.paste()
+        count = 0
+        for _ in range(2):
+            program = self.start()
+            for _ in range(2):
+                count += 1
+                while not re.search(
+                        f'^{count} ', program.output, re.MULTILINE):
+                    program.wait_for(' ')
+            program.send(signal.SIGINT)
             self.assertEqual(0, program.end(), program.output)
-            self.assertIn('Dry run: would commit 1 zope.site.folder.Folder\n',
-                          program.output)
-            # The answer is not hidden among lines of libraries.
-            for line in program.output.splitlines():
-                self.assertIn(' gocept.runner', line)
+            self.assertNotIn('ERROR', program.output)
+            stored = re.findall(r'^(\d+) ', program.output, re.MULTILINE)
+            count = max(map(int, stored))
 
-        program = self.run_command(always)
-        program.wait_for("Worker 'expire' starts: a tick every 60 s")
+    def test_the_commands(self) -> None:
+        self.assertEqual(['--dry-run', '--help'], COMMANDS)
+        dry_run, help_ = COMMANDS
+        self.paste()
+        self.assertEqual(0, self.start('--once').end())
+
+        program = self.start(dry_run)
+        program.wait_for('Dry run: would commit 1 zope.site.folder.Folder\n')
         program.send(signal.SIGTERM)
         self.assertEqual(0, program.end(), program.output)
+
+        program = self.start(help_)
+        self.assertEqual(0, program.end(), program.output)
+        for text in 'Store what a child process says.', '--once', '--verbose':
+            self.assertIn(text, program.output)
 
     def test_an_outage_loses_no_order(self) -> None:
         feed = self.write('feed.py', FEED)

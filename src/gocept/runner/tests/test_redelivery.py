@@ -22,7 +22,7 @@ from gocept.runner.runner import MainLoop
 from gocept.runner.spawn import Runner
 from gocept.runner.tests.spawn.test_runner import python
 from gocept.runner.tests.support import DEADLINE, end_background
-from gocept.runner.tests.test_runner import LoopCase
+from gocept.runner.tests.test_mainloop import LoopCase
 
 # Says all numbers after the one that it is told, and notes what it hears.
 FEED = '''

@@ -30,9 +30,11 @@ STUBBORN = "trap '' TERM; echo ready; exec sleep 100"
 # Each line that a victim writes is one that somebody waits for. None outlives
 # a test by much, whatever is wrong with what is tested.
 VICTIM = '''\
-import os, signal, sys
+import os, select, signal, sys
 
 signal.alarm(100)
+# Ends it at once, also if it comes just before a system call.
+signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 def say(*what):
     os.write(1, (' '.join(map(str, what)) + '\\n').encode())
@@ -48,6 +50,17 @@ def pause():
     signal.set_wakeup_fd(write, warn_on_full_buffer=False)
     while True:
         os.read(read, 1)
+
+def readable(source):
+    """Wait for it, and return it; handle signals as `pause` does."""
+    while not select.select([source], [], [], 0.05)[0]:
+        pass
+    return source
+
+def wait_at(path):
+    """Wait for a byte in a FIFO, and take it; handle signals meanwhile."""
+    with open(path, 'rb', buffering=0) as fifo:
+        readable(fifo).read(1)
 
 def overwrite():
     """Have no environment any more, as setproctitle() does it."""
@@ -92,6 +105,18 @@ def victim(body: str) -> list[str]:
 def say(*what: object) -> None:
     """Write a line at once, whatever happens next."""
     os.write(1, (' '.join(map(str, what)) + '\n').encode())
+
+
+def wait_at(path: str) -> None:
+    """Wait until a test writes a byte to a FIFO, and take it.
+
+    Signals are handled meanwhile. Python would not see one that comes just
+    before a system call until this is over.
+    """
+    with open(path, 'rb', buffering=0) as fifo:
+        while not select.select([fifo], [], [], 0.05)[0]:
+            pass
+        fifo.read(1)
 
 
 def lines(child: Process, count: int) -> list[list[str]]:

@@ -24,10 +24,16 @@ class Deadline:
     _now = staticmethod(time.monotonic)
 
     def __init__(self, seconds: float | None = None) -> None:
-        if seconds is not None and math.isnan(seconds):
-            raise ValueError('a deadline needs a number of seconds')
         self.seconds = seconds
-        self._end = None if seconds is None else self._now() + seconds
+        self._end = end = None if seconds is None else self._now() + seconds
+        if end != end:  # not a number
+            raise ValueError('a deadline needs a number of seconds')
+
+    def __str__(self) -> str:
+        """How long it was from the beginning on, for messages."""
+        if self.seconds is None:
+            return 'any time'
+        return f'{self.seconds:.{3 if self.seconds < 1000 else 9}g} s'
 
     @property
     def passed(self) -> bool:
@@ -42,6 +48,33 @@ class Deadline:
 
 
 NEVER = Deadline()
+
+READABLE = getattr(select, 'POLLIN', 1)
+
+WRITABLE = getattr(select, 'POLLOUT', 4)
+
+
+class SelectPoll:
+    """What is used of `select.poll`, for sockets on systems without it."""
+
+    def __init__(self) -> None:
+        self._masks: dict[int, int] = {}
+
+    def register(self, fd: int, mask: int) -> None:
+        self._masks[fd] = mask
+
+    def poll(self, milliseconds: int) -> list[tuple[int, int]]:
+        reading = [fd for fd, mask in self._masks.items() if mask & READABLE]
+        writing = [fd for fd, mask in self._masks.items() if mask & WRITABLE]
+        # Windows tells the failure of a connection as a third kind.
+        found = select.select(reading, writing, writing, milliseconds / 1000)
+        ready = dict.fromkeys(found[0], READABLE)
+        for fd in {*found[1], *found[2]}:
+            ready[fd] = ready.get(fd, 0) | WRITABLE
+        return list(ready.items())
+
+
+_Poll = getattr(select, 'poll', SelectPoll)
 
 
 class PollReadiness:
@@ -67,7 +100,8 @@ Readiness = getattr(select, 'epoll', PollReadiness)
 def wait_for(fd: int, mask: int, deadline: Deadline) -> bool:
     """Wait until one descriptor is ready; False when the time is over.
 
-    `mask` is ``select.POLLIN``, ``select.POLLOUT`` or both.
+    `mask` is `READABLE`, `WRITABLE` (as ``select.POLLIN`` and
+    ``select.POLLOUT``, where there are these) or both.
     """
     return wait_for_any({fd: mask}, deadline)
 
@@ -81,7 +115,7 @@ def is_broken(fd: int) -> bool:
 
 def wait_for_any(masks: Mapping[int, int], deadline: Deadline) -> bool:
     """Wait until one of several descriptors is ready; each has its mask."""
-    poll = select.poll()
+    poll = _Poll()
     for fd, mask in masks.items():
         poll.register(fd, mask)
     while not poll.poll(math.ceil(deadline.left() * 1000)):

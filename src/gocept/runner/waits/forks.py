@@ -4,15 +4,16 @@ Other threads of the parent do not exist in the child, but what they held at
 the moment of the fork is still held there.
 """
 
-import logging
+import contextlib
 import os
 import sys
 import threading
 import weakref
+from collections.abc import Iterator
 from typing import NoReturn, Protocol, Self
 
 from gocept.runner.errors import status_of
-from gocept.runner.logs import Log
+from gocept.runner.logs import ERROR, WARNING, Log
 
 log = Log('gocept.runner.process')
 
@@ -42,12 +43,33 @@ def _hook() -> None:
     global _hooked
     if not _hooked:
         _hooked = True
-        os.register_at_fork(after_in_child=_after_fork)
+        if hasattr(os, 'register_at_fork'):  # not where nothing can fork
+            os.register_at_fork(after_in_child=_after_fork)
+
+
+_becomes_program = False
+
+
+@contextlib.contextmanager
+def becoming_program() -> Iterator[None]:
+    """For a process of one thread that forks a child in this block.
+
+    The child becomes another program, or ends, and uses nothing of what would
+    be told of the fork. To have all that anew takes milliseconds.
+    """
+    global _becomes_program
+    _becomes_program = True
+    try:
+        yield
+    finally:
+        _becomes_program = False
 
 
 def _after_fork() -> None:
     global generation
     generation += 1
+    if _becomes_program:
+        return
     for lock in list(_locks):  # first, as the others take them
         if not lock._is_owned():  # it forks itself with the lock held
             lock._at_fork_reinit()
@@ -115,7 +137,8 @@ class OneProcess:
 
     def __exit__(self, kind: object, error: BaseException | None,
                  traceback: object) -> None:
-        self.check(error)
+        if generation != self._generation:
+            end_fork(error)
 
 
 def end_fork(error: BaseException | None = None) -> NoReturn:
@@ -131,7 +154,7 @@ def end_fork(error: BaseException | None = None) -> NoReturn:
         if (isinstance(error, SystemExit) and isinstance(error.code, str)
                 and sys.stderr is not None):
             print(error, file=sys.stderr, flush=True)  # as Python itself does
-        log.log(logging.ERROR if is_bug else logging.WARNING,
+        log.log(ERROR if is_bug else WARNING,
                 'Process %d, which was forked from process %d, came back to '
                 'code that only its parent may run, so it ends here, with '
                 'status %d; a forked child has to end by os._exit()',

@@ -24,9 +24,10 @@ class Identity(NamedTuple):
     def has(self, fd: int) -> bool:
         """Whether the same thing is open there."""
         try:
-            return self.of(fd) == self
+            status = os.fstat(fd)
         except OSError:
             return False
+        return status.st_ino == self.inode and status.st_dev == self.device
 
     def close(self, fd: int) -> None:
         """Close it, if it is still the same."""

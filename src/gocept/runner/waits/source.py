@@ -62,6 +62,11 @@ class Source:
 
     _watchers: tuple[Watcher, ...] = ()
 
+    @property
+    def is_watched(self) -> bool:
+        """Whether a poller waits for it, or sends what it keeps."""
+        return bool(self._watchers)
+
     def fileno(self) -> int:
         """The descriptor that is readable when `collect` has something.
 

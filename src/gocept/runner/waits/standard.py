@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import os
+from typing import TextIO
 
 from gocept.runner.logs import Log
 
@@ -26,6 +27,18 @@ def fill_standard() -> None:
                 os.close(new)
             else:
                 os.set_inheritable(new, True)  # as those of a new process
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether somebody looks at it, or types there.
+
+    Programs put objects in the place of standard streams that do not know it,
+    or close them; None is one that was closed at the start.
+    """
+    try:
+        return stream is not None and stream.isatty()
+    except (AttributeError, ValueError):
+        return False
 
 
 def restore_blocking() -> None:

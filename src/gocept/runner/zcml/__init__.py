@@ -7,6 +7,8 @@ from gocept.runner.zcml.schema import (
     IAppDirective,
     IChildDirective,
     IExecutorDirective,
+    IKernelDirective,
+    IServerDirective,
     IWorkerDirective,
 )
 
@@ -14,5 +16,7 @@ __all__ = [
     'IAppDirective',
     'IChildDirective',
     'IExecutorDirective',
+    'IKernelDirective',
+    'IServerDirective',
     'IWorkerDirective',
 ]

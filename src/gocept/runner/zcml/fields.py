@@ -4,6 +4,9 @@
 key in the ``<product-config SECTION>``.
 """
 
+import contextlib
+import math
+import os
 import re
 import shlex
 import signal
@@ -12,8 +15,9 @@ from typing import Any
 
 import zope.configuration.fields
 import zope.schema
-from zope.app.appsetup.product import getProductConfiguration
 
+from gocept.runner.boot.productconfig import setting
+from gocept.runner.errors import NoSuchSetting
 from gocept.runner.process.keywords import STREAMS
 
 _REFERENCE = re.compile(r'\$\{product-config(?::([^{}]+):([^{}:]+)\})?')
@@ -31,15 +35,10 @@ def _value(reference: re.Match[str]) -> str:
         raise Wrong(f'a reference in {reference.string!r} has no section and '
                     'key: write ${product-config:SECTION:KEY}')
     # ZConfig has made these names lower-case.
-    section, key = reference[1].lower(), reference[2].lower()
-    config = getProductConfiguration(section)
-    if config is None:
-        raise Wrong(f'{reference[0]}: zope.conf has no <product-config '
-                    f'{section}>')
-    if key not in config:
-        raise Wrong(f'{reference[0]}: the <product-config {section}> of '
-                    f'zope.conf has no {key}')
-    return str(config[key])
+    try:
+        return str(setting(reference[1].lower(), reference[2].lower()))
+    except NoSuchSetting as error:
+        raise Wrong(f'{reference[0]}: {error}') from error
 
 
 class _Attribute(zope.schema.Field):  # type: ignore[misc]
@@ -71,6 +70,17 @@ class Text(_Attribute, zope.schema.TextLine):  # type: ignore[misc]
         if not text:
             raise ValueError('the value is empty')
         return super().convert(text)
+
+
+class Name(_Attribute, zope.schema.TextLine):  # type: ignore[misc]
+    """A name, which may be empty."""
+
+
+class AbsolutePath(Text):
+    """A path, seen from where ZCML is read, as the program may go away."""
+
+    def convert(self, text: str) -> object:
+        return os.path.abspath(str(super().convert(text)))
 
 
 class Choice(_Attribute, zope.schema.Choice):  # type: ignore[misc]
@@ -125,6 +135,18 @@ class PatternOrNumber(Pattern):
         return int(text) if text.isdecimal() else super().convert(text)
 
 
+class Bytes(_Attribute):
+    r"""Bytes: ASCII, and escapes such as ``\r\n`` or ``\x00``."""
+
+    def convert(self, text: str) -> bytes:
+        try:
+            return text.encode('ascii').decode('unicode_escape').encode(
+                'latin-1')
+        except ValueError:
+            raise ValueError(f'{text!r} is not written in ASCII, with escapes '
+                             r'such as \r\n or \x00 for other bytes') from None
+
+
 class Mode(_Attribute):
     """A mask of file modes, in octal digits."""
 
@@ -149,7 +171,9 @@ class Seconds(_Attribute):
     """A number of seconds, whole or not."""
 
     def convert(self, text: str) -> float:
-        number = float(text)
+        number = math.nan
+        with contextlib.suppress(ValueError):
+            number = float(text)
         if not number >= 0:
             raise ValueError(f'{text!r} is no number of seconds >= 0')
         return int(number) if number.is_integer() else number
@@ -253,3 +277,16 @@ class Object(_Attribute,
 
     def convert(self, text: str) -> object:
         return super().convert(text.replace(':', '.'))
+
+
+class Function(Object):
+    """The name of a function, ``my.package:name``, which can be imported."""
+
+    def convert(self, text: str) -> str:
+        text = text.strip()
+        found = super().convert(text)
+        if not callable(found):
+            raise ValueError(f'{text} is no function, but {found!r}')
+        if text.startswith('.'):
+            text = self.context.package.__name__ + text
+        return text if ':' in text else ':'.join(text.rpartition('.')[::2])

@@ -3,7 +3,7 @@
 import contextlib
 import threading
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import zope.component
 import zope.interface
@@ -13,14 +13,23 @@ from gocept.runner.errors import CannotStart, Terminated
 from gocept.runner.executor.base import SimpleExecutor
 from gocept.runner.executor.groups import start_all, stop_all
 from gocept.runner.executor.requirements import in_levels
-from gocept.runner.interfaces import IPoller, IRunner, ISupervisor
+from gocept.runner.interfaces import (
+    IClient,
+    IKernel,
+    IPoller,
+    IRunner,
+    ISupervisor,
+    IWorkerClient,
+)
 from gocept.runner.logs import Log
+from gocept.runner.process.base import Kernel
 from gocept.runner.signals import Shutdown
 from gocept.runner.signals.handlers import restore_defaults
 from gocept.runner.signals.shutdown import requesting
 from gocept.runner.spawn import Runner
 from gocept.runner.waits.deadline import Deadline
 from gocept.runner.waits.forks import Lock
+from gocept.runner.zcml.kernels import DeclaredKernel
 from gocept.runner.zcml.utilities import (
     Alias,
     AliasOrExecutor,
@@ -28,18 +37,36 @@ from gocept.runner.zcml.utilities import (
     WorkerRunner,
 )
 
+if TYPE_CHECKING:
+    from gocept.runner.zcml.servers import DeclaredServer, Detached
+
 log = Log('gocept.runner.supervisor')
+
+Child: TypeAlias = 'AliasOrExecutor | Detached'
+"""What is started."""
+
+
+def _start(eager: bool) -> str:
+    return 'eager' if eager else 'lazy'
 
 
 class Declaration(NamedTuple):
-    """An app or an executor in ZCML."""
+    """An app, an executor or a server in ZCML."""
 
     kind: str
     name: str
-    it: AliasOrExecutor
-    """The executor, or the alias of the app; it knows what it requires."""
-    eager: bool
+    it: Child
+    """It knows what it requires."""
+    start: str
+    """'eager', 'lazy' or 'detached'."""
     description: str
+    kernel: Kernel | None = None
+    """The one that it lives in."""
+
+    @property
+    def eager(self) -> bool:
+        """Whether it is started before the first tick."""
+        return self.start == 'eager'
 
     @property
     def requires(self) -> tuple[str, ...]:
@@ -63,21 +90,36 @@ class Supervisor:
         self._users = 0
         self._stopper: threading.Thread | None = None
 
+    @property
+    def kernels(self) -> dict[str, DeclaredKernel]:
+        """See `ISupervisor`."""
+        return {name: kernel for name, kernel
+                in zope.component.getUtilitiesFor(IKernel)
+                if isinstance(kernel, DeclaredKernel)}
+
     def add_app(self, name: str, eager: bool = False,
                 requires: Sequence[str] = (), **keywords: Any) -> None:
         """See `ISupervisor`."""
         runner: WorkerRunner = zope.component.getUtility(IRunner)
         self._add(Declaration(
-            'app', name, runner.declare(name, **keywords), eager,
-            str(keywords['command'])), requires)
+            'app', name, runner.declare(name, **keywords), _start(eager),
+            str(keywords['command']), keywords.get('kernel')), requires)
 
     def add_executor(self, name: str, executor: SimpleExecutor,
                      eager: bool = False, requires: Sequence[str] = (),
                      description: str = '') -> None:
         """See `ISupervisor`."""
         self._add(Declaration(
-            'executor', name, executor, eager,
-            description or executor.command), requires)
+            'executor', name, executor, _start(eager),
+            description or executor.command,
+            executor.kernel), requires)
+
+    def add_server(self, name: str, server: 'DeclaredServer', start: str,
+                   requires: Sequence[str] = ()) -> None:
+        """See `ISupervisor`."""
+        self._add(Declaration(
+            'server', name, server.child, start, server.description),
+            requires)
 
     def _add(self, child: Declaration, requires: Sequence[str]) -> None:
         self.children[child.name] = child
@@ -89,13 +131,13 @@ class Supervisor:
         for each in requires:
             if each not in self.children:
                 raise ValueError(
-                    f'{child} requires {each!r}, which is neither an app nor '
-                    'an executor; there are: '
+                    f'{child} requires {each!r}, which is no app, executor or '
+                    'server; there are: '
                     + ', '.join(sorted(self.children)))
         child.it.requires = tuple(self.children[each].it for each in requires)
         in_levels([child.it], self._name)
 
-    def _name(self, it: AliasOrExecutor) -> str:
+    def _name(self, it: Child) -> str:
         return next((str(child) for child in self.children.values()
                      if child.it is it), str(it))
 
@@ -135,7 +177,7 @@ class Supervisor:
                 self._changing.notify_all()
 
     def _start(self, shutdown: Shutdown) -> None:
-        def start(it: AliasOrExecutor) -> None:
+        def start(it: Child) -> None:
             try:
                 it.ensure_running()
             except Exception as error:
@@ -175,14 +217,22 @@ class Supervisor:
         finally:
             poller = zope.component.queryUtility(IPoller)
             with contextlib.ExitStack() as close:
+                for kernel in self.kernels.values():
+                    close.callback(kernel.close)
                 if isinstance(poller, WorkerPoller):
                     close.callback(poller.close)
                 if isinstance(runner, WorkerRunner):
                     close.callback(runner.forget)
                 elif isinstance(runner, Runner):
                     close.callback(runner.close)
+                for child in self.children.values():
+                    if isinstance(child.it, SimpleExecutor):
+                        close.callback(child.it.leave)
+                for _, client in zope.component.getUtilitiesFor(IClient):
+                    if IWorkerClient.providedBy(client):
+                        close.callback(client.close)
 
-    def _levels(self, runner: Runner | None) -> list[list[AliasOrExecutor]]:
+    def _levels(self, runner: Runner | None) -> list[list[Child]]:
         """What runs; each list is ended before the ones that precede it."""
         levels = in_levels(
             child.it for child in self.children.values()) or [[]]
@@ -193,6 +243,6 @@ class Supervisor:
             levels[-1] += [Alias(runner, alias) for alias in runner.aliases()
                            if alias not in apps]
         running = ([it for it in level
-                    if it.process is not None and it.process.is_ours]
-                   for level in levels)
+                    if it.child is not None and it.child.is_ours
+                    and not it.child.in_kernel] for level in levels)
         return [level for level in running if level]

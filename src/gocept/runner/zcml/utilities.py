@@ -13,7 +13,7 @@ from gocept.runner.channel import Channel
 from gocept.runner.executor.base import SimpleExecutor
 from gocept.runner.interfaces import IPoller, IRunner
 from gocept.runner.poller import Poller
-from gocept.runner.process import Process
+from gocept.runner.process.base import BaseProcess
 from gocept.runner.spawn import Runner
 from gocept.runner.spawn.instance import Instance
 from gocept.runner.waits.closing import Closing
@@ -90,7 +90,7 @@ class Alias:
         self._runner = runner
 
     @property
-    def process(self) -> Process | None:
+    def child(self) -> BaseProcess | None:
         """The process; None before its first start."""
         if self.name not in self._runner.aliases():
             return None
@@ -111,8 +111,11 @@ class Alias:
         self._runner.terminate(self.name)
 
     def kill(self) -> None:
-        """End the process at once, and the wait for its start with it."""
-        if self.process is not None:
+        """End the child at once, and the wait for its start with it."""
+        child = self.child
+        if child is not None and child.in_kernel:
+            self._runner.give_up(self.name)
+        elif child is not None:
             self._runner.terminate(self.name, timeout=0)
 
 
@@ -134,6 +137,7 @@ class WorkerRunner(Runner):
     def declare(self, name: str, **keywords: Any) -> Alias:
         """Add an application; `Alias.requires` is started before it."""
         self.add(name, **keywords)
+        self._complete(name, keywords)
         return self._declared.setdefault(name, Alias(self, name))
 
     def _prepare(self, app_name: str) -> None:

@@ -15,7 +15,7 @@ import zope.interface
 from gocept.runner.executor.capture import Capture
 from gocept.runner.interfaces import ICondition
 from gocept.runner.poller import Poller
-from gocept.runner.process import Process
+from gocept.runner.process.base import BaseProcess
 from gocept.runner.waits.closing import Closing
 from gocept.runner.waits.deadline import Deadline
 
@@ -52,13 +52,16 @@ class Check(Closing):
     pending = False
     """Whether the child has said something that was not looked at yet."""
 
+    looking = False
+    """Whether the last look goes on, so that it may be answered soon."""
+
     variables: Mapping[str, str] = {}
     """Variables that are added to the environment of the child."""
 
     pass_fds: Sequence[int] = ()
     """Descriptors that the child inherits."""
 
-    def begin(self, process: Process, captures: Sequence[Capture],
+    def begin(self, process: BaseProcess, captures: Sequence[Capture],
               poller: Poller, deadline: Deadline) -> None:
         """The child has been started."""
         self.process = process
@@ -99,14 +102,16 @@ class Pauses:
 
     _FIRST, _LAST = 0.01, 0.1  # seconds
 
+    _GROWTH = 2.0
+
     def __init__(self) -> None:
         self._deadline = Deadline(0)
         self._seconds = self._FIRST
 
     def begin(self) -> None:
-        """After an answer; each is twice as long as the one before."""
+        """After an answer; each is longer than the one before."""
         self._deadline = Deadline(self._seconds)
-        self._seconds = min(2 * self._seconds, self._LAST)
+        self._seconds = min(self._GROWTH * self._seconds, self._LAST)
 
     @property
     def over(self) -> bool:
@@ -138,6 +143,10 @@ class Condition:
         """See `ICondition`."""
         return iter(())
 
+    def for_found(self) -> 'Condition | None':
+        """See `ICondition`."""
+        return self
+
 
 class all_of(Condition):
     """That each of several conditions has held once."""
@@ -165,6 +174,11 @@ class all_of(Condition):
                                  'notified() in all_of()')
             undo.pop_all()
         return _All(checks)
+
+    def for_found(self) -> 'Condition | None':
+        found = [*filter(None, (each.for_found()
+                                for each in self.conditions))]
+        return all_of(*found) if found else None
 
     def holds_already(self, poller: Poller, deadline: Deadline) -> str:
         return next(filter(None, (each.holds_already(poller, deadline)
@@ -213,6 +227,10 @@ class _All(Check):
     @property
     def pending(self) -> bool:  # type: ignore[override]
         return any(each.pending for each in self._pending)
+
+    @property
+    def looking(self) -> bool:  # type: ignore[override]
+        return any(each.looking for each in self._pending)
 
     @property
     def hopeless(self) -> str:

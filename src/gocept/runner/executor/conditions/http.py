@@ -7,7 +7,7 @@ import ssl
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from http.client import HTTPConnection, HTTPException, HTTPResponse
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import SplitResult, urlencode, urlsplit
 
 from gocept.runner.executor.conditions.base import Check, Pauses
 from gocept.runner.executor.conditions.network import TCPCheck, tcp
@@ -15,10 +15,26 @@ from gocept.runner.executor.conditions.threads import in_thread
 from gocept.runner.waits.deadline import Deadline
 
 
+def port_of(url: SplitResult, default: int = 80) -> int:
+    """The port of a URL; `default` if it has none and is not encrypted."""
+    if url.port is not None:
+        return url.port
+    return 443 if url.scheme == 'https' else default
+
+
+def at(url: SplitResult, host: str, port: int) -> SplitResult:
+    """The URL on that server."""
+    if not url.hostname or (host, port) == (url.hostname, port_of(url)):
+        return url
+    user, at, _ = url.netloc.rpartition('@')
+    place = f'[{host}]:{port}' if ':' in host else f'{host}:{port}'
+    return url._replace(netloc=f'{user}{at}{place}')
+
+
 class http(tcp):
     """That a request has the right answer."""
 
-    def __init__(self, url: str, status: str | int = r'^2\d\d$',
+    def __init__(self, url: str | SplitResult, status: str | int = r'^2\d\d$',
                  method: str = 'HEAD',
                  payload: Mapping[str, str] | None = None,
                  headers: Mapping[str, str] | None = None,
@@ -26,9 +42,10 @@ class http(tcp):
                  ssl_context: ssl.SSLContext | None = None,
                  expect: Callable[[HTTPResponse], object]
                  | None = None) -> None:
-        self.url = urlsplit(url)
+        self.url = url if isinstance(url, SplitResult) else urlsplit(url)
         if self.url.scheme not in ('http', 'https') or not self.url.hostname:
-            raise ValueError(f'{url!r} is no URL as http://HOST:PORT/PATH')
+            raise ValueError(f'{self.url.geturl()!r} is no URL as '
+                             'http://HOST:PORT/PATH')
         if request_timeout is not None and not request_timeout >= 0:
             raise ValueError(f'request_timeout must be a number of seconds '
                              f'>= 0, not {request_timeout!r}')
@@ -44,13 +61,8 @@ class http(tcp):
         encrypted = self.url.scheme == 'https'
         self.ssl_context = (
             ssl_context or ssl.create_default_context()) if encrypted else None
-        port = self.url.port
-        if port is None:
-            port = 443 if encrypted else 80
-        super().__init__(self.url.hostname, port)
-        if port == 0:
-            place = f'{self.url.netloc.rpartition(":")[0]}:{self.port}'
-            self.url = self.url._replace(netloc=place)
+        super().__init__(self.url.hostname, port_of(self.url))
+        self.url = at(self.url, self.host, self.port)
         # urlunsplit() of some Pythons changes a path as //x.
         query = f'?{self.url.query}' if self.url.query else ''
         self.target = (self.url.path or '/') + query
@@ -88,11 +100,15 @@ class _HTTPCheck(TCPCheck):
         self._asking: Future[tuple[bool, str]] | None = None
         self._limit = Deadline(0)
         self._pauses = Pauses()
-        self._answer = ''
+        self._answer = ''  # to a request before
         url = condition.url  # shown without a user and a password
         shown = url._replace(netloc=url.netloc.rpartition('@')[2]).geturl()
         self.awaited = (f'an answer with status {condition.status} to '
                         f'{condition.method} {shown}')
+
+    @property
+    def looking(self) -> bool:  # type: ignore[override]
+        return self._asking is not None or super().looking
 
     def holds(self) -> bool:
         if self._asking is None:
@@ -105,6 +121,8 @@ class _HTTPCheck(TCPCheck):
         try:
             right, self._answer = self._asking.result(0)
         except TimeoutError:  # there is none yet, or the socket says so
+            if self.deadline.passed and self._answer:
+                return False  # it was cut short: the answer before tells more
             self._answer = (f'connected, but no answer in '
                             f'{self._limit.seconds:.2f} s')
         except (OSError, HTTPException) as error:
@@ -132,6 +150,8 @@ class _HTTPCheck(TCPCheck):
         self._sock = sock.dup()
         self._asking = in_thread(
             lambda: self._condition.ask(sock), self.poller)
+        if self._asking.done():  # perhaps there is no thread that closes it
+            sock.close()
 
     def _abandon(self) -> None:
         self._asking = None

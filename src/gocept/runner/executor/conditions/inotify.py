@@ -1,10 +1,10 @@
 """A directory whose changes are events; see inotify(7)."""
 
-import ctypes
 import os
 import threading
 from collections.abc import Sequence
 
+from gocept.runner.waits import libc
 from gocept.runner.waits.identity import Identity
 from gocept.runner.waits.source import Source
 
@@ -20,13 +20,11 @@ class Directory(Source):
     """
 
     def __init__(self, path: str) -> None:
-        libc = ctypes.CDLL(None, use_errno=True)
-        self._fd = _checked(libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK))
+        self._fd = libc.call('inotify_init1', os.O_CLOEXEC | os.O_NONBLOCK)
         self._identity = Identity.of(self._fd)
         try:
-            _checked(libc.inotify_add_watch(
-                self._fd, os.fsencode(path), _IN_MODIFY | _IN_CLOSE_WRITE
-                | _IN_MOVED_TO | _IN_CREATE))
+            libc.call('inotify_add_watch', self._fd, os.fsencode(path),
+                      _IN_MODIFY | _IN_CLOSE_WRITE | _IN_MOVED_TO | _IN_CREATE)
         except BaseException:
             self.close()
             raise
@@ -54,10 +52,3 @@ class Directory(Source):
                     name='gocept.runner.inotify').start()
             except RuntimeError:  # there are too many threads now
                 self._identity.close(fd)
-
-
-def _checked(result: int) -> int:
-    if result < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-    return result

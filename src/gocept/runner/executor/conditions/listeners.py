@@ -8,6 +8,8 @@ import socket
 from collections.abc import Collection, Iterable, Iterator
 
 from gocept.runner.process import procfs, unixsocket
+from gocept.runner.waits.names import look_up
+from gocept.runner.waits.standard import fill_standard
 
 _ACCEPTING = 0x10000  # in /proc/net/unix; see proc(5)
 
@@ -17,8 +19,8 @@ def reserve(host: str, port: int = 0) -> socket.socket:
 
     A server that sets SO_REUSEADDR may still bind the port, and listen.
     """
-    addresses = socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    fill_standard()
+    addresses = look_up(host, port, passive=True)
     while True:
         family, _, _, _, address = addresses.pop(0)
         with contextlib.ExitStack() as undo:
@@ -52,7 +54,7 @@ def holder(inodes: Collection[str], where: str) -> str:
 def among(pids: Iterable[int], inodes: Collection[str]) -> Iterator[int]:
     """Those of the processes that have one of the sockets open."""
     for pid in pids:
-        if not _sockets(pid).isdisjoint(inodes):
+        if not procfs.sockets(pid).isdisjoint(inodes):
             yield pid
 
 
@@ -79,14 +81,3 @@ def on_path(path: str | bytes) -> list[str]:
                       % re.escape(name), procfs.table('unix'), re.MULTILINE)
     return [inode.decode() for flags, inode in rows
             if int(flags, 16) & _ACCEPTING]
-
-
-def _sockets(pid: int) -> set[str]:
-    found = set()
-    with contextlib.suppress(OSError):
-        for name in os.listdir(f'{procfs.path(pid)}/fd'):
-            with contextlib.suppress(OSError):
-                target = os.readlink(f'{procfs.path(pid)}/fd/{name}')
-                if target.startswith('socket:['):
-                    found.add(target[8:-1])
-    return found

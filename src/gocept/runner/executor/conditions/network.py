@@ -1,4 +1,5 @@
-"""The conditions that a TCP port or a Unix socket accepts connections."""
+"""The conditions that a TCP port or a Unix socket accepts connections, or that
+what is sent there has the right answer."""
 
 import contextlib
 import os
@@ -10,13 +11,19 @@ from concurrent.futures import Future
 from typing import Any
 
 from gocept.runner.executor.conditions import listeners
+from gocept.runner.executor.conditions.answer import (
+    AnswerCheck,
+    ConnectCheck,
+    Expectation,
+    question,
+)
 from gocept.runner.executor.conditions.base import Check, Condition, Pauses
 from gocept.runner.executor.conditions.threads import in_thread
 from gocept.runner.poller import Poller
 from gocept.runner.process import descendants, unixsocket
 from gocept.runner.waits.closing import Closing
 from gocept.runner.waits.deadline import Deadline, wait_for
-from gocept.runner.waits.forks import Lock
+from gocept.runner.waits.names import look_up
 
 _LONGEST_CONNECT = 1.0
 """Seconds until a new attempt, as a full backlog drops connections."""
@@ -28,7 +35,7 @@ Address = tuple[int, tuple[Any, ...]]
 def resolve(host: str, port: int) -> list[Address]:
     """The addresses of a name; OSError if there are none."""
     return [(family, address) for family, _, _, _, address
-            in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+            in look_up(host, port)]
 
 
 class Connector(Closing):
@@ -39,16 +46,9 @@ class Connector(Closing):
         self.pending: dict[Address, tuple[socket.socket, float]] = {}
         """Attempts that have no answer yet, and when they were begun."""
         self.seen = ''
-        # A start, and who looks meanwhile whether the server is ready.
-        self._lock = Lock()
 
     def attempt(self) -> socket.socket | None:
         """Return a connected socket; or None, and say why in `seen`."""
-        with self._lock:
-            return self._attempt()
-
-    def _attempt(self) -> socket.socket | None:
-        """With the lock held."""
         reasons = []
         for address in self._addresses:
             try:
@@ -103,7 +103,10 @@ def _is_itself(sock: socket.socket) -> bool:
 
     The system does that if it chooses the far port for the near end, too.
     """
-    return bool(sock.getsockname() == sock.getpeername())
+    try:
+        return bool(sock.getsockname() == sock.getpeername())
+    except OSError:  # closed already, by the other side
+        return False
 
 
 def _shown(address: Address) -> str:
@@ -112,7 +115,7 @@ def _shown(address: Address) -> str:
 
 
 class tcp(Condition):
-    """That a port accepts connections.
+    """That a port accepts connections, or gives the right answer.
 
     With port 0 a free one is chosen, and held until the child listens. Its
     number replaces ``{port}`` in the command.
@@ -123,21 +126,36 @@ class tcp(Condition):
     looked_up: Future[list[Address]] | None = None
     """What `holds_already` has looked up for the next check."""
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, *, send: bytes | None = None,
+                 expect: Expectation | None = None) -> None:
         if not isinstance(port, int) or not 0 <= port < 2 ** 16:
             raise ValueError(f'a port is a number up to 65535, not {port!r}')
+        self.question = question(send, expect)
         self.host = host
-        self._chosen = port == 0
+        self._chosen = self._is_in_command = port == 0
         if self._chosen:
             self._reserved = listeners.reserve(host)
             port = self._reserved.getsockname()[1]
         self.port = port
 
     def replaced(self, text: str) -> str:
-        return text.replace('{port}', str(self.port)) if self._chosen else text
+        return (text.replace('{port}', str(self.port))
+                if self._is_in_command else text)
 
     def check(self) -> Check:
-        return TCPCheck(self)
+        check = TCPCheck(self)
+        return (check if self.question is None
+                else AnswerCheck(check, self.question))
+
+    def take_port(self, other: 'tcp') -> None:
+        """Take over a port that `other` has chosen, if it is the same one.
+
+        A command with ``{port}``, which was made for `other`, gets this port.
+        """
+        self._is_in_command |= other._is_in_command
+        if other._chosen and other.port == self.port:
+            self._chosen = True
+            self._reserved, other._reserved = other._reserved, None
 
     def hold(self) -> None:
         """Hold a port that was chosen, for the next child."""
@@ -184,27 +202,24 @@ class tcp(Condition):
                 strangers, listeners.on_port(self.port))
 
 
-class TCPCheck(Check):
-    """Connects now and then."""
+class TCPCheck(ConnectCheck):
 
     def __init__(self, condition: tcp) -> None:
+        super().__init__(f'{condition.host} port {condition.port}')
         condition.hold()
         self._condition = condition
         self._resolving, condition.looked_up = condition.looked_up, None
         self._connector: Connector | None = None
         self._pauses = Pauses()  # between two failures of the name's look-up
-        self.awaited = (f'connections to {condition.host} port '
-                        f'{condition.port}')
 
-    def holds(self) -> bool:
-        sock = self.connect()
-        if sock is None:
-            return False
-        sock.close()
-        return True
+    @property
+    def looking(self) -> bool:  # type: ignore[override]
+        return (not self._resolving.done() if self._connector is None
+                and self._resolving is not None
+                else self._connector is not None
+                and bool(self._connector.pending))
 
     def connect(self) -> socket.socket | None:
-        """Return a connected socket; or None, and say why in `seen`."""
         if self._connector is None:
             if not self._pauses.over:
                 return None
@@ -232,15 +247,20 @@ class TCPCheck(Check):
 
 
 class unix(Condition):
-    """That a Unix socket accepts connections."""
+    """That a Unix socket accepts connections, or gives the right answer."""
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *,
+                 send: bytes | None = None,
+                 expect: Expectation | None = None) -> None:
         self.path = os.fspath(path)
         if not self.path:
             raise ValueError('the path of a Unix socket is needed')
+        self.question = question(send, expect)
 
     def check(self) -> Check:
-        return _UnixCheck(self.path)
+        check = _UnixCheck(self.path)
+        return (check if self.question is None
+                else AnswerCheck(check, self.question))
 
     def holds_already(self, poller: Poller, deadline: Deadline) -> str:
         pid = 0
@@ -250,26 +270,34 @@ class unix(Condition):
             pass
         except OSError:
             return ''
-        return (listeners.holder(listeners.on_path(self.path), self.path)
+        return (listeners.holder(self._listeners(), self.path)
                 or f'process {pid or "unknown"} listens on {self.path}')
 
     def servers(self) -> Iterator[int]:
         with contextlib.suppress(OSError):
             yield listeners.at(self.path)  # its path may be a relative one
-        yield from listeners.among(
-            descendants.strangers(), listeners.on_path(self.path))
+        yield from listeners.among(descendants.strangers(), self._listeners())
+
+    def _listeners(self) -> list[str]:
+        """The inodes of sockets that listen there; relative paths tell none.
+
+        Elsewhere, a socket of somebody else may have the same one.
+        """
+        return (listeners.on_path(self.path)
+                if self.path.startswith(('/', '\0')) else [])
 
 
-class _UnixCheck(Check):
+class _UnixCheck(ConnectCheck):
 
     def __init__(self, path: str) -> None:
+        super().__init__(f'the Unix socket {path}')
         self._path = path
-        self.awaited = f'connections to the Unix socket {path}'
 
-    def holds(self) -> bool:
+    def connect(self) -> socket.socket | None:
         try:
-            unixsocket.connect(self._path).close()
+            sock = unixsocket.connect(self._path)
         except OSError as error:
             self.seen = error.strerror or str(error)
-            return False
-        return True
+            return None
+        self.seen = f'connected to {self._path}'
+        return sock

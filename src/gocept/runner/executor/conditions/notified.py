@@ -30,6 +30,9 @@ class notified(Condition):
     def check(self) -> Check:
         return _NotifiedCheck()
 
+    def for_found(self) -> None:
+        return None
+
 
 Message = tuple[bytes, int, int]
 """The text, and the process and the user who have sent it."""

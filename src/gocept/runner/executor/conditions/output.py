@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from gocept.runner.executor.capture import Capture
 from gocept.runner.executor.conditions.base import Check, Condition
+from gocept.runner.executor.conditions.pattern import compiled, find
 from gocept.runner.waits.deadline import Deadline
 
 _BRIEFLY = 0.1
@@ -27,19 +28,14 @@ class output(Condition):
 
     def __init__(self, banner: str, failure: str | None = None) -> None:
         self.text = banner
-        self.banner = _compiled(banner)
-        self.failure = _compiled(failure) if failure else None
+        self.banner = compiled(banner)
+        self.failure = compiled(failure) if failure else None
+
+    def for_found(self) -> None:
+        return None
 
     def check(self) -> Check:
         return _OutputCheck(self)
-
-
-def _compiled(pattern: str) -> re.Pattern[str]:
-    # Such a pattern matches from the beginning of a line, or not at all. To
-    # try it everywhere takes time with the square of the line's length.
-    if pattern.startswith('.*'):
-        pattern = f'^{pattern}'
-    return re.compile(pattern, re.MULTILINE)
 
 
 class _OutputCheck(Check):
@@ -140,10 +136,10 @@ class _Search:
         before = self._decoder.getstate()
         text = self._line + self._decoder.decode(data, final=not data)
         # Only at the end of the stream, the last line is a whole one.
-        find = _find if data else re.Pattern.search
+        search = find if data else re.Pattern.search
         plain = text.replace('\r\n', '\n')
-        match = find(self._condition.banner, plain)
-        failure = (find(self._condition.failure, plain)
+        match = search(self._condition.banner, plain)
+        failure = (search(self._condition.failure, plain)
                    if self._condition.failure else None)
         if failure is not None and (
                 match is None or failure.start() < match.start()):
@@ -162,15 +158,6 @@ class _Search:
         self.ended = not data
         if self._is_over:
             self._tell()
-
-
-def _find(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
-    """Search text whose last line goes on, so that ``$`` is not there."""
-    # With something behind it, there is no end. What matches that is no match.
-    for match in pattern.finditer(f'{text}\0'):
-        if found := pattern.match(text, match.start()):
-            return found
-    return None
 
 
 def _end_of_line(text: str, plain: str, end: int) -> int:

@@ -14,7 +14,8 @@ from weakref import WeakValueDictionary
 from gocept.runner.executor.conditions.base import Check, Condition, Setting
 from gocept.runner.executor.conditions.inotify import Directory
 from gocept.runner.poller import Poller
-from gocept.runner.process import Process, descendants, procfs
+from gocept.runner.process import descendants, procfs
+from gocept.runner.process.base import BaseProcess
 from gocept.runner.process.roster import roster
 from gocept.runner.waits.deadline import Deadline
 
@@ -26,7 +27,7 @@ _SHELLS = {'sh', 'ash', 'bash', 'busybox', 'dash', 'ksh', 'zsh'}
 
 _SHOWN = 200  # characters of a command line in a message
 
-_writers: WeakValueDictionary[str, Process] = WeakValueDictionary()
+_writers: WeakValueDictionary[str, BaseProcess] = WeakValueDictionary()
 """The last child that was started to write a file, by the path of the file."""
 
 
@@ -39,7 +40,7 @@ class pid_file(Condition):
     """The file before the start; of a condition that is for one child."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = os.fspath(path)
+        self.path = os.fspath(path or '')
         if not self.path:
             raise ValueError('the path of a pid file is needed')
 
@@ -47,6 +48,9 @@ class pid_file(Condition):
         it = copy.copy(self)
         it._setting = setting
         return it
+
+    def for_found(self) -> None:
+        return None
 
     def check(self) -> Check:
         check = _PidFileCheck(self.path)
@@ -134,7 +138,10 @@ def _runs(pid: int, setting: Setting) -> bool:
     """Whether the command line of a process is that of the setting."""
     expected = (['/bin/sh', '-c', *setting.command] if setting.shell
                 else setting.command)
-    seen = procfs.command_line(pid)[-len(expected):]  # behind an interpreter
+    arguments = procfs.command_line(pid)
+    if not arguments:  # in an exec() it has none yet
+        return True
+    seen = arguments[-len(expected):]  # behind an interpreter
     return (seen[1:] == expected[1:] and _words(seen[:1])
             == _words(expected[:1]))
 

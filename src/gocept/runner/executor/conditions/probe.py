@@ -56,6 +56,10 @@ class _ExitCheck(Check):
         self.seen = 'it runs still'
         self._runs_first = True
 
+    @property
+    def looking(self) -> bool:  # type: ignore[override]
+        return self._probe is not None
+
     def holds(self) -> bool:
         if self._probe is None:
             if not self._pauses.over:

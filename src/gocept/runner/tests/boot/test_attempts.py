@@ -1,5 +1,4 @@
 import contextlib
-import functools
 import io
 import logging
 import os
@@ -15,14 +14,7 @@ import ZODB
 from ZODB.POSException import ConflictError
 
 from gocept.runner import transaction_per_item
-from gocept.runner.boot.attempts import (
-    Failure,
-    abort,
-    described,
-    name_of,
-    run_attempts,
-    text,
-)
+from gocept.runner.boot.attempts import Failure, abort, run_attempts
 from gocept.runner.signals import Shutdown
 
 LOGGER = 'gocept.runner.transaction'
@@ -714,31 +706,3 @@ class ForkTests(Case):
             ', came back .* ends here, with status 1; a forked child has to '
             r'end by os\._exit\(\)\nTraceback')
         self.assertIn('ImportError: no such module', text)
-
-
-class TextTests(unittest.TestCase):
-
-    def test_an_error_has_its_type(self):
-        for expected, error in [('KeyError: 3', KeyError(3)),
-                                ('ConflictError: x', ConflictError('x')),
-                                ('ValueError', ValueError())]:
-            self.assertEqual(expected, described(error))
-
-    def test_the_name_of_a_function(self):
-        class Worker:
-            def __call__(self):
-                pass
-        for name, function in [
-                ('fork', os.fork), ('Worker', Worker()),
-                ('fork', functools.partial(functools.partial(os.fork), 1))]:
-            self.assertEqual(name, name_of(function))
-
-    def test_what_cannot_be_printed(self):
-        class Broken(Exception):
-            def __str__(self):
-                raise ValueError
-            __repr__ = __str__
-        self.assertEqual('<Broken, unprintable: ValueError>', text(Broken()))
-        self.assertEqual('<Broken, unprintable: ValueError>',
-                         text(Broken(), repr))
-        self.assertEqual('x', text('x'))

@@ -3,7 +3,8 @@ import os
 import ZODB
 import ZODB.config
 
-from gocept.runner.boot import environment, zopeconf
+from gocept.runner.boot import zopeconf
+from gocept.runner.boot.toolkit import Toolkit
 from gocept.runner.errors import DatabaseMissing
 from gocept.runner.tests.support import TestCase
 
@@ -30,8 +31,7 @@ class CreationTests(TestCase):
             for name, text in zip(['', 'other'], storages))))
 
     def open(self, *storages, create=True):
-        with environment.open_databases(
-                self.options(*storages), create=create):
+        with Toolkit().opened(self.options(*storages), create=create):
             pass
 
     def assertCreated(self, names, *storages):

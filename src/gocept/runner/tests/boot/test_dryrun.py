@@ -16,7 +16,7 @@ from gocept.runner.boot.dryrun import dry_run
 from gocept.runner.runner import MainLoop
 from gocept.runner.tests.cli.test_worker import Joined
 from gocept.runner.tests.support import TestCase
-from gocept.runner.tests.test_runner import LoopCase
+from gocept.runner.tests.test_mainloop import LoopCase
 
 LOGGER = 'gocept.runner.transaction'
 

@@ -2,7 +2,12 @@
 
 import textwrap
 
-from gocept.runner.tests.cli.test_worker import LOG_TO_STDOUT, ProgramTestCase
+from gocept.runner.tests.cli.test_worker import (
+    LOG_TO_STDOUT,
+    ProgramTestCase,
+    ZEOServer,
+)
+from gocept.runner.tests.support import sqlite_conf
 
 FORK = '''
     def fork(status, in_child):
@@ -159,6 +164,59 @@ class ForkTests(ProgramTestCase):
             fork(0, lambda: os._exit(db.storage.base._files is files))
             db.close()
             ''')
+
+    def test_one_of_a_zeo_client(self):
+        server = ZEOServer(self.dir)
+        self.addCleanup(server.kill)
+        self.write('zope.conf', server.zope_conf())
+        program = self.start(FORK + '''
+    def begin():
+        transaction.begin()
+        os._exit([*getSite().numbers] != [1])
+
+    def read():
+        getSite()._p_jar.cacheMinimize()
+        return [*getSite().numbers]
+
+    @gocept.runner.once()
+    def worker():
+        count()
+        transaction.commit()
+        fork(0, begin)
+        fork(1, read)
+        assert read() == [1]
+
+    sys.exit(worker(None, 'zope.conf'))
+    ''', conf=None)
+        self.assertEqual(0, program.end(), program.output)
+        self.assertIn('only that process can ask the ZEO server',
+                      program.output)
+
+    def test_one_of_a_relstorage(self):
+        self.write('zope.conf', sqlite_conf(self.dir))
+        program = self.start(FORK + '''
+    def read():
+        transaction.begin()
+        getSite()._p_jar.cacheMinimize()
+        os._exit([*getSite().numbers] != [1]
+                 or load.connection is inherited)
+
+    @gocept.runner.once()
+    def worker():
+        global load, inherited
+        count()
+        transaction.commit()
+        count()
+        load = getSite()._p_jar._storage._load_connection
+        inherited = load.connection
+        fork(0, read)
+        fork(1, commit)
+        assert load.connection is inherited
+        assert [*getSite().numbers] == [1, 2]
+
+    sys.exit(worker(None, 'zope.conf'))
+    ''', conf=None)
+        self.assertEqual(0, program.end(), program.output)
 
     def test_the_lock_stays(self):
         self.check_worker(1, 'fail', '''fork(status, in_child)

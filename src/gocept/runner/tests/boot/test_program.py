@@ -74,6 +74,12 @@ class EndTests(unittest.TestCase):
             end.status
         self.assertIs(end.by, caught.exception)
 
+    def test_an_exit_that_claims_a_success(self) -> None:
+        for status in errors.WORKER_FAILED, errors.PARTLY_COMMITTED:
+            self.assertEqual(status, End(status, SystemExit(0)).status)
+        end = End(errors.PARTLY_COMMITTED, KeyboardInterrupt())
+        self.assertEqual(errors.PARTLY_COMMITTED, end.status)
+
 
 class DeclaredProgramTestCase(DeclaringTestCase, ProgramTestCase):
 
@@ -482,13 +488,13 @@ class LoopTests(DeclaredProgramTestCase):
         [line] = [line for line in program.output.splitlines()
                   if line.startswith('gocept-runner')]
         for expected in ("gocept-runner run: error: executor 'bad': ",
-                         'ended with 3', 'sorry'):
+                         'non-zero code: 3', 'sorry'):
             self.assertIn(expected, line)
         self.assertNobodyLeft(2)
         program = self.run_worker('function', children)
         self.assertEqual(1, program.end())
         self.assertRegex(program.output,
-                         r"CannotStart: executor 'bad': .* ended with 3")
+                         r"CannotStart: executor 'bad': .* non-zero code: 3")
         self.assertNobodyLeft(2)
         self.assertIn('a ended', self.notes)
 

@@ -6,7 +6,7 @@ import unittest.mock
 import ZConfig
 
 from gocept.runner.boot import zopeconf
-from gocept.runner.cli.messages import message as line_of
+from gocept.runner.boot.messages import message as line_of
 from gocept.runner.errors import ConfigurationError
 from gocept.runner.tests.support import TestCase
 
@@ -104,6 +104,13 @@ class MistakeTests(TestCase):
         self.assertMistake(
             '<zodb>\n</zodb>\n',
             '/zope.conf: a <zodb> section needs a storage')
+
+    def test_a_file_of_a_web_server(self):
+        self.assertMistake(
+            '[app:zope]\nuse = egg:Zope#main\n',
+            '/zope.ini, line 1: value did not match regular expression: '
+            "'[app:zope]' (is this a file of a web server? Name the zope.conf "
+            'that it names)', 'zope.ini')
 
     def test_another_encoding(self):
         expected = "is not in UTF-8: 'utf-8' codec can't decode byte 0xe9"

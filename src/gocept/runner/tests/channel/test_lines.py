@@ -1,11 +1,12 @@
 import unittest
 
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gocept.runner.channel.lines import Lines
+from gocept.runner.tests.properties import steady
 
-quick = settings(deadline=None, derandomize=True, max_examples=200)
+quick = steady(max_examples=200)
 
 
 @st.composite

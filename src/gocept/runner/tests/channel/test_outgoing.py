@@ -1,12 +1,13 @@
 import errno
 import unittest
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gocept.runner.channel.outgoing import Outgoing
+from gocept.runner.tests.properties import steady
 
-quick = settings(deadline=None, derandomize=True, max_examples=100)
+quick = steady(max_examples=100)
 
 
 class Descriptor:

@@ -6,6 +6,7 @@ import io
 import logging
 import os
 import sys
+from importlib.metadata import version
 from typing import Any
 from unittest import mock
 
@@ -15,7 +16,9 @@ import zope.security.management
 from ZODB.FileStorage import FileStorage
 
 from gocept.runner import cli, from_config, runner
+from gocept.runner.boot.toolkit import Toolkit
 from gocept.runner.interfaces import IRunner
+from gocept.runner.operation.lock import locked
 from gocept.runner.tests.declaring import DeclaringTestCase
 from gocept.runner.tests.support import open_descriptors, reset_process
 
@@ -32,6 +35,11 @@ def note(*args: str) -> object:
 
 def note_two(first: str, second: str = 'b') -> object:
     calls.append((first, second))
+    return runner.Exit
+
+
+def note_site() -> object:
+    calls.append(zope.component.hooks.getSite().__name__)
     return runner.Exit
 
 
@@ -237,13 +245,96 @@ class RunTests(CommandTestCase):
             'run', '--once', 'w', '--', '--once', '--'))
         self.assertEqual([('a', 'b'), ('--once', '--')], calls)
 
+    def test_arguments_that_can_be_nothing_else(self) -> None:
+        conf = self.conf(self.a_worker('note_two'))
+        for argv in (['w', 'x'], ['w', 'x', '--once'], ['--once', 'w', 'x'],
+                     ['--config', conf, 'w', '--dry-run', 'x']):
+            self.assertEqual(0, self.command('run', *argv), self.errors)
+        self.assertEqual([('x', 'b')] * 4, calls)
+
+    def test_a_worker_without_arguments(self) -> None:
+        self.conf(self.a_worker('note_three'))
+        for argv in ['w', '1', '2'], ['w', '--', '1', '2']:
+            self.assertMistake(2, 'run', *argv, expected=(
+                'unrecognized arguments: 1 2 (the worker has no arguments of '
+                'its own)',))
+        self.assertEqual([], calls)
+        self.assertFalse(self.has_database)
+
+    def test_declared_arguments(self) -> None:
+        self.conf(self.a_worker('note_two', 'arguments="x \'y z\'"'))
+        for args in [], ['--', 'a'], ['--once', 'b']:
+            self.assertEqual(0, self.command('run', 'w', *args), self.errors)
+        self.assertEqual([('x', 'y z'), ('a', 'b'), ('b', 'b')], calls)
+        self.assertEqual(0, self.command('run', 'w', '--help'))
+        self.assertIn('[options] [--] [FIRST [SECOND]]\n', self.output)
+        self.assertIn("unless the command line has some: x 'y z'\n",
+                      self.output)
+
+    def test_a_declared_site(self) -> None:
+        self.conf(self.a_worker('note_site', 'site="shop"'))
+        self.assertMistake(66, 'run', 'w', expected=("'shop'",))
+        self.assertMistake(66, 'run', 'w', '--site', 'x', expected=("'x'",))
+        self.assertEqual(0, self.command('run', 'w', '--site', '/'))
+        self.assertEqual([None], calls)
+        self.assertEqual(0, self.command('run', 'w', '--help'))
+        self.assertIn('(default: shop)', ' '.join(self.output.split()))
+
+    def test_a_lock(self) -> None:
+        conf = Toolkit().load(self.conf(self.a_worker('note', 'lock="true"')))
+        with locked('w', None, conf):
+            self.assertMistake(75, 'run', 'w', expected=(
+                'another instance of the worker \'w\' runs already, as '
+                f'process {os.getpid()}, ',))
+            self.assertFalse(self.has_database)
+            self.assertEqual(0, self.command('run', 'w', '--no-lock'))
+        self.assertEqual(0, self.command('run', 'w'))
+
+    def test_times(self) -> None:
+        self.conf(self.a_worker('note', 'schedule="@daily"')
+                  + self.a_worker('note', name='plain'))
+        for name, args, expected in (
+                ('w', '--ticks 1 --timezone UTC', 'exclude each other'),
+                ('w', '--timezone Mars', "no time zone 'Mars'"),
+                ('plain', '--timezone UTC', 'plain has no schedule')):
+            self.assertMistake(2, 'run', name, *args.split(),
+                               expected=(expected,))
+        self.assertFalse(self.has_database)
+        self.assertEqual(0, self.command('run', 'w', '--ticks', '1'))
+
+    def test_two_places_for_the_state(self) -> None:
+        self.conf(self.a_worker('note'))
+        self.assertMistake(2, 'run', 'w', '--state', 'f', '--run-dir', 'd',
+                           expected=('give one of them',))
+        self.assertFalse(self.has_database)
+
+    def test_ticks_of_a_worker_that_runs_once(self) -> None:
+        self.conf(self.a_worker('count_up')
+                  + self.a_worker('note', 'once="true"', name='declared'))
+        for name in 'w', 'declared':
+            self.assertMistake(2, 'run', name, '--ticks', '5', expected=(
+                'runs one tick, and ends',))
+            self.assertEqual(0, self.command('run', name, '--help'))
+            self.assertNotIn('--ticks', self.output)
+            self.assertNotIn('--once ', self.output)
+            self.assertIn('--dry-run', self.output)
+        self.assertEqual(0, self.command('run', 'w', '--once'))
+        self.assertEqual([1], calls)
+
+    def test_the_version(self) -> None:
+        for argv in ['run', '--version'], ['run', 'w', '--version'], [
+                'list', '--version']:
+            self.assertEqual(0, self.command(*argv))
+            self.assertEqual(f'gocept.runner {version("gocept.runner")}\n',
+                             self.output)
+
     def test_wrong_arguments_of_the_worker(self) -> None:
         self.conf(self.a_worker('note_two'))
         for args, expected in (
-                ([], "missing a required argument: 'first'"),
-                (['--', '1', '2', '3'], 'too many positional arguments')):
+                ([], 'error: FIRST is missing ('),
+                (['--', '1', '2', '3'], 'too many positional arguments (')):
             self.assertMistake(2, 'run', 'w', *args, expected=(
-                'arguments of the worker (after --): ', expected))
+                expected, '(the arguments of the worker are: FIRST [SECOND])'))
         self.assertFalse(self.has_database)
 
     def test_an_unknown_worker(self) -> None:
@@ -262,12 +353,12 @@ class RunTests(CommandTestCase):
         for argv in (['w', '--help'], ['-h', 'w'], ['--ticks', '1', 'w', '-h'],
                      ['w', '--config', conf, '--help', '--', 'x']):
             self.assertEqual(0, self.command('run', *argv))
-            for text in ('usage: gocept-runner run w [options] -- [ARGS ...]',
+            for text in ('gocept-runner run w [options] [--] [ARGS ...]',
                          'A worker without a decorator', '(default: 30',
                          '71  an eager app'):
                 self.assertIn(text, self.output)
         self.assertEqual(0, self.command('run', 'two', '--help'))
-        self.assertIn('run two [options] -- FIRST [SECOND]\n', self.output)
+        self.assertIn('run two [options] [--] FIRST [SECOND]\n', self.output)
         self.assertMistake(2, 'run', 'x', '--help', expected=(
             "no worker 'x' is declared; there are: two, w",))
         self.assertEqual([], calls)
@@ -278,7 +369,9 @@ class RunTests(CommandTestCase):
             with self.subTest(include):
                 self.conf('', include=include)
                 self.assertMistake(2, 'run', 'w', expected=(
-                    "no worker 'w' is declared; there are: none",))
+                    "no worker 'w' is declared; there are: none. A worker "
+                    'with @appmain() or @once() that ZCML does not declare is '
+                    'started by a command of its own',))
                 reset_process()
 
     def test_bad_usage(self) -> None:
@@ -286,10 +379,16 @@ class RunTests(CommandTestCase):
         for argv, expected in (
                 ([], 'the following arguments are required: NAME'),
                 (['--', 'w'], 'the following arguments are required: NAME'),
-                (['w', 'more'], 'unrecognized arguments: more (arguments of '
-                 'the worker follow --)'),
-                (['w', '--nonsense'], 'unrecognized arguments: --nonsense'),
-                (['w', '--onc'], 'unrecognized arguments: --onc'),
+                (['w', 'more', '--', 'x'], 'unrecognized arguments: more '
+                 '(arguments of the worker itself follow --)'),
+                (['w', 'x', '--nonsense'], 'unrecognized arguments: x '
+                 '--nonsense (arguments of the worker itself follow --)'),
+                (['w', '-5'], 'unrecognized arguments: -5 (arg'),
+                (['w', 'dry-run', 'x'], 'unrecognized arguments: dry-run x ('),
+                (['w', 'help'], 'unrecognized arguments: help (did you mean '
+                 '--help? Arguments of the worker itself follow --)'),
+                (['w', '--onc'], 'unrecognized arguments: --onc (did you mean '
+                 '--once? Arguments of'),
                 (['w', '--ticks', '-1'], "not a number >= 0: '-1'"),
                 (['w', '--config'], 'expected one argument')):
             self.assertBadUsage('run', *argv, expected=expected)
@@ -298,8 +397,8 @@ class RunTests(CommandTestCase):
 
     def test_help(self) -> None:
         self.assertEqual(0, self.command('run', '--help'))
-        for text in ('NAME [options] [-- ARGUMENT ...]', '--ticks SECONDS',
-                     '--dry-run', 'default: as the worker',
+        for text in ('NAME [options] [[--] ARGUMENT ...]', '--ticks SECONDS',
+                     '--dry-run', 'default: as the',
                      '71  an eager app or executor cannot be started'):
             self.assertIn(text, self.output)
 
@@ -331,8 +430,9 @@ class RunTests(CommandTestCase):
 
     def test_a_failure(self) -> None:
         self.conf(self.a_worker('fail'))
-        with self.assertLogs('gocept.runner.runner', 'ERROR'):
+        with self.assertLogs('gocept.runner.runner', 'ERROR') as logs:
             self.assertEqual(1, self.command('run', 'w', '--once'))
+        self.assertIn("Error in worker 'w': ", logs.output[0])
         self.assertEqual(('', ''), (self.output, self.errors))
 
     def test_a_dry_run(self) -> None:
@@ -440,7 +540,7 @@ class RunTests(CommandTestCase):
                                      requires='a', start='eager')
                   + self.a_worker('note'))
         self.assertMistake(71, 'run', 'w', expected=(
-            "executor 'bad': ", 'ended with 3', 'sorry'))
+            "executor 'bad': ", 'non-zero code: 3', 'sorry'))
         self.assertEqual([], calls)
         self.assertIn('a ended', self.notes)
 
@@ -479,7 +579,7 @@ KIND      NAME       START  REQUIRES          WHAT
 app       converter  lazy   database the log  cat -n
 executor  database   eager  -                 serve --it
 app       the log    lazy   -                 cat
-worker    hourly     -      -                 HERE:note -- [ARGS ...], every \
+worker    hourly     -      -                 HERE:note [ARGS ...], every \
 3600 s: A worker without a decorator, which ends at once.
 worker    nightly    -      -                 HERE:count_up, once, as zope.mgr
 '''
@@ -491,27 +591,48 @@ worker    nightly    -      -                 HERE:count_up, once, as zope.mgr
                 self.conf('', include=include)
                 self.assertEqual(0, self.command('list'))
                 self.assertEqual(
-                    f'Nothing is declared in {self.dir}/site.zcml.\n',
+                    f'Nothing is declared in {self.dir}/site.zcml. A worker '
+                    'with @appmain() or @once() that ZCML does not declare is '
+                    'started by a command of its own.\n',
                     self.output)
                 reset_process()
 
     def test_no_site_definition(self) -> None:
         self.zope_conf()
         self.assertEqual(0, self.command('list'))
-        self.assertEqual('./zope.conf names no site-definition, so nothing is '
-                         'declared.\n', self.output)
+        self.assertTrue(self.output.startswith(
+            './zope.conf names no site-definition, so nothing is declared. A '
+            'worker with @appmain() or @once() '), self.output)
 
     def test_workers_of_all_kinds(self) -> None:
         self.conf(''.join(self.a_worker(name, name=name) for name in (
             'note', 'fail', 'as_configured', 'instance', 'partial')))
         self.assertEqual(0, self.command('list'), self.errors)
         for expected in (
-                f'{HERE}:note -- [ARGS ...], every 1 s: A worker without ',
-                f'{HERE}:fail -- [KIND] [ARGS ...], every 7 s, as zope.mgr\n',
+                f'{HERE}:note [ARGS ...], every 1 s: A worker without ',
+                f'{HERE}:fail [KIND] [ARGS ...], every 7 s, as zope.mgr\n',
                 f'{HERE}:as_configured, every 1 s, with a principal\n',
                 f'{HERE}:CanBeCalled, every 1 s\n',
-                'functools:partial -- [SECOND], every 1 s\n'):
+                'functools:partial [SECOND], every 1 s\n'):
             self.assertIn(f'  {expected}', self.output)
+
+    def test_a_worker_that_a_change_wakes(self) -> None:
+        self.conf(self.a_worker('note', f'watch="{HERE}:note"'))
+        self.assertEqual(0, self.command('list'), self.errors)
+        self.assertIn('every 1 s or on a change: A worker', self.output)
+
+    def test_what_is_declared_of_a_worker(self) -> None:
+        self.conf(
+            self.a_worker('note', 'arguments="fast \'and good\'" lock="true" '
+                          'site="a/b" schedule="*/15 2-5 * * mon-fri" '
+                          'timezone="Europe/Berlin" principal="zope.mgr"')
+            + self.a_worker('note', 'schedule="@daily"', name='local'))
+        self.assertEqual(0, self.command('list'), self.errors)
+        self.assertIn(
+            f"{HERE}:note fast 'and good', at */15 2-5 * * mon-fri "
+            '(Europe/Berlin), in a/b, as zope.mgr, with a lock: A worker',
+            self.output)
+        self.assertIn(f'{HERE}:note [ARGS ...], at @daily: A', self.output)
 
     def test_nothing_is_started_or_opened(self) -> None:
         self.conf(self.an_app('a', start='eager')

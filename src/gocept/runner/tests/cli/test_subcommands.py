@@ -28,7 +28,10 @@ class MainTests(unittest.TestCase):
         return status, stdout.getvalue(), stderr.getvalue()
 
     def test_the_subcommands(self) -> None:
-        self.assertEqual({'run', 'list'}, {*subcommands.SUBCOMMANDS})
+        self.assertEqual(
+            {'new', 'run', 'list', 'next', 'shell', 'kernel', 'server',
+             'terminate', 'call', 'servers', 'status', 'units', 'version'},
+            {*subcommands.SUBCOMMANDS})
         for module, function, text in subcommands.SUBCOMMANDS.values():
             it = getattr(import_module(module), function)
             self.assertEqual(['argv'], [*inspect.signature(it).parameters])
@@ -66,6 +69,23 @@ class MainTests(unittest.TestCase):
         _, errors = program.communicate(timeout=DEADLINE)
         self.assertEqual((141, b''), (program.returncode, errors))
 
+    def test_the_output_cannot_be_written(self) -> None:
+        program = ('import sys; from gocept.runner import cli; '
+                   'from gocept.runner.cli import declared; '
+                   'declared.list_ = print; sys.exit(cli.main())')
+        for unbuffered, argv in ('', '--help'), ('', 'list'), ('1', 'list'):
+            with (self.subTest(argv, unbuffered=unbuffered),
+                  open('/dev/full', 'wb') as full):
+                done = subprocess.run(
+                    [sys.executable, '-c', program, argv],
+                    env={**child_environment(),
+                         'PYTHONUNBUFFERED': unbuffered},
+                    stdout=full, stderr=subprocess.PIPE, timeout=DEADLINE)
+                self.assertEqual((
+                    1, b'gocept-runner: error: the output cannot be written: '
+                    b'No space left on device\n'),
+                    (done.returncode, done.stderr))
+
     def test_help(self) -> None:
         for option in ('--help', '-h'):
             status, output, errors = self.run_main(option)
@@ -79,18 +99,22 @@ class MainTests(unittest.TestCase):
         for name in subcommands.SUBCOMMANDS:
             status, output, errors = self.run_main(name, '--help')
             self.assertEqual((0, ''), (status, errors))
-            self.assertTrue(output.startswith(f'usage: gocept-runner {name} '),
+            self.assertTrue(output.startswith(f'usage: gocept-runner {name}'),
                             output)
-            for expected in ('--config FILE', 'examples:', 'statuses:',
-                             '78  bad configuration'):
+            for expected in ('examples:', 'statuses:', ' 2  bad usage'):
                 self.assertIn(expected, output)
+            if name in ('run', 'list', 'next'):
+                for expected in '--config FILE', '78  bad configuration':
+                    self.assertIn(expected, output)
 
     def test_mistakes(self) -> None:
+        names = ', '.join(subcommands.SUBCOMMANDS)
         for argv, expected in (
-                ([], 'error: a COMMAND is needed: run, list'),
-                (['start'], "error: there is no command 'start'; there are: "
-                 'run, list'),
-                (['ru'], "error: there is no command 'ru'"),
+                ([], f'error: a COMMAND is needed: {names}'),
+                (['begin'], "error: there is no command 'begin'; there are: "
+                 + names),
+                (['ru'], "error: there is no command 'ru' (did you mean run?);"
+                 ' there are: new, '),
                 (['--config', 'zope.conf'],
                  'error: unrecognized arguments: --config'),
                 (['--conf'], 'error: unrecognized arguments: --conf')):
@@ -117,8 +141,9 @@ class LazyImportTests(unittest.TestCase):
             'print(json.dumps([*sys.modules]))'])
         process = subprocess.run(
             [sys.executable, '-c', program, *argv], check=True,
-            env=child_environment(), stdout=subprocess.PIPE, text=True,
-            timeout=DEADLINE)
+            # Where no server of the user is to be asked.
+            env=child_environment(XDG_STATE_HOME='/nowhere'),
+            stdout=subprocess.PIPE, text=True, timeout=DEADLINE)
         return {*json.loads(process.stdout)}
 
     def test_help(self) -> None:
@@ -129,6 +154,22 @@ class LazyImportTests(unittest.TestCase):
             if name.partition('.')[0] in ('ZConfig', 'ZODB', 'transaction',
                                           'zope')))
         self.assertNotIn('gocept.runner.cli.declared', modules)
+
+    def test_a_kernel_needs_no_database(self) -> None:
+        modules = self.imported('kernel', 'status', '--help')
+        self.assertIn('gocept.runner.cli.kernel', modules)
+        self.assertEqual([], sorted(
+            name for name in modules
+            if name.partition('.')[0] in ('ZConfig', 'ZODB', 'transaction',
+                                          'zope')))
+
+    def test_background_servers_need_no_database(self) -> None:
+        for command in 'version', 'servers':
+            modules = self.imported(command)
+            self.assertIn('gocept.runner.cli.servers', modules)
+            self.assertEqual([], sorted(
+                name for name in modules if name.partition('.')[0] in (
+                    'ZConfig', 'ZODB', 'cloudpickle', 'transaction', 'zope')))
 
     def test_that_the_modules_are_imported_at_all(self) -> None:
         modules = self.imported('list', '--help')

@@ -5,6 +5,7 @@ The scripts of the programs import their helpers from here.
 
 import concurrent.futures
 import contextlib
+import importlib.metadata
 import io
 import os
 import pathlib
@@ -40,7 +41,7 @@ from gocept.runner.poller import poller
 from gocept.runner.signals import handlers, shutdown
 from gocept.runner.tests import support
 from gocept.runner.tests.support import DEADLINE, SIGNALS
-from gocept.runner.tests.victims import until
+from gocept.runner.tests.victims import until, wait_at
 
 LOG_TO_STDOUT = '''
     <eventlog>
@@ -78,8 +79,7 @@ def say(text):
 
 def wait():
     """Wait until the test calls `ProgramTestCase.let_go`."""
-    with open('go', 'rb', buffering=0) as fifo:
-        fifo.read(1)
+    wait_at('go')
 
 
 class Joined:
@@ -556,7 +556,7 @@ class StrangersTests(OfFirstProcess, ProgramTestCase):
 
     BODY = """
         import subprocess
-        from gocept.runner.tests.victims import until
+        from gocept.runner.tests.victims import until, wait_at
         def zombies():
             with open('/proc/1/task/1/children') as file:
                 return [int(pid) for pid in file.read().split()]
@@ -657,6 +657,48 @@ class TerminalTests(ProgramTestCase):
         self.assertTerminated(program, signal.SIGTERM)
         self.assertEqual(b'', self.said())
 
+    def test_a_bar_with_an_end(self):
+        program = self.start('''
+            @gocept.runner.once()
+            @gocept.runner.transaction_per_item(
+                batch=2, total=lambda number: int(number))
+            def items(number):
+                for _ in range(int(number)):
+                    yield count
+            sys.exit(items())
+            ''', '5', conf='<eventlog>\n</eventlog>')
+        self.assertEnded(0, program)
+        bar = self.said().decode().split('\r')
+        self.assertRegex(bar[1], r'^items: +0%.* 0/5 \[')
+        self.assertRegex(bar[-2], r'^items: 100%.* 5/5 \[')
+        self.assertEqual(5, self.assertConsistent())
+
+    def test_a_bar_with_more_items_than_expected(self):
+        program = self.start('''
+            @gocept.runner.once()
+            @gocept.runner.transaction_per_item(total=2)
+            def items():
+                yield from [count] * 3
+            sys.exit(items())
+            ''', conf='<eventlog>\n</eventlog>')
+        self.assertEnded(0, program)
+        self.assertRegex(self.said().decode().split('\r')[-2],
+                         r'^items: 100%.* 3/3 \[')
+
+    def test_no_bar_where_nothing_is_done(self):
+        for total in None, 0, 2:
+            program = self.start(f'''
+                @gocept.runner.once()
+                @gocept.runner.transaction_per_item(total={total})
+                def items():
+                    yield from []
+                sys.exit(items())
+                ''', conf='<eventlog>\n</eventlog>')
+            self.assertEnded(0, program)
+            said = self.said().decode()
+            self.assertEqual('', said.split('\r')[-1].strip())
+            self.assertEqual(total == 2, 'items' in said)  # then it is removed
+
     def test_not_in_a_log(self):
         self.make_program = support.Program
         program = self.start(self.WORKER)
@@ -741,6 +783,8 @@ class ScriptTests(ProgramTestCase):
         program = self.run_script("worker(None, 'zope.conf', 'a')",
                                   '--dry-run')
         self.assertRan(program, 1, 'a')
+        program = self.run_script(self.MAIN, '--dry-run', 'a', 'b')
+        self.assertRan(program, 1, 'a', 'b')
 
     def test_a_wrong_value_is_not_for_the_script(self):
         program = self.run_script(self.CALL, '--dry-run', '--ticks', 'often')
@@ -886,6 +930,24 @@ class SIGUSR2Tests(ProgramTestCase):
         self.assertIn('still there', program.output)
         self.assertEqual(1, self.assertConsistent())
 
+    def test_goes_on_with_the_old_file_if_there_can_be_no_new_one(self):
+        (self.dir / 'logs').mkdir()
+        program = self.start('''
+            @gocept.runner.appmain(ticks=3600)
+            def worker():
+                count()
+            worker(None, 'zope.conf')
+            ''', conf=self.LOG_TO_FILE.replace('worker', 'logs/worker'))
+        until(lambda: 'Sleeping 3600 seconds' in self.log('logs/worker.log'))
+        (self.dir / 'logs').rename(self.dir / 'old')
+        program.send(signal.SIGUSR2)
+        until(lambda: 'Cannot reopen a log file' in self.log('old/worker.log'))
+        self.assertNotIn('Reopened', self.log('old/worker.log'))
+        (self.dir / 'logs').mkdir()
+        program.send(signal.SIGUSR2)
+        until(lambda: 'Reopened' in self.log('logs/worker.log'))
+        program.send(signal.SIGTERM)
+        self.assertEnded(0, program)
 
     def test_while_the_program_starts(self):
         program = self.start('''
@@ -960,9 +1022,13 @@ class RandomInstantTests(ProgramTestCase):
             delay = randomly.uniform(0, longest)
             with self.subTest(run=run, signum=signum, delay=delay):
                 status, output = self.run_program(signum, delay)
-                # 128 and the signal, if the signal came while it booted.
+                # 128 and the signal, if the signal came while it booted; 1, if
+                # SIGINT came while Python itself started.
                 self.assertIn(status, {
-                    errors.SUCCESS, -signum, errors.SIGNALLED + signum})
+                    errors.SUCCESS, -signum, errors.SIGNALLED + signum,
+                    *{1} & {signum == signal.SIGINT
+                            and output.startswith('Fatal Python error')}},
+                        output)
                 if 'Received signal' in output:
                     self.assertGreaterEqual(status, errors.SUCCESS)
                 # Where no loop runs, SIGINT does what it does in Python.
@@ -972,7 +1038,8 @@ class RandomInstantTests(ProgramTestCase):
     def run_program(self, signum, delay):
         (self.dir / 'acknowledged').unlink(missing_ok=True)
         for path in self.dir.glob('Data.fs*'):
-            path.unlink()
+            if path.is_file():  # and no state
+                path.unlink()
         program = self.start('''
             @gocept.runner.appmain(ticks=0)
             def worker():
@@ -1211,7 +1278,8 @@ class FailingCommitTests(ProgramTestCase):
             Joined(step, self.raise_error, key)
             more()
         for path in self.dir.glob('Data.fs*'):
-            path.unlink()
+            if path.is_file():  # and no state
+                path.unlink()
         with self.assertLogs('txn', 'DEBUG'):
             output = self.run_failing_ticks(work, fail, fail, work)
         self.assertEqual(stored, self.assertConsistent(), output)
@@ -1255,6 +1323,18 @@ class FailingCommitTests(ProgramTestCase):
             def worker():
                 count()
                 getSite()._p_jar.db().close()
+            worker(None, 'zope.conf')
+            ''')
+        self.assertEqual(1, program.end(), program.output)
+        self.assertIn('DatabaseClosed: the connection of the site was closed '
+                      'in a tick, so no tick can work', program.output)
+
+    def test_a_connection_that_a_worker_without_changes_closes(self):
+        # Later ticks would see no changes of others.
+        program = self.start('''
+            @gocept.runner.appmain(ticks=0)
+            def worker():
+                getSite()._p_jar.close()
             worker(None, 'zope.conf')
             ''')
         self.assertEqual(1, program.end(), program.output)
@@ -1578,7 +1658,9 @@ class ZEOTests(ProgramTestCase):
         self.let_go()
         program.wait_for('Transient error in attempt 1 of 3')
         program.send(signal.SIGTERM)
-        self.assertTerminated(program, signal.SIGTERM)
+        # The client itself may log a traceback of the loss.
+        self.assertEqual(0, program.end(), program.output)
+        self.assertIn('Received signal 15', program.output)
 
 
 class ClosedStandardStreamsTests(ProgramTestCase):
@@ -1636,15 +1718,7 @@ class RelStorageTests(ProgramTestCase):
 
     def test_a_program_and_a_later_one(self):
         (self.dir / 'data').mkdir()
-        self.write('zope.conf', f'''
-            %import relstorage
-            <zodb>
-              <relstorage>
-                <sqlite3>
-                  data-dir {self.dir}/data
-                </sqlite3>
-              </relstorage>
-            </zodb>
+        self.write('zope.conf', support.sqlite_conf(self.dir) + '''
             <eventlog>
               level warning
               <logfile>
@@ -1745,14 +1819,30 @@ class CommandLineTests(ProgramTestCase):
 
     def test_bad_usage(self):
         cases = [
-            (['--nonsense'], 'unrecognized arguments: --nonsense'),
-            (['argument'], 'unrecognized arguments: argument'),
+            (['--nonsense'], 'unrecognized arguments: --nonsense (the worker '
+             'has no arguments of its own)'),
+            (['--dryrun'], '--dryrun (did you mean --dry-run?)'),
+            (['--dryrun=1'], '--dryrun=1 (did you mean --dry-run?)'),
+            (['--on'], 'arguments: --on (did you mean --once?)'),
+            (['argument'], 'unrecognized arguments: argument (the worker has '
+             'no arguments of its own)'),
+            (['argument', '--'], 'argument (the worker has no arguments of '),
             (['--ticks', '-1'], '--ticks'),
             (['--ticks', 'nan'], '--ticks'),
             (['--ticks', 'soon'], '--ticks'),
-            (['--', 'one', 'two'], 'too many positional arguments'),
+            (['--', 'one', 'two'], 'unrecognized arguments: one two (the '),
         ]
         program = runner.appmain()(lambda: runner.Exit)
+        self.assertMistakes(program, cases)
+        program = runner.once()(lambda year: None)
+        self.assertMistakes(program, [
+            (['2024', '2025'], 'too many positional arguments'),
+            (['2024', '--nonsense'], 'unrecognized arguments: 2024 --nonsense '
+             '(arguments of the worker itself follow --)'),
+            (['--ticks', '5', '2024'], '--ticks: <lambda> runs one tick, and'),
+        ])
+
+    def assertMistakes(self, program, cases):
         self.zope_conf(self.QUIET)
         for args, expected in cases:
             with (self.subTest(args=args), contextlib.chdir(self.dir),
@@ -1774,14 +1864,24 @@ class CommandLineTests(ProgramTestCase):
         program = self.run_program('--', '--once', '--', body=body)
         self.assertEqual(0, program.process.returncode, program.output)
         self.assertEqual('got --once --\n', program.output)
+        program = self.run_program('2024', body=body)
+        self.assertEqual('got 2024 b\n', program.output)
         program = self.run_program(body=body)
         self.assertEqual(2, program.process.returncode, program.output)
-        self.assertIn("'first'", program.output)
-        self.assertIn('-- FIRST [SECOND]', program.output)
+        self.assertIn('FIRST is missing', program.output)
+        self.assertIn('[--] FIRST [SECOND]', program.output)
 
     def test_an_unknown_site(self):
-        self.assertMistake(66, self.run_program('--site', 'nothing'),
-                           "'nothing'")
+        for option in '--site', '-O', '--object-path':
+            self.assertMistake(66, self.run_program(option, 'nothing'),
+                               "'nothing'")
+
+    def test_options_about_the_kind_of_application(self):
+        for argv, expected in {
+                ('--application', 'toolkit', '--log-config', 'x'):
+                '--log-config is for applications of Zope',
+                ('--application', 'x'): "no kind of application 'x'"}.items():
+            self.assertMistake(2, self.run_program(*argv), expected)
 
     def test_a_broken_database_is_no_mistake_of_the_user(self):
         for kinds in (KeyError,), (KeyError, ValueError):
@@ -2048,6 +2148,12 @@ class CommandLineTests(ProgramTestCase):
         self.assertIn('raise eval(kind)', program.output)
         self.assertEqual(0, self.assertConsistent())
 
+    def test_while_somebody_debugs_no_tick_is_too_long(self):
+        loop = runner.MainLoop(None, 1, int)
+        loop.tick_timeout = 5
+        with worker._PostMortem().watching(loop):
+            self.assertIsNone(loop.tick_timeout)
+
     def test_verbose(self):
         program = self.run_program('--verbose')
         self.assertEqual(0, program.process.returncode, program.output)
@@ -2129,8 +2235,24 @@ class CommandLineTests(ProgramTestCase):
     def test_help(self):
         program = self.run_program('--help', conf=None)
         self.assertEqual(0, program.process.returncode, program.output)
-        for expected in ('Count to one.', '--dry-run', '69  the database'):
+        for expected in ('Count to one.', '--dry-run', '69  the database',
+                         '--ticks'):
             self.assertIn(expected, program.output)
+        program = self.run_program('--help', conf=None, body="""
+            @gocept.runner.once()
+            def worker():
+                pass
+            worker()
+            """)
+        self.assertEqual(0, program.process.returncode, program.output)
+        self.assertNotIn('--ticks', program.output)
+
+    def test_the_version(self):
+        program = self.run_program('--version', conf=None)
+        self.assertEqual(0, program.process.returncode, program.output)
+        self.assertEqual(
+            f'gocept.runner {importlib.metadata.version("gocept.runner")}\n',
+            program.output)
 
     def test_a_signal(self):
         program = self.start('''

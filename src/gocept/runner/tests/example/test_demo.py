@@ -85,7 +85,7 @@ class DemoTest(TestCase):
             output, '"worker signal principal", best first:\n'
             rf'  [01]\.\d\d  {self.dir}/manual/d.rst\n\n')
         self.assertIn('bin/demo-search WORD', output)
-        self.assertIn('rm var/Data.fs*; python3 bootstrap.py demo', output)
+        self.assertIn('rm -r var/Data.fs*; python3 bootstrap.py demo', output)
         self.assertIn('(as zope.mgr)', (self.dir / demo.LOG).read_text())
 
     def test_another_run_finds_what_has_changed(self):
@@ -215,16 +215,28 @@ class DemoTest(TestCase):
 
     def test_search_for_what_makes_no_sense(self):
         self.demo()
-        for query in ('the', 'or', '(parse', '-parse'):
+        for expected, queries in {
+                demo.NO_WORDS: ('', ' ', 'the', 'the a', '*', '?', '*a', '"',
+                                '""', '"the"', "'", '...', '()', '\udcff'),
+                demo.NO_QUERY: ('or', 'parse and', '(parse', '-parse',
+                                'not parse', 'parse or or http')}.items():
+            for query in queries:
+                with self.subTest(query):
+                    self.assertEqual(
+                        (errors.BAD_USAGE, '', expected + '\n'),
+                        self.search('--', query))
+
+    def test_search_for_words_among_signs(self):
+        self.demo()
+        for query in '"parse', 'parse *', 'parse... http!', 'parse or the':
             with self.subTest(query):
-                status, output, error = self.search('--', query)
-                self.assertEqual((errors.BAD_USAGE, ''), (status, output))
-                self.assertIn('error: ', error)
+                self.assertEqual(0, self.search('--', query)[0])
 
     def test_search_without_a_match(self):
         self.demo()
-        self.assertEqual((1, '', 'No file fits: nowhere\n'),
-                         self.search('nowhere'))
+        for query in 'nowhere', 'parse nowhere', 'nowh*', 'caf\xe9':
+            self.assertEqual((1, '', f'No file fits: {query}\n'),
+                             self.search(query))
 
     def test_search_without_an_index_makes_none(self):
         expected = (

@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,17 +14,18 @@ import unittest.mock
 
 import transaction
 import ZODB
-import zope.component
 from ZODB.FileStorage import FileStorage
+from zope.component import getUtility
 
-from gocept.runner import errors, runner
+from gocept.runner import errors
 from gocept.runner.boot import environment
-from gocept.runner.channel import PipeChannel, TransactionalChannel
 from gocept.runner.example import converter, worker
-from gocept.runner.interfaces import IPoller, IRunner
-from gocept.runner.poller import Poller
+from gocept.runner.interfaces import IRunner
 from gocept.runner.signals import shutdown
+from gocept.runner.testing import fake_children, runner_config
 from gocept.runner.tests import support
+
+ZCML = pathlib.Path(worker.__file__).with_name('example.zcml')
 
 # The child has the environment of the worker, which in a test is this process.
 CONVERTER = ['env', 'PYTHONPATH=' + os.pathsep.join(filter(None, sys.path)),
@@ -35,18 +37,15 @@ class TestCase(support.TestCase):
 
     def setUp(self):
         super().setUp()
+        self.addCleanup(support.end_background)
         self.tree = self.dir / 'tree'
         self.tree.mkdir()
-        self.conf = self.zope_conf()
+        self.config = self.configure()
+        self.database = self.config.directory / 'Data.fs'
 
-    def zope_conf(self, more='<eventlog>\n</eventlog>', name='zope.conf'):
-        """As in the base class, with the site of the example."""
-        return super().zope_conf(f'''
-site-definition {pathlib.Path(worker.__file__).with_name('example.zcml')}
-<product-config example>
-  converter {shlex.join([*CONVERTER])}
-</product-config>
-{more}''', name)
+    def configure(self, converter=shlex.join(CONVERTER), zcml=ZCML):
+        return self.enterContext(runner_config(
+            zcml=zcml, product_config={'example': {'converter': converter}}))
 
     def write_files(self, **texts):
         for name, text in texts.items():
@@ -74,7 +73,7 @@ site-definition {pathlib.Path(worker.__file__).with_name('example.zcml')}
         That is without the number of files that are waited for.
         """
         reports = []
-        worker.fill(None, self.conf, [str(self.tree)], reports.append)
+        self.config.run(worker.fill, [str(self.tree)], reports.append)
         return [changes[:5] for changes in reports]
 
     def names(self, hits):
@@ -82,12 +81,12 @@ site-definition {pathlib.Path(worker.__file__).with_name('example.zcml')}
 
     def search(self, query):
         """The names of the files that the database finds."""
-        with runner.init(None, self.conf) as site:
+        with self.config.site() as site:
             return self.names(site['catalog'].search(query))
 
     def contents(self):
         """What the database knows: for each file its words."""
-        with runner.init(None, self.conf) as site:
+        with self.config.site() as site:
             return words(site['catalog'])
 
 
@@ -239,7 +238,37 @@ class UpdateTest(TestCase):
         other.mkdir()
         (other / 'b.py').write_text('beta')
         self.assertEqual((2, 0, 0, 0, 2), self.update(str(other)))
+
+    def test_a_directory_that_is_not_named_stays(self):
+        self.write_files(a='alpha', b='beta')
+        # Their names begin as that of the tree, or end as it begins.
+        for name in 'tree2', 'tre', 'tree-1', 'tree0':
+            (self.dir / name).mkdir()
+            (self.dir / name / 'c.py').write_text('gamma')
+            self.update(str(self.dir / name))
+        (self.tree / 'a.py').unlink()
         self.assertEqual((0, 0, 1, 0, 1), self.update())
+        self.assertEqual(['b.py'], self.found('beta'))
+        self.assertEqual(4, len(self.found('gamma')))
+        self.assertEqual(5, len(self.catalog.stamps()))
+        self.assertEqual(
+            [f'{self.tree}/b.py'], [*self.catalog.stamps(f'{self.tree}/')])
+
+    def test_a_mistyped_directory_changes_nothing(self):
+        self.write_files(a='alpha')
+        self.update()
+        self.write_files(a='other')
+        for wrong in f'{self.tree}x', f'{self.tree}/a.py/', '':
+            with (self.subTest(wrong),
+                  self.assertRaises(SystemExit) as raised):
+                self.update(wrong)
+            self.assertEqual(
+                f'There is no directory {wrong!r}, so nothing was changed in '
+                'the index.', raised.exception.code)
+            self.assertEqual(['a.py'], self.found('alpha'))
+        with self.assertRaises(SystemExit) as raised:
+            worker.update(self.catalog, worker.Requests(), [], self.converter)
+        self.assertIn('No directory was named', raised.exception.code)
 
     def test_leaves_out_what_would_block(self):
         os.mkfifo(self.tree / 'fifo.py')
@@ -365,10 +394,10 @@ class WorkerTest(TestCase):
             [f'INFO:gocept.runner.example:{did} (as zope.mgr)'],
             logged.output)
         with (contextlib.closing(FileStorage(
-                str(self.dir / 'Data.fs'), read_only=True)) as storage,
+                str(self.database), read_only=True)) as storage,
               contextlib.closing(storage.iterator()) as transactions):
             last = list(transactions)[-1]
-        self.assertEqual((b'/ zope.mgr', did.encode()),
+        self.assertEqual((b'/ zope.mgr', f'fill\n{did}'.encode()),
                          (last.user, last.description))
 
     def test_does_not_sleep_before_all_is_done(self):
@@ -386,10 +415,10 @@ class WorkerTest(TestCase):
     def test_an_idle_tick_writes_nothing(self):
         self.write_files(a='alpha')
         self.fill()
-        size = os.path.getsize(self.dir / 'Data.fs')
+        size = os.path.getsize(self.database)
         with self.assertNoLogs(worker.log):
             self.fill()
-        self.assertEqual(size, os.path.getsize(self.dir / 'Data.fs'))
+        self.assertEqual(size, os.path.getsize(self.database))
 
     def test_a_tick_with_a_conflict_loses_nothing(self):
         self.batch(2)
@@ -401,7 +430,8 @@ class WorkerTest(TestCase):
             database = worker.getSite()._p_jar.db()
             with database.transaction() as connection:
                 root = connection.root()[environment.APPLICATION]
-                root['catalog'].put('/intruder', (0, 0), 'intruder')
+                root['catalog'].put(
+                    f'{self.tree}/INTRUDER', (0, 0), 'intruder')
 
         self.on_read(intrude)
         with self.assertLogs('gocept.runner.transaction') as logged:
@@ -443,7 +473,7 @@ class WorkerTest(TestCase):
             import sys
             from gocept.runner.example import index_tree
             sys.exit(index_tree())
-            ''', '--config', self.zope_conf(''), '--ticks', '0.01', '--',
+            ''', '--config', self.config.path, '--ticks', '0.01', '--',
             str(self.tree))
         program.wait_for('(1 new, 0 changed), removed 0; 0 to go')
         self.write_files(b='beta')
@@ -480,7 +510,8 @@ class KilledTest(TestCase):
             worker.BATCH = 2
             original = {function}
             {function} = killed
-            worker.fill(None, {self.conf!r}, [{str(self.tree)!r}], print)
+            worker.fill(
+                None, {self.config.path!r}, [{str(self.tree)!r}], print)
             ''')
         self.assertEqual(-signal.SIGKILL, program.end(), program.output)
 
@@ -490,8 +521,8 @@ class KilledTest(TestCase):
         self.assertEqual(len(self.FILES) - len(done),
                          sum(changes[0] for changes in self.fill()))
         actual = self.contents()
-        os.unlink(self.dir / 'Data.fs')
-        os.unlink(self.dir / 'Data.fs.index')
+        self.database.unlink()
+        self.database.with_suffix('.fs.index').unlink()
         self.fill()
         self.assertEqual(self.contents(), actual)
         self.assertEqual(len(self.FILES), len(actual))
@@ -501,12 +532,11 @@ class KilledTest(TestCase):
         self.assertGoesOn(['a.py', 'b.py'])
 
     def test_before_a_commit_is_written(self):
-        # The first two commits make the root and the root folder.
-        self.killed('FileStorage.tpc_vote', calls=4)
+        self.killed('FileStorage.tpc_vote', calls=2)
         self.assertGoesOn(['a.py', 'b.py'])
 
     def test_before_a_commit_is_finished(self):
-        self.killed('FileStorage._finish', calls=4)
+        self.killed('FileStorage._finish', calls=2)
         self.assertGoesOn(['a.py', 'b.py'])
 
 
@@ -557,63 +587,18 @@ class ChildTest(support.TestCase):
             self.assertEqual('Title', converter.convert('Title and more'))
 
 
-class FakeRunner:
-    """Hands out channels whose other side the test has."""
-
-    def __init__(self, test):
-        self._test = test
-        self.started = 0
-        self.channel = None
-
-    def start(self, ready=True):
-        """Start another child, which has another pid."""
-        self.started += 1
-        requests, request_end = os.pipe()
-        answers_end, self.answers = os.pipe()
-        self.requests = open(  # noqa: SIM115
-            requests, encoding='utf-8')
-        self._test.addCleanup(self.requests.close)
-        self.channel = TransactionalChannel(PipeChannel(
-            answers_end, request_end, buffering='line', encoding='utf-8'))
-        self._test.addCleanup(self.channel.close)
-        if ready:
-            self.say(ready=self.started)
-
-    def get_channel(self, name):
-        return self.channel
-
-    def asked(self):
-        """What it is asked for next."""
-        return json.loads(self.requests.readline())['path']
-
-    def asked_in_all(self):
-        """How often it was asked, up to its end."""
-        self.channel.write_eof()
-        transaction.commit()
-        return len(self.requests.readlines())
-
-    def say(self, **answer):
-        os.write(self.answers, (json.dumps(answer) + '\n').encode())
-
-    def answer(self, path, stamp, text, error=''):
-        self.say(path=path, stamp=stamp, text=text, error=error)
-
-    def end(self):
-        self.requests.close()
-        os.close(self.answers)
-
-
 class ConverterTest(support.TestCase):
     """The worker's side of the conversation."""
 
     def setUp(self):
         super().setUp()
-        self.runner = FakeRunner(self)
-        self.poller = Poller()
-        self.addCleanup(self.poller.close)
-        self.addCleanup(transaction.abort)
-        zope.component.provideUtility(self.runner, IRunner)
-        zope.component.provideUtility(self.poller, IPoller)
+        self.addCleanup(support.end_background)
+        self.is_ready = True
+        self.children = self.enterContext(fake_children(
+            {'converter': {
+                'buffering': 'line', 'encoding': 'utf-8',
+                'transactional': True, 'redeliveries': None}},
+            on_start=self.greet))
         self.converter = worker.Converter()
         db = ZODB.DB(None)
         self.addCleanup(db.close)
@@ -624,6 +609,25 @@ class ConverterTest(support.TestCase):
         transaction.commit()
         self.requests = self.root['requests']
 
+    @property
+    def child(self):
+        return self.children['converter']
+
+    def greet(self, child):
+        if self.is_ready:
+            self.say(child, ready=child.process.pid)
+
+    def say(self, child, **answer):
+        child.put(json.dumps(answer) + '\n')
+
+    def answer(self, path, stamp, text, error=''):
+        self.say(self.child, path=path, stamp=stamp, text=text, error=error)
+
+    def asked(self):
+        """What the child was asked for since it was looked at last."""
+        return [json.loads(line)['path']
+                for line in self.child.get().splitlines()]
+
     def tick(self, *paths, stamp=(1, 2), commit=True):
         """Ask for files, and have what has come."""
         texts = self.converter.fetch(self.requests)
@@ -633,133 +637,127 @@ class ConverterTest(support.TestCase):
             transaction.commit()
         return texts
 
-    def wait(self, *paths):
-        self.poller.register(self.runner.channel)
-        self.assertTrue(self.poller.pause(support.DEADLINE))
-        return self.tick(*paths)
-
     def start(self, *paths):
-        self.runner.start()
-        while self.requests.child != self.runner.started:
+        getUtility(IRunner).ensure_running('converter')
+        while self.requests.child != self.child.process.pid:
             self.tick(*paths)
 
     def test_asks_once_and_has_the_answer_later(self):
         self.start('/a')
         self.assertEqual({}, self.tick('/a', '/b'))
-        self.assertEqual(['/a', '/b'],
-                         [self.runner.asked(), self.runner.asked()])
-        self.runner.answer('/a', (1, 2), 'alpha')
-        self.assertEqual({'/a': ((1, 2), 'alpha')}, self.wait('/b'))
+        self.assertEqual(['/a', '/b'], self.asked())
+        self.answer('/a', (1, 2), 'alpha')
+        self.assertEqual({'/a': ((1, 2), 'alpha')}, self.tick('/b'))
         self.assertEqual({'/b': (1, 2)}, dict(self.requests.asked))
-        self.assertEqual(0, self.runner.asked_in_all())
+        self.assertEqual([], self.asked())
 
     def test_one_that_is_not_ready_is_not_asked(self):
-        self.runner.start(ready=False)
+        self.is_ready = False
         for _ in range(2):
             self.tick('/a')
         self.assertEqual({}, dict(self.requests.asked))
-        self.assertEqual(0, self.runner.asked_in_all())
+        self.assertEqual([], self.asked())
 
     def test_without_a_child_nothing_is_asked(self):
+        self.start()
+        self.child.end()
+        with self.assertLogs(worker.log):
+            self.tick()
+        self.assertIsNone(getUtility(IRunner).get_channel('converter'))
         self.tick('/a')
         self.assertEqual({}, dict(self.requests.asked))
 
     def test_an_aborted_tick_asks_nothing_and_loses_nothing(self):
-        self.runner.start()
-        self.poller.register(self.runner.channel)
-        self.assertTrue(self.poller.pause(support.DEADLINE))
         for _ in range(3):
             self.tick('/a', commit=False)
             self.assertEqual({'/a': (1, 2)}, dict(self.requests.asked))
             transaction.abort()
             self.assertEqual({}, dict(self.requests.asked))
         self.tick('/a')
-        self.assertEqual('/a', self.runner.asked())
-        self.runner.answer('/a', (1, 2), 'alpha')
-        self.assertTrue(self.poller.pause(support.DEADLINE))
+        self.assertEqual(['/a'], self.asked())
+        self.answer('/a', (1, 2), 'alpha')
         for _ in range(3):
             self.assertEqual({'/a': ((1, 2), 'alpha')},
                              self.tick(commit=False))
             transaction.abort()
         self.tick()
         self.assertEqual({}, dict(self.requests.asked))
-        self.assertEqual(0, self.runner.asked_in_all())
+        self.assertEqual([], self.asked())
 
     def test_a_file_that_has_changed_is_asked_for_again(self):
         self.start('/a')
         self.tick('/a', stamp=(3, 4))
-        self.assertEqual(['/a', '/a'],
-                         [self.runner.asked(), self.runner.asked()])
-        self.runner.answer('/a', (1, 2), 'alpha')
-        self.assertEqual({'/a': ((1, 2), 'alpha')}, self.wait())
+        self.assertEqual(['/a', '/a'], self.asked())
+        self.answer('/a', (1, 2), 'alpha')
+        self.assertEqual({'/a': ((1, 2), 'alpha')}, self.tick())
         self.assertEqual({'/a': (3, 4)}, dict(self.requests.asked))
-        self.runner.answer('/a', (3, 4), 'other')
-        self.assertEqual({'/a': ((3, 4), 'other')}, self.wait())
+        self.answer('/a', (3, 4), 'other')
+        self.assertEqual({'/a': ((3, 4), 'other')}, self.tick())
         self.assertEqual({}, dict(self.requests.asked))
 
     def test_asks_for_so_many_at_a_time(self):
         self.start()
         self.tick(*map(str, range(worker.ASKED + 1)))
-        self.assertEqual(worker.ASKED, self.runner.asked_in_all())
+        self.assertEqual(worker.ASKED, len(self.asked()))
 
     def test_an_error_is_logged(self):
         self.start('/a')
-        self.runner.answer('/a', (1, 2), '', 'ValueError: broken')
+        self.answer('/a', (1, 2), '', 'ValueError: broken')
         with self.assertLogs(worker.log) as logged:
-            self.assertEqual({'/a': ((1, 2), '')}, self.wait())
+            self.assertEqual({'/a': ((1, 2), '')}, self.tick())
         self.assertIn("Cannot convert '/a': ValueError: broken",
                       logged.output[0])
 
     def lose(self):
         """End the child; returns the texts, and what was logged."""
-        self.runner.end()
+        self.child.end()
         texts = {}
         with self.assertLogs(worker.log) as logged:
             while not logged.output:  # first what was said before
-                texts |= self.wait()
+                texts |= self.tick()
         return texts, logged.output
 
     def test_one_that_has_ended_is_asked_again(self):
         self.start('/a', '/b')
-        self.runner.answer('/a', (1, 2), 'alpha')
+        self.answer('/a', (1, 2), 'alpha')
         texts, output = self.lose()
         self.assertEqual({'/a': ((1, 2), 'alpha')}, texts)
         self.assertEqual(
             ['WARNING:gocept.runner.example:The converter has ended'], output)
         self.assertEqual({}, dict(self.requests.asked))
         self.start('/b')
-        self.assertEqual('/b', self.runner.asked())
+        self.assertEqual(['/b'], self.asked())
 
     def test_one_that_has_ended_unnoticed(self):
         self.start('/a')
-        self.runner.end()
+        self.child.end()
         self.converter.ask(self.requests, '/b', (1, 2))
         transaction.commit()
         self.assertEqual({'/a': (1, 2)}, dict(self.requests.asked))
 
     def test_a_new_one_is_asked_after_the_end_of_the_old_one(self):
         self.start('/a')
-        self.runner.end()
+        self.child.end()
         with self.assertLogs(worker.log):
             self.start('/a')
         self.assertEqual({'/a': 1}, dict(self.requests.losses))
-        self.assertEqual('/a', self.runner.asked())
+        self.assertEqual(['/a'], self.asked())
 
     def test_requests_of_a_run_before_are_forgotten(self):
         self.requests.asked['/a'] = (1, 2)
         self.requests.child = 4711
         self.start('/a')
-        self.assertEqual('/a', self.runner.asked())
+        self.assertEqual(['/a'], self.asked())
 
     def test_a_piece_of_an_answer_is_none(self):
         self.start('/a')
-        os.write(self.runner.answers, b'{"path": "/a", ')
+        self.child.put('{"path": "/a", ')
         self.assertEqual({}, self.lose()[0])
 
     def test_what_it_does_not_survive_is_given_up(self):
         for number in range(worker.TRIES):
             self.start('/a', '/b')
-            self.assertEqual('/a', self.runner.asked())
+            self.assertEqual('/a', self.asked()[0])
             texts, output = self.lose()
             is_last = number == worker.TRIES - 1
             self.assertEqual(is_last, len(output) > 1)
@@ -768,20 +766,18 @@ class ConverterTest(support.TestCase):
         self.assertEqual({}, dict(self.requests.losses))
 
     def test_one_that_never_is_ready_is_no_fault_of_a_file(self):
+        self.is_ready = False
         self.requests.asked['/a'] = (1, 2)
         self.requests.child = 4711
         for _ in range(2 * worker.TRIES):
-            self.runner.start(ready=False)
+            getUtility(IRunner).ensure_running('converter')
+            self.tick()
             self.assertEqual({}, self.lose()[0])
         self.assertEqual({}, dict(self.requests.losses))
 
 
 class ConvertedTest(TestCase):
     """The worker with the child that ZCML declares."""
-
-    def setUp(self):
-        super().setUp()
-        self.addCleanup(support.end_background)
 
     def write_markup(self, count):
         for number in range(count):
@@ -805,13 +801,13 @@ class ConvertedTest(TestCase):
 
         def kill(changes):
             if changes.waiting and len(kills) < 3:
-                process = zope.component.getUtility(IRunner).get_process(
+                process = getUtility(IRunner).get_process(
                     'converter')
                 if process.poll() is None and process.pid not in kills:
                     process.send_signal(signal.SIGKILL)
                     kills.append(process.pid)
         with self.assertLogs(worker.log) as logged:
-            worker.fill(None, self.conf, [str(self.tree)], kill)
+            self.config.run(worker.fill, [str(self.tree)], kill)
         self.assertEqual(3, len(kills))
         self.assertIn('WARNING:gocept.runner.example:The converter has ended',
                       logged.output)
@@ -826,7 +822,7 @@ class ConvertedTest(TestCase):
             import sys
             from gocept.runner import cli
             sys.exit(cli.main())
-            ''', 'run', 'index', '--config', self.zope_conf(''), '--',
+            ''', 'run', 'index', '--config', self.config.path, '--',
             str(self.tree))
         program.wait_for('(1 new, 0 changed), removed 0; 0 to go')
         program.send(signal.SIGTERM)
@@ -834,50 +830,34 @@ class ConvertedTest(TestCase):
         self.assertEqual({'0.rst': ['title', 'word0']}, self.contents())
 
     def test_a_converter_that_is_not_there(self):
-        conf = self.zope_conf('''
-            <eventlog>
-            </eventlog>''')
-        path = pathlib.Path(conf)
-        path.write_text(path.read_text().replace(
-            shlex.join(CONVERTER), f'{self.dir}/missing'))
+        self.config = self.configure(converter=f'{self.dir}/missing')
         program = self.program('''
             import sys
             from gocept.runner import cli
             sys.exit(cli.main())
-            ''', 'run', 'index', '--config', conf, '--', str(self.tree))
+            ''', 'run', 'index', '--config', self.config.path, '--',
+            str(self.tree))
         self.assertEqual(errors.CANNOT_START, program.end(), program.output)
-        self.assertEqual(
+        self.assertIn(
             "gocept-runner run: error: app 'converter': cannot run "
             f"'{self.dir}/missing': No such file or directory\n",
             program.output)
 
     def test_a_converter_that_ends_at_once(self):
         self.write_markup(2)
-        conf = self.zope_conf()
-        path = pathlib.Path(conf)
-        whole = path.read_text()
-        path.write_text(whole.replace(shlex.join(CONVERTER), 'false'))
-        zcml = self.dir / 'few.zcml'
-        zcml.write_text(
-            pathlib.Path(worker.__file__).with_name('example.zcml')
-            .read_text().replace('restart_limit="20"', 'restart_limit="2"'))
-        path.write_text(path.read_text().replace(
-            str(pathlib.Path(worker.__file__).with_name('example.zcml')),
-            str(zcml)))
+        working = self.config
+        self.config = self.configure(converter='false', zcml=self.write(
+            'few.zcml', ZCML.read_text().replace(
+                'restart_limit="20"', 'restart_limit="2"')))
         with self.assertLogs(worker.log, 'ERROR') as logged:
-            worker.fill(None, conf, [str(self.tree)], lambda changes: None)
+            self.fill()
         self.assertIn('has failed, so 2 files are not', logged.output[0])
-        self.assertEqual([], self.stored(conf))
+        self.assertEqual([], sorted(self.contents()))
         # When it was repaired, all is indexed.
-        support.reset_process()
-        path.write_text(path.read_text().replace(
-            'converter false', f'converter {shlex.join(CONVERTER)}'))
-        worker.fill(None, conf, [str(self.tree)], lambda changes: None)
-        self.assertEqual(['0.rst', '1.rst'], self.stored(conf))
-
-    def stored(self, conf):
-        with runner.init(None, conf) as site:
-            return sorted(words(site['catalog']))
+        shutil.copy(self.config.directory / 'Data.fs', working.directory)
+        self.config = working
+        self.fill()
+        self.assertEqual(['0.rst', '1.rst'], sorted(self.contents()))
 
     def test_without_a_directory_nothing_is_removed(self):
         self.write_files(a='alpha')
@@ -886,7 +866,40 @@ class ConvertedTest(TestCase):
             import sys
             from gocept.runner import cli
             sys.exit(cli.main())
-            ''', 'run', 'index', '--config', self.zope_conf(''))
+            ''', 'run', 'index', '--config', self.config.path)
         self.assertEqual(errors.BAD_USAGE, program.end(), program.output)
-        self.assertIn("'directory'", program.output)
+        self.assertIn('DIRECTORY is missing', program.output)
         self.assertEqual({'a.py': ['alpha']}, self.contents())
+
+    def test_a_mistyped_directory_ends_the_program_with_a_sentence(self):
+        self.write_files(a='alpha')
+        self.fill()
+        program = self.run_worker('index', f'{self.tree}s')
+        self.assertEqual(errors.WORKER_FAILED, program.end(), program.output)
+        self.assertIn(
+            f"There is no directory '{self.tree}s', so nothing was changed in "
+            'the index.', program.output.splitlines())
+        self.assertEqual({'a.py': ['alpha']}, self.contents())
+
+    def test_forget_removes_a_directory(self):
+        self.write_files(a='alpha')
+        (self.tree / 'sub').mkdir()
+        (self.tree / 'sub' / 'b.py').write_text('beta')
+        self.fill()
+        program = self.run_worker('forget', f'{self.tree}/sub')
+        self.assertEqual(errors.SUCCESS, program.end(), program.output)
+        self.assertEqual({'a.py': ['alpha']}, self.contents())
+        for nothing in str(self.dir / 'elsewhere'), '':
+            program = self.run_worker('forget', nothing)
+            self.assertEqual(errors.WORKER_FAILED, program.end())
+            # The end of the converter may be logged later.
+            self.assertIn(f'The index has no file below {nothing!r}.',
+                          program.output.splitlines())
+        self.assertEqual({'a.py': ['alpha']}, self.contents())
+
+    def run_worker(self, name, directory):
+        return self.program('''
+            import sys
+            from gocept.runner import cli
+            sys.exit(cli.main())
+            ''', 'run', name, '--config', self.config.path, '--', directory)

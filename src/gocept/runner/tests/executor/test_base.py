@@ -1,6 +1,7 @@
 """Start, stop and errors of executors."""
 
 import gc
+import math
 import os
 import select
 import signal
@@ -75,32 +76,32 @@ class SimpleTests(ExecutorTestCase):
 
     def test_a_process_is_there_between_start_and_stop(self) -> None:
         executor = SimpleExecutor('sleep 100')
-        self.assertIsNone(executor.process)
+        self.assertIsNone(executor.child)
         with executor as entered:
             self.assertIs(executor, entered)
-            process = executor.process
+            process = executor.child
             assert process is not None
             self.assertTrue(executor.running())
             self.assertIsNone(process.poll())
             self.assertGreater(process.pid, 0)
         self.assertFalse(executor.running())
-        self.assertIsNone(executor.process)
+        self.assertIsNone(executor.child)
         self.assertEqual(-signal.SIGTERM, process.returncode)
 
     def test_a_second_start_does_nothing(self) -> None:
         with SimpleExecutor('sleep 100') as executor:
-            process = executor.process
-            self.assertIs(process, executor.start().process)
+            process = executor.child
+            self.assertIs(process, executor.start().child)
 
     def test_one_that_was_killed_is_started_anew(self) -> None:
         executor = self.stopping(SimpleExecutor('sleep 100').start())
-        first = executor.process
+        first = executor.child
         os.kill(first.pid, signal.SIGKILL)
         first.wait(DEADLINE)
         self.assertFalse(executor.running())
         executor.start()
         self.assertTrue(executor.running())
-        self.assertNotEqual(first.pid, executor.process.pid)
+        self.assertNotEqual(first.pid, executor.child.pid)
         executor.stop()
 
     def test_the_command_is_a_string_or_a_list(self) -> None:
@@ -114,10 +115,10 @@ class SimpleTests(ExecutorTestCase):
     def test_str_and_repr_say_what_it_runs(self) -> None:
         with SimpleExecutor('sleep 100') as executor:
             self.assertEqual("<SimpleExecutor 'sleep 100'>", str(executor))
-            assert executor.process is not None
+            assert executor.child is not None
             self.assertEqual(
                 "<SimpleExecutor 'sleep 100': running as "
-                f'{executor.process.pid}>', repr(executor))
+                f'{executor.child.pid}>', repr(executor))
         self.assertEqual("<SimpleExecutor 'sleep 100': not running>",
                          repr(executor))
 
@@ -135,22 +136,43 @@ class SimpleTests(ExecutorTestCase):
                 self.assertIs('stop_timeout' in options,
                               'stop_timeout' in executor._options(None))
                 with executor:
-                    self.assertEqual(seconds, executor.process.stop_timeout)
-                    self.assertEqual(at_exit, executor.process.exit_timeout)
+                    self.assertEqual(seconds, executor.child.stop_timeout)
+                    self.assertEqual(at_exit, executor.child.exit_timeout)
 
     def test_what_cannot_be_meant_is_refused(self) -> None:
-        for command in ('', [], '  '):
-            with self.assertRaisesRegex(ValueError, 'no program'):
-                SimpleExecutor(command)
         for keyword in ('timeout', 'sleep', 'output_size', 'stop_timeout'):
             with self.assertRaisesRegex(ValueError, f'{keyword} must be'):
                 SimpleExecutor('true', **{keyword: -1})
+
+    def test_a_command_may_be_empty_until_the_start(self) -> None:
+        for command in ('', [], '  '):
+            executor = TCPExecutor(command, '127.0.0.1', 0)
+            self.assertFalse(executor.running())
+            self.assertIs(executor, executor.stop())
+            with self.assertRaisesRegex(ValueError, 'has no command'):
+                executor.start()
+        executor.command_parts = ['cat']
+        self.stopping(executor)._start()
+        self.assertTrue(executor.running())
+
+    def test_without_a_timeout_it_waits_as_long_as_it_takes(self) -> None:
+        for timeout in (None, False):
+            executor = self.stopping(OutputExecutor(
+                'echo begun; read line; echo ready; exec sleep 100', 'ready',
+                shell=True, timeout=timeout))
+            starting = Starting(executor)
+            until(executor.running)
+            self.assertTrue(executor.check_timeout())
+            starting.go_on()
+            starting.wait()
+            self.assertEqual(math.inf, executor.child.stop_timeout)
+            self.assertIs(executor, executor.stop())
 
     def test_a_program_that_is_not_there_leaves_it_stopped(self) -> None:
         executor = SimpleExecutor('no-such-program-at-all')
         with self.assertRaises(FileNotFoundError):
             executor.start()
-        self.assertIsNone(executor.process)
+        self.assertIsNone(executor.child)
         self.assertIs(executor, executor.stop())
 
     def test_a_shell_runs_it(self) -> None:
@@ -181,16 +203,15 @@ class SimpleTests(ExecutorTestCase):
         self.assertEqual('yes', executor.envvars['LINT'])
         self.assertEqual(os.environ['PATH'], executor.envvars['PATH'])
 
-    def test_popen_keywords_are_unchanged_and_come_first(self) -> None:
+    def test_popen_keywords_reach_it_unchanged(self) -> None:
         read, write = os.pipe()
         self.addCleanup(os.close, read)
         executor = self.stopping(SimpleExecutor(
-            'ignored', cwd='/', shell=True, envvars={'ONLY': 'that'},
-            popen_kwargs={
+            'ignored', popen_kwargs={
                 'shell': False, 'cwd': self.dir, 'env': {'ONLY': 'this'},
                 'executable': '/bin/sh', 'start_new_session': False,
                 'bufsize': 0, 'text': True, 'stderr': subprocess.STDOUT,
-                'preexec_fn': lambda: os.umask(0o27), 'pass_fds': [write]}))
+                'umask': 0o27, 'pass_fds': [write]}))
         executor.command_parts = [
             'name', '-c', 'echo $0 $ONLY $PWD $(umask) >&2; '
             f'cut -d " " -f 5 /proc/$$/stat >&2; echo open >&{write}']
@@ -201,6 +222,44 @@ class SimpleTests(ExecutorTestCase):
             f'name this {os.path.realpath(self.dir)} 0027\n',
             executor.output().readline())
         self.assertEqual(os.getpgrp(), int(executor.output().readline()))
+
+    def test_parameters_come_before_popen_keywords(self) -> None:
+        executor = self.stopping(SimpleExecutor(
+            'echo $ONLY $MORE $PWD', cwd='/', shell=True,
+            envvars={'ONLY': 'that'}, stderr=subprocess.STDOUT, popen_kwargs={
+                'shell': False, 'cwd': self.dir, 'stderr': None,
+                'env': {'ONLY': 'this', 'MORE': 'more'}}))
+        self.assertEqual(subprocess.STDOUT, executor._popen_kwargs['stderr'])
+        self.assertEqual('that more /\n', executor.start().output().read())
+
+    def test_the_keywords_of_popen_can_be_looked_at_and_overridden(
+            self) -> None:
+        class Other(SimpleExecutor):
+            @property
+            def _popen_kwargs(self) -> dict[str, Any]:
+                keywords = super()._popen_kwargs
+                return {**keywords, 'env': {**keywords['env'], 'B': '2'}}
+
+        executor = self.stopping(Other(
+            'echo $A $B', shell=True, cwd='/', envvars={'A': '1'}))
+        keywords = executor._popen_kwargs
+        self.assertEqual('/', keywords['cwd'])
+        self.assertTrue(keywords['shell'])
+        self.assertEqual(os.environ['PATH'], keywords['env']['PATH'])
+        self.assertEqual('1', keywords['env']['A'])
+        self.assertEqual('1 2\n', executor.start().output().read())
+
+    def test_what_runs_before_the_program_is_ignored(self) -> None:
+        with self.assertWarnsRegex(UserWarning, 'preexec_fn, which is ignor'):
+            executor = self.stopping(SimpleExecutor(
+                'umask', shell=True,
+                popen_kwargs={'preexec_fn': lambda: os.umask(0)}))
+        before = os.umask(0o27)
+        try:
+            executor.start()
+        finally:
+            os.umask(before)
+        self.assertEqual('0027\n', executor.output().read())
 
     def test_an_overridden_environment_is_the_childs(self) -> None:
         class Other(SimpleExecutor):
@@ -220,15 +279,15 @@ class SimpleTests(ExecutorTestCase):
 
     def test_a_child_that_is_forgotten_is_ended(self) -> None:
         executor = SimpleExecutor('sleep 100').start()
-        assert executor.process is not None
-        process = executor.process
+        assert executor.child is not None
+        process = executor.child
         del executor
         gc.collect()
         self.assertEqual(-signal.SIGKILL, process.wait(DEADLINE))
 
     def test_one_may_be_forgotten_under_any_lock(self) -> None:
         executor: Any = SimpleExecutor('sleep 100').start()
-        process, captures = executor.process, executor._run.captures
+        process, captures = executor.child, executor._run.captures
         with executor._changing, captures['stdout']._reading, \
                 captures['stdout']._changed:
             del executor
@@ -257,8 +316,8 @@ class NameTests(ExecutorTestCase):
     def test_the_process_has_it(self) -> None:
         with SimpleExecutor('sleep 100', name='a name') as executor:
             self.assertEqual('a name', executor.name)
-            self.assertEqual('a name', executor.process.name)
-            self.assertIn("'a name'", repr(executor.process))
+            self.assertEqual('a name', executor.child.name)
+            self.assertIn("'a name'", repr(executor.child))
 
     def test_by_default_it_is_that_of_the_program(self) -> None:
         for command, name in (('/bin/sleep 100', 'sleep'),
@@ -303,15 +362,15 @@ class EnsureRunningTests(ExecutorTestCase):
     def test_it_is_started_once(self) -> None:
         executor = self.make('one')
         self.assertIs(executor, executor.ensure_running())
-        process = executor.process
+        process = executor.child
         self.assertIs(executor, executor.ensure_running())
-        self.assertIs(process, executor.process)
+        self.assertIs(process, executor.child)
         self.assertEqual(['one'], self.order())
 
     def test_one_that_has_ended_is_started_anew(self) -> None:
         executor = self.make('one').ensure_running()
-        os.kill(executor.process.pid, signal.SIGKILL)
-        executor.process.wait(DEADLINE)
+        os.kill(executor.child.pid, signal.SIGKILL)
+        executor.child.wait(DEADLINE)
         executor.ensure_running()
         self.assertTrue(executor.running())
         self.assertEqual(['one', 'one'], self.order())
@@ -332,16 +391,16 @@ class EnsureRunningTests(ExecutorTestCase):
 
     def test_what_runs_already_is_not_started_before(self) -> None:
         one = self.make('one').start()
-        process = one.process
+        process = one.child
         self.make('two', one).ensure_running()
-        self.assertIs(process, one.process)
+        self.assertIs(process, one.child)
         self.assertEqual(['one', 'two'], self.order())
 
     def test_it_is_not_started_if_what_it_requires_fails(self) -> None:
         bad = OutputExecutor('exit 4', 'ready', shell=True)
         executor = self.make('one', bad)
         self.assertRaises(ProcessExitedWithError, executor.ensure_running)
-        self.assertIsNone(executor.process)
+        self.assertIsNone(executor.child)
 
     def test_others_have_started_it_meanwhile(self) -> None:
         class Slow(OutputExecutor):
@@ -372,13 +431,13 @@ class StopTests(ExecutorTestCase):
             executor.stop()
         self.assertEqual(7, caught.exception.exit_code)
         self.assertIs(executor, caught.exception.executor)
-        self.assertIn('ended with 7', str(caught.exception))
-        self.assertIsNone(executor.process)
+        self.assertIn('non-zero code: 7', str(caught.exception))
+        self.assertIsNone(executor.child)
 
     def test_a_status_that_others_have_taken_is_no_error(self) -> None:
         with losing_statuses():
             executor = self.stopping(SimpleExecutor('sleep 100').start())
-            process = executor.process
+            process = executor.child
             executor.stop()
         self.assertTrue(process.lost)
         self.assertIn('ended with an unknown status', repr(process))
@@ -399,7 +458,7 @@ class StopTests(ExecutorTestCase):
             say('ready')
             pause()
             '''), 'ready', stop_timeout=0.1).start()
-        process = executor.process
+        process = executor.child
         assert process is not None
         executor.stop()
         self.assertEqual(-signal.SIGKILL, process.returncode)
@@ -412,7 +471,7 @@ class StopTests(ExecutorTestCase):
             pause()
             '''), 'ready', stop_timeout=0.1,
             kill_signal=signal.SIGINT).start()
-        process = executor.process
+        process = executor.child
         assert process is not None
         executor.stop()
         self.assertIn(process.returncode, (1, -signal.SIGINT))
@@ -462,7 +521,7 @@ class StopTests(ExecutorTestCase):
         with ThreadPoolExecutor(8) as threads:
             for _ in range(8):
                 threads.submit(executor.start)
-        self.assertEqual(self.children | {executor.process.pid},
+        self.assertEqual(self.children | {executor.child.pid},
                          set(procfs.children(os.getpid())))
 
     def test_a_start_ends_when_another_thread_stops_it(self) -> None:
@@ -471,7 +530,7 @@ class StopTests(ExecutorTestCase):
                 return False
 
         starting = Starting(Mine('sleep 100'))
-        until(lambda: starting.executor.process)
+        until(lambda: starting.executor.child)
         starting.executor.kill()
         self.assertRaisesRegex(
             ExecutorError, 'was stopped meanwhile', starting.wait)
@@ -512,7 +571,7 @@ class StopTests(ExecutorTestCase):
 
     def test_a_forked_copy_leaves_the_output_to_us(self) -> None:
         executor = self.stopping(SimpleExecutor('cat').start())
-        process = executor.process
+        process = executor.child
         capture = executor._run.captures['stdout']
         background().unregister(capture)  # so that only the copy could read
         process.channel.write(b'a line\n')
@@ -529,30 +588,34 @@ class StopTests(ExecutorTestCase):
     def test_who_cannot_be_killed_in_time_does_not_hide_the_reason(
             self) -> None:
         executor = OutputExecutor(
-            "trap '' TERM; while :; do sleep 0.01; done", 'ready', shell=True,
-            timeout=0.2, kill_signal=signal.SIGTERM)
+            "trap '' TERM; echo begun; while :; do sleep 0.01; done", 'ready',
+            shell=True, kill_signal=signal.SIGTERM)
+        starting = Starting(executor)
+        until(lambda: executor._run and executor._run.captures['stdout'].end)
         with mock.patch.object(ending, 'KILL_TIMEOUT', 0.05):
+            executor._deadline = Deadline(0)
             with self.assertRaises(TimeoutExpired) as caught:
-                executor.start()
+                starting.wait()
         self.assertIn('still there', caught.exception.__notes__[0])
         self.assertTrue(executor.running())  # and may be stopped once more
         executor.kill(sig=signal.SIGKILL)
-        self.assertIsNone(executor.process)
+        self.assertIsNone(executor.child)
 
     def test_killing_does_not_have_to_wait(self) -> None:
         executor = SimpleExecutor('sleep 100').start()
-        process = executor.process
+        process = executor.child
         assert process is not None
         executor.kill(wait=False)
-        self.assertIsNone(executor.process)
+        self.assertIsNone(executor.child)
         self.assertEqual(-signal.SIGKILL, process.wait(DEADLINE))
 
     def test_killing_with_another_signal(self) -> None:
         executor = SimpleExecutor('sleep 100').start()
-        process = executor.process
+        process = executor.child
         assert process is not None
-        executor.kill(sig=signal.SIGHUP)
-        self.assertEqual(-signal.SIGHUP, process.returncode)
+        # Not SIGHUP, which "nohup" lets all programs ignore.
+        executor.kill(sig=signal.SIGUSR1)
+        self.assertEqual(-signal.SIGUSR1, process.returncode)
 
     def test_stopped_starts_it_again(self) -> None:
         with SimpleExecutor('sleep 100') as executor:
@@ -624,10 +687,10 @@ class OptionsTests(unittest.TestCase):
             with self.subTest(options), self.assertRaises(error):
                 SimpleExecutor(**({'command': 'true'} | options))
 
-    def test_keywords_of_popen_come_first(self) -> None:
+    def test_keywords_of_popen(self) -> None:
         options = self.options(
             env={'B': 'theirs'}, executable='/bin/true', user='nobody')
-        self.assertEqual({'B': 'theirs'}, options['env'])
+        self.assertEqual({'B': 'ours', 'C': 'ours'}, options['env'])
         self.assertEqual({}, options['extra_env'])
         self.assertEqual(
             {'executable': '/bin/true'}, options['popen_kwargs'])
@@ -679,7 +742,7 @@ class EventTests(ExecutorTestCase):
                 OutputExecutor('echo ready', 'ready', name='checked')):
             for _ in range(20):
                 executor.start()
-                executor.process.wait(DEADLINE)
+                executor.child.wait(DEADLINE)
                 executor.stop()
                 # By the thread that has noticed the end.
                 until(lambda: heard.of(executor)[-1] == 'Ended')
@@ -692,8 +755,8 @@ class EventTests(ExecutorTestCase):
             'exec 3<&0; (read line <&3; echo ready; exec sleep 100) &',
             'ready', shell=True, name='daemon'))
         starting = Starting(executor)
-        until(lambda: executor.process
-              and executor.process.poll() is not None)
+        until(lambda: executor.child
+              and executor.child.poll() is not None)
         self.assertEqual(['Started'], heard.of(executor))
         starting.go_on()
         starting.wait()
@@ -725,7 +788,7 @@ class EventTests(ExecutorTestCase):
         with self.assertLogs('gocept.runner.executor', 'INFO') as logged:
             with OutputExecutor('echo ready; exec sleep 100', 'ready',
                                 shell=True, name='web') as executor:
-                pid = executor.process.pid
+                pid = executor.child.pid
             until(lambda: len(logged.output) == 3)
         started, ready, ended = logged.output
         self.assertEqual(
@@ -756,7 +819,7 @@ class EventTests(ExecutorTestCase):
                     lambda executor: executor.kill(wait=False)):
             with self.assertNoLogs('gocept.runner.executor', 'WARNING'):
                 executor = SimpleExecutor('sleep 100').start()
-                process = executor.process
+                process = executor.child
                 how(executor)
                 process.wait(DEADLINE)
 
@@ -776,7 +839,7 @@ class WaitingTests(ExecutorTestCase):
     def test_the_others_wait_until_it_is_ready(self) -> None:
         executor = self.executor()
         starting = Starting(executor)
-        until(lambda: executor.process)
+        until(lambda: executor.child)
         others = [self.threads.submit(executor.ensure_running)
                   for _ in range(3)]
         until(lambda: len(_awaited) == 3)
@@ -793,15 +856,15 @@ class WaitingTests(ExecutorTestCase):
             f'read line; if test -e {marker}; then echo ready; exec sleep 100;'
             ' fi; exit 3', 'ready', shell=True))
         starting = Starting(executor)
-        until(lambda: executor.process)
-        first = executor.process
+        until(lambda: executor.child)
+        first = executor.child
         others = [self.threads.submit(executor.ensure_running)
                   for _ in range(3)]
         until(lambda: len(_awaited) == 3)
         starting.go_on()
         self.assertRaises(ProcessExitedWithError, starting.wait)
         marker.touch()
-        until(lambda: executor.process not in (None, first))
+        until(lambda: executor.child not in (None, first))
         starting.go_on()
         for each in others:
             self.assertIs(executor, each.result(DEADLINE))
@@ -915,9 +978,9 @@ class WaitingTests(ExecutorTestCase):
             self.assertRaisesRegex(
                 RunnerError, 'would wait in the background thread',
                 self.in_background, method)
-            self.assertIsNone(executor.process)
+            self.assertIsNone(executor.child)
         starting = Starting(executor)
-        until(lambda: executor.process)
+        until(lambda: executor.child)
         self.assertRaisesRegex(
             RunnerError, 'would wait in the background thread',
             self.in_background, executor.ensure_running)
@@ -934,8 +997,8 @@ class WaitingTests(ExecutorTestCase):
             self.assertRaisesRegex(
                 RunnerError, 'reading the output .* would wait',
                 self.in_background, method)
-        executor.process.channel.write(b'one\ntwo\n')
-        executor.process.channel.write_eof()
+        executor.child.channel.write(b'one\ntwo\n')
+        executor.child.channel.write_eof()
         until(lambda: executor._run.captures['stdout'].ended)
         self.assertEqual('one\n', self.in_background(reader.readline))
         self.assertEqual('two\n', self.in_background(reader.read))
@@ -946,7 +1009,7 @@ class LostStatusTests(ExecutorTestCase):
 
     def reap(self, executor: SimpleExecutor) -> None:
         """In place of the thread that does it."""
-        process = executor.process
+        process = executor.child
         with process._lock:
             process.handle.signal(signal.SIGKILL)
             os.waitpid(process.pid, 0)
@@ -962,16 +1025,16 @@ class LostStatusTests(ExecutorTestCase):
     def test_a_real_255_is_one(self) -> None:
         executor = self.stopping(SimpleExecutor('exit 255', shell=True))
         executor.start()
-        executor.process.wait(DEADLINE)
+        executor.child.wait(DEADLINE)
         self.assertRaisesRegex(
-            ProcessFinishedWithError, 'ended with 255; its status is 255',
+            ProcessFinishedWithError, 'non-zero code: 255; its status is 255',
             executor.stop)
 
     def test_who_waits_for_a_port_goes_on_waiting(self) -> None:
         starting = Starting(TCPExecutor('sleep 100', '127.0.0.1', 0))
-        until(lambda: starting.executor.process)
+        until(lambda: starting.executor.child)
         self.reap(starting.executor)
-        until(lambda: starting.executor.process.poll() is not None)
+        until(lambda: starting.executor.child.poll() is not None)
         self.assertFalse(starting.executor.check_subprocess())
         starting.executor._deadline = Deadline(0)
         self.assertRaisesRegex(
@@ -980,10 +1043,10 @@ class LostStatusTests(ExecutorTestCase):
 
     def test_who_can_hear_no_more_says_so(self) -> None:
         starting = Starting(OutputExecutor('sleep 100', 'ready'))
-        until(lambda: starting.executor.process)
+        until(lambda: starting.executor.child)
         self.reap(starting.executor)
         with self.assertRaisesRegex(
-                ProcessExitedWithError, 'ended with an unknown status; '
+                ProcessExitedWithError, 'exited with an unknown status; '
                 '.*its status is an unknown status'):
             starting.wait()
 
@@ -1010,6 +1073,10 @@ class MessageTests(ExecutorTestCase):
             self.assertIn('is replaced for port 0 only', self.timed_out(
                 TCPExecutor('sleep 100; {port}', *sock.getsockname(),
                             shell=True, timeout=0.01)))
+            self.assertRaisesRegex(
+                ProcessExitedWithError, 'is replaced for port 0 only',
+                TCPExecutor('exit 3; {port}', *sock.getsockname(),
+                            shell=True).start)
 
     def test_errors_that_were_not_read(self) -> None:
         for stderr, told in ((None, True), (subprocess.PIPE, False),

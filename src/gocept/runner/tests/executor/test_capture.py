@@ -13,8 +13,8 @@ from gocept.runner.executor import (
     SimpleExecutor,
     pid_file,
 )
-from gocept.runner.executor.capture import Capture, Reader
-from gocept.runner.tests.executors import ExecutorTestCase
+from gocept.runner.executor.capture import Capture
+from gocept.runner.tests.executors import CaptureTestCase, ExecutorTestCase
 from gocept.runner.tests.support import DEADLINE
 from gocept.runner.tests.victims import until
 
@@ -23,10 +23,10 @@ class OutputTests(ExecutorTestCase):
 
     def test_reading_waits_for_a_line_and_for_the_end(self) -> None:
         executor = self.stopping(SimpleExecutor('cat').start())
-        threading.Timer(0.01, executor.process.channel.write,
+        threading.Timer(0.01, executor.child.channel.write,
                         [b'a line\nrest']).start()
         self.assertEqual('a line\n', executor.output().readline())
-        threading.Timer(0.01, executor.process.channel.write_eof).start()
+        threading.Timer(0.01, executor.child.channel.write_eof).start()
         self.assertEqual('rest', executor.output().read())
         self.assertEqual('', executor.output().read())
 
@@ -41,7 +41,7 @@ class OutputTests(ExecutorTestCase):
         executor = self.stopping(SimpleExecutor(
             [sys.executable, '-c', "print('x' * 9_999_999)"],
             output_size=100_000).start())
-        self.assertEqual(0, executor.process.wait(DEADLINE))
+        self.assertEqual(0, executor.child.wait(DEADLINE))
         until(lambda: executor._run.captures['stdout'].ended)
         output = executor.output().read()
         note, rest = output.split(' bytes were not kept]\n')
@@ -56,7 +56,7 @@ class OutputTests(ExecutorTestCase):
         executor = self.stopping(SimpleExecutor(
             [sys.executable, '-c', "print('x' * 999_999)"],
             output_size=1000, log_file=log).start())
-        executor.process.wait(DEADLINE)
+        executor.child.wait(DEADLINE)
         executor.stop()
         self.assertEqual('before\n' + 'x' * 999_999 + '\n', log.read_text())
 
@@ -107,7 +107,7 @@ class OutputTests(ExecutorTestCase):
     def test_what_was_not_read_stays_after_the_stop(self) -> None:
         executor = self.stopping(SimpleExecutor('echo text').start())
         reader = executor.output()
-        executor.process.wait(DEADLINE)
+        executor.child.wait(DEADLINE)
         executor.stop()
         self.assertEqual('text\n', reader.read())
         self.assertIsNone(executor.output())
@@ -116,7 +116,7 @@ class OutputTests(ExecutorTestCase):
         executor = self.stopping(SimpleExecutor('echo $$', shell=True))
         for _ in range(2):
             executor.start()
-            self.assertEqual(f'{executor.process.pid}\n',
+            self.assertEqual(f'{executor.child.pid}\n',
                              executor.output().read())
             executor.stop()
 
@@ -152,7 +152,7 @@ class LogFileTests(ExecutorTestCase):
         executor = self.stopping(SimpleExecutor(
             'echo out; echo err >&2', shell=True, stderr=subprocess.PIPE,
             log_file=log).start())
-        executor.process.wait(DEADLINE)
+        executor.child.wait(DEADLINE)
         executor.stop()
         self.assertEqual({'out', 'err'}, set(log.read_text().split()))
 
@@ -161,7 +161,7 @@ class LogFileTests(ExecutorTestCase):
         with self.assertLogs('gocept.runner.executor', 'ERROR') as logged:
             executor.start()
             for text in ('one\n', 'two\n'):
-                executor.process.channel.write(text.encode())
+                executor.child.channel.write(text.encode())
                 self.assertEqual(text, executor.output().readline())
             executor.stop()
         failure, loss = logged.output
@@ -179,9 +179,9 @@ class LogFileTests(ExecutorTestCase):
         self.stopping(executor.start())
         with self.assertLogs('gocept.runner.executor', 'ERROR'):
             # More than any pipe takes.
-            executor.process.channel.write(b'x' * 2_000_000 + b'\n')
-            executor.process.channel.write_eof()
-            self.assertEqual(0, executor.process.wait(DEADLINE))
+            executor.child.channel.write(b'x' * 2_000_000 + b'\n')
+            executor.child.channel.write_eof()
+            self.assertEqual(0, executor.child.wait(DEADLINE))
             executor.stop()
         os.close(reader)
 
@@ -189,22 +189,10 @@ class LogFileTests(ExecutorTestCase):
         executor = SimpleExecutor(
             'sleep 100', log_file=self.dir / 'missing' / 'log')
         self.assertRaises(FileNotFoundError, executor.start)
-        self.assertIsNone(executor.process)
+        self.assertIsNone(executor.child)
 
 
-class CaptureTests(ExecutorTestCase):
-    """Read step by step, as no other thread does it."""
-
-    def setUp(self) -> None:
-        super().setUp()
-        read, self.sink = os.pipe()
-        self.addCleanup(os.close, self.sink)
-        self.capture = Capture(PipeChannel(read), 10_000)
-        self.addCleanup(self.capture.close)
-
-    def write(self, data: bytes) -> None:  # type: ignore[override]
-        os.write(self.sink, data)
-        self.capture.read_rest()
+class CaptureTests(CaptureTestCase):
 
     def test_little_at_a_time_makes_few_pieces(self) -> None:
         for number in range(20_000):
@@ -214,19 +202,18 @@ class CaptureTests(ExecutorTestCase):
         self.assertLess(self.capture.dropped, 10_001)
 
     def test_what_was_dropped_is_shown_where_it_was(self) -> None:
-        reader = Reader(self.capture)
         self.write(b'one\n')
-        self.assertEqual('one\n', reader.readline())
+        self.assertEqual('one\n', self.reader.readline())
         for _ in range(3):
             self.write(b'x' * 9_999 + b'\n')
         dropped = self.capture.dropped
         self.assertGreater(dropped, 10_000)
-        self.assertEqual('\n', reader.readline())
+        self.assertEqual('\n', self.reader.readline())
         self.assertEqual(f'[{dropped - 4} bytes were not kept]\n',
-                         reader.readline())
+                         self.reader.readline())
         self.write(b'last\n')
         self.capture.close()
-        rest = reader.read()
+        rest = self.reader.read()
         self.assertEqual(30_009, dropped + len(rest))
         self.assertTrue(rest.endswith('x\nlast\n'))
 
@@ -350,5 +337,5 @@ class ExecutorCaptureTests(ExecutorTestCase):
             executor = SimpleExecutor(
                 'sleep 100', stderr=subprocess.PIPE, **options)
             self.assertRaises(error, executor.start)
-            self.assertIsNone(executor.process)
+            self.assertIsNone(executor.child)
             self.assertIsNone(executor.output())

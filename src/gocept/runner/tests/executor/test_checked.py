@@ -1,13 +1,18 @@
 """Executors that wait until a child is ready."""
 
 import signal
+import threading
 import unittest.mock
+from collections.abc import Callable
 from typing import Any
 
 from gocept.runner.executor import (
     AlreadyRunning,
+    Check,
+    Condition,
     ConditionExecutor,
     Executor,
+    ExecutorError,
     OutputExecutor,
     PidExecutor,
     ProcessExitedWithError,
@@ -15,7 +20,10 @@ from gocept.runner.executor import (
     TCPExecutor,
     TimeoutExpired,
 )
-from gocept.runner.tests.executors import ExecutorTestCase
+from gocept.runner.tests.executors import ExecutorTestCase, Starting
+from gocept.runner.tests.support import DEADLINE
+from gocept.runner.tests.victims import until
+from gocept.runner.waits.deadline import Deadline
 
 
 class CheckedTests(ExecutorTestCase):
@@ -58,7 +66,7 @@ class CheckedTests(ExecutorTestCase):
         with self.assertRaises(AlreadyRunning) as caught:
             executor.start()
         self.assertIs(executor, caught.exception.executor)
-        self.assertIsNone(executor.process)
+        self.assertIsNone(executor.child)
 
     def test_a_subclass_overrides_what_mirakuru_lets_it(self) -> None:
         called = []
@@ -111,27 +119,32 @@ class CheckedTests(ExecutorTestCase):
                 return False
 
             def after_start_check(self) -> bool:
-                seen.append(self.process)
+                seen.append(self.child)
                 raise ZeroDivisionError
 
         seen: list[Any] = []
         executor = Mine('sleep 100')
         self.assertRaises(ZeroDivisionError, executor.start)
-        self.assertIsNone(executor.process)
+        self.assertIsNone(executor.child)
         self.assertEqual(-signal.SIGKILL, seen[0].returncode)
 
     def test_the_time_is_over(self) -> None:
         executor = OutputExecutor(
-            'echo something; exec sleep 100', 'else', shell=True, timeout=0.2)
+            'echo something; exec sleep 100', 'else', shell=True,
+            timeout=DEADLINE)
+        starting = Starting(executor)
+        until(lambda: executor._run
+              and executor._run.captures['stdout'].end == 10)
+        executor._deadline = Deadline(0)
         with self.assertRaises(TimeoutExpired) as caught:
-            executor.start()
-        self.assertEqual(0.2, caught.exception.timeout)
+            starting.wait()
+        self.assertEqual(DEADLINE, caught.exception.timeout)
         self.assertIsInstance(caught.exception, TimeoutError)
         self.assertRegex(
             str(caught.exception),
-            r"was not ready after 0\.2 s; waited 0\.\d\d s for 'else' in its "
-            r'output; its stdout ends with:\nsomething$')
-        self.assertIsNone(executor.process)
+            r"timed out after 60 seconds; waited \d+\.\d\d s for 'else' in "
+            r'its output; its stdout ends with:\nsomething$')
+        self.assertIsNone(executor.child)
 
     def test_the_clock_may_be_set_back(self) -> None:
         with unittest.mock.patch('time.time', side_effect=range(0, -99, -1)):
@@ -140,7 +153,7 @@ class CheckedTests(ExecutorTestCase):
 
     def test_wait_for_kills_when_the_time_is_over(self) -> None:
         executor = SimpleExecutor('sleep 100', timeout=0.05).start()
-        process = executor.process
+        process = executor.child
         assert process is not None
         self.assertTrue(executor.check_timeout())
         with self.assertRaises(TimeoutExpired):
@@ -155,8 +168,8 @@ class CheckedTests(ExecutorTestCase):
         self.assertEqual(3, caught.exception.exit_code)
         self.assertRegex(
             str(caught.exception),
-            r'ended with 3; waited .* for the file .*; seen last: there is '
-            r'none; its status is 3; its stdout ends with:\nsorry$')
+            r'code: 3; waited .* for the file .*; seen last: there is none; '
+            r'its status is 3; its stdout ends with:\nsorry$')
 
     def test_a_condition_is_needed(self) -> None:
         wrong: Any = 'tcp'
@@ -165,10 +178,52 @@ class CheckedTests(ExecutorTestCase):
         with self.assertRaisesRegex(TypeError, 'a banner needs'):
             OutputExecutor('true', 'x', stdout=None)
 
+    def looked_at(self, look: Callable[[], object],
+                  ) -> tuple[Any, list[str]]:
+        """An executor whose check does so, and what is called."""
+        calls = []
+
+        class Looks(Check):
+            def holds(self) -> bool:
+                calls.append('looks')
+                look()
+                calls.append('has looked')
+                return False
+
+            def close(self) -> None:
+                calls.append('closed')
+
+        class Looked(Condition):
+            def check(self) -> Check:
+                return Looks()
+
+        return self.stopping(ConditionExecutor('sleep 100', Looked())), calls
+
+    def test_nothing_is_closed_while_a_thread_looks(self) -> None:
+        looking, go_on = threading.Event(), threading.Event()
+        executor, calls = self.looked_at(
+            lambda: looking.set() or go_on.wait(DEADLINE))
+        self.addCleanup(go_on.set)
+        starting = Starting(executor)
+        self.assertTrue(looking.wait(DEADLINE))
+        self.assertFalse(executor.after_start_check())  # nor does it look
+        executor.stop()
+        self.assertEqual(['looks'], calls)
+        go_on.set()
+        self.assertRaisesRegex(
+            ExecutorError, 'stopped meanwhile', starting.wait)
+        self.assertEqual(['looks', 'has looked', 'closed'], calls)
+
+    def test_a_look_may_stop_it(self) -> None:
+        executor, calls = self.looked_at(lambda: executor.stop())
+        self.assertRaisesRegex(
+            ExecutorError, 'stopped meanwhile', executor.start)
+        self.assertEqual(['looks', 'has looked', 'closed'], calls)
+
     def test_who_runs_is_not_started_again(self) -> None:
         with OutputExecutor('echo ready; exec sleep 100', 'ready',
                             shell=True) as executor:
-            pid = executor.process and executor.process.pid
+            pid = executor.child and executor.child.pid
             with self.assertRaisesRegex(
                     AlreadyRunning, f'its own process {pid} runs'):
                 executor.start()

@@ -24,6 +24,7 @@ from gocept.runner.process import ending
 from gocept.runner.signals import Shutdown
 from gocept.runner.signals.shutdown import requesting
 from gocept.runner.tests.executors import ExecutorTestCase, is_gone, server
+from gocept.runner.tests.streams import Alarms
 from gocept.runner.tests.support import DEADLINE
 from gocept.runner.tests.victims import until, victim
 
@@ -64,9 +65,9 @@ class TogetherTests(TogetherTestCase):
     def test_what_runs_stays_as_it_is(self) -> None:
         one = self.make('one').start()
         two = self.make('two', one)
-        process = one.process
+        process = one.child
         start_all([two])
-        self.assertIs(process, one.process)
+        self.assertIs(process, one.child)
         stop_all([two])
         self.assertTrue(one.running())
         stop_all([one])
@@ -79,7 +80,7 @@ class TogetherTests(TogetherTestCase):
             start_all([after])
         self.assertIs(bad, caught.exception.executor)
         for each in (good, bad, after):
-            self.assertIsNone(each.process)
+            self.assertIsNone(each.child)
         self.assertEqual('good\n', (self.dir / 'order').read_text())
 
     def test_one_that_ends_badly_does_not_hide_a_failure(self) -> None:
@@ -88,7 +89,7 @@ class TogetherTests(TogetherTestCase):
         with self.assertRaises(ProcessExitedWithError) as caught:
             start_all([bad])
         self.assertEqual(4, caught.exception.exit_code)
-        self.assertIn('ended with 5', caught.exception.__notes__[0])
+        self.assertIn('non-zero code: 5', caught.exception.__notes__[0])
 
     def test_several_failures_are_raised_as_a_group(self) -> None:
         bad = [self.make_bad(name) for name in 'ab']
@@ -108,7 +109,7 @@ class TogetherTests(TogetherTestCase):
             start_all([after, bad])
         self.assertIs(bad, caught.exception.executor)
         for each in (good, never, after, bad):
-            self.assertIsNone(each.process)
+            self.assertIsNone(each.child)
         self.assertEqual('good\n', (self.dir / 'order').read_text())
 
     def test_in_a_thread_that_outlives_the_main_thread(self) -> None:
@@ -150,7 +151,7 @@ class TogetherTests(TogetherTestCase):
             start(thread)
         with mock.patch.object(threading.Thread, 'start', interrupted):
             self.assertRaises(KeyboardInterrupt, start_all, many)
-        self.assertEqual([None] * 3, [each.process for each in many])
+        self.assertEqual([None] * 3, [each.child for each in many])
 
     def test_one_that_cannot_be_ended_is_not_waited_for_twice(self) -> None:
         stubborn = self.make('stubborn', before="trap '' TERM",
@@ -159,11 +160,11 @@ class TogetherTests(TogetherTestCase):
         others = [self.make(name) for name in 'ab']
         start_all([stubborn, *others])
         self.addCleanup(stubborn.kill, sig=signal.SIGKILL)
-        process = stubborn.process
+        process = stubborn.child
         with mock.patch.object(ending, 'KILL_TIMEOUT', 0.05):
             self.assertRaises(
                 DeadlineExceeded, stop_all, [stubborn, *others])
-        self.assertIs(process, stubborn.process)
+        self.assertIs(process, stubborn.child)
         self.assertFalse(any(each.running() for each in others))
 
     def test_a_daemon_that_is_up_serves_several(self) -> None:
@@ -175,12 +176,12 @@ class TogetherTests(TogetherTestCase):
             fork(serve)
             '''), '127.0.0.1', 0))
         start_all([self.stopping(self.make('one', daemon))])
-        until(lambda: daemon.process.poll() == 0)
+        until(lambda: daemon.child.poll() == 0)
         self.assertFalse(daemon.running())
         self.assertTrue(daemon.is_up())
-        process = daemon.process
+        process = daemon.child
         start_all([self.stopping(self.make('two', daemon))])
-        self.assertIs(process, daemon.process)
+        self.assertIs(process, daemon.child)
         with daemon.stopped():
             self.assertFalse(daemon.is_up())
             socket.create_server(('127.0.0.1', daemon.port)).close()
@@ -201,14 +202,14 @@ class TogetherTests(TogetherTestCase):
         with self.assertRaises(ProcessFinishedWithError):
             stop_all([*others, bad])
         for each in (*others, bad):
-            self.assertIsNone(each.process)
+            self.assertIsNone(each.child)
 
     def test_one_that_was_killed_in_time_is_no_error(self) -> None:
         stubborn = OutputExecutor(
             victim('ignore()\nsay("ready")\npause()'), 'ready',
             stop_timeout=0.1).start()
         stop_all([stubborn])
-        self.assertIsNone(stubborn.process)
+        self.assertIsNone(stubborn.child)
 
     def test_what_was_started_is_told(self) -> None:
         one = self.stopping(self.make('one').start())
@@ -227,7 +228,7 @@ class TogetherTests(TogetherTestCase):
             raise Enough
 
         def send() -> None:
-            until(lambda: good.running() and never.process)
+            until(lambda: good.running() and never.child)
             signal.pthread_kill(threading.main_thread().ident or 0,
                                 signal.SIGUSR1)
 
@@ -240,9 +241,10 @@ class TogetherTests(TogetherTestCase):
         sender = threading.Thread(target=send)
         sender.start()
         self.addCleanup(sender.join)
-        self.assertRaises(Enough, start_all, [good, after, runs])
+        with Alarms():
+            self.assertRaises(Enough, start_all, [good, after, runs])
         self.assertEqual([None] * 3, [
-            each.process for each in (good, never, after)])
+            each.child for each in (good, never, after)])
         self.assertTrue(runs.running())
 
     def test_a_stop_of_ones_own_is_called_beside_the_others(self) -> None:
@@ -288,7 +290,7 @@ class ShutdownTests(TogetherTestCase):
     def meanwhile(self, call: Any, *args: Any) -> None:
         """Have another thread call it when just one is not ready yet."""
         def run() -> None:
-            until(lambda: self.good.running() and self.never.process
+            until(lambda: self.good.running() and self.never.child
                   and (self.dir / 'order').exists())
             call(*args)
         thread = threading.Thread(target=run)
@@ -301,7 +303,7 @@ class ShutdownTests(TogetherTestCase):
                       **options)
         self.assertEqual(signum, caught.exception.signum)
         for each in (self.good, self.never, self.after):
-            self.assertIsNone(each.process)
+            self.assertIsNone(each.child)
         self.assertEqual('good\n', (self.dir / 'order').read_text())
 
     def test_another_thread_requests_it(self) -> None:
@@ -341,23 +343,23 @@ class ShutdownTests(TogetherTestCase):
         self.meanwhile(self.shutdown.request)
         self.assertTerminated(signal.SIGTERM, stop=functools.partial(
             stop_all, timeout=0.05))
-        self.assertIsNone(stubborn.process)
+        self.assertIsNone(stubborn.child)
 
     def test_one_that_ends_badly_does_not_hide_it(self) -> None:
         self.never.requires = (OutputExecutor(
-            "trap 'exit 5' TERM; echo ready; read line", 'ready',
-            shell=True),)
+            "trap 'exit 5' TERM; echo ready; while :; do sleep 0.01; done",
+            'ready', shell=True),)
         self.meanwhile(self.shutdown.request)
         with self.assertRaises(Terminated) as caught:
             start_all([self.good, self.never], shutdown=self.shutdown)
-        self.assertIn('ended with 5', caught.exception.__notes__[0])
+        self.assertIn('non-zero code: 5', caught.exception.__notes__[0])
 
     def test_requested_before(self) -> None:
         self.shutdown.request(signal.SIGINT)
         with self.assertRaises(Terminated) as caught:
             start_all([self.after], shutdown=self.shutdown)
         self.assertEqual(signal.SIGINT, caught.exception.signum)
-        self.assertIsNone(self.never.process)
+        self.assertIsNone(self.never.child)
 
     def test_without_a_request_all_is_started(self) -> None:
         other = self.make('other', self.good)
@@ -378,7 +380,7 @@ class ShutdownTests(TogetherTestCase):
             start_all([self.after, bad], shutdown=self.shutdown)
         self.assertIs(bad, caught.exception.executor)
         for each in (self.good, self.never, self.after, bad):
-            self.assertIsNone(each.process)
+            self.assertIsNone(each.child)
 
 
 class Slow(OutputExecutor):
@@ -395,17 +397,17 @@ class StopTimeoutTests(TogetherTestCase):
 
     def test_what_takes_longer_is_killed(self) -> None:
         started = start_all([self.make_stubborn() for _ in range(3)])
-        processes = [each.process for each in started]
+        processes = [each.child for each in started]
         stop_all(started, timeout=0.05)
-        self.assertEqual([None] * 3, [each.process for each in started])
+        self.assertEqual([None] * 3, [each.child for each in started])
         self.assertEqual([-signal.SIGKILL] * 3,
                          [each.returncode for each in processes])
 
     def test_so_is_what_has_a_stop_of_its_own(self) -> None:
         started = start_all([self.make_stubborn(Slow) for _ in range(3)])
-        processes = [each.process for each in started]
+        processes = [each.child for each in started]
         stop_all([*started, *start_all([self.make('good')])], timeout=0.05)
-        self.assertEqual([None] * 3, [each.process for each in started])
+        self.assertEqual([None] * 3, [each.child for each in started])
         self.assertEqual([-signal.SIGKILL] * 3,
                          [each.returncode for each in processes])
         self.assertTrue(all(each.stopping for each in started))
@@ -440,7 +442,7 @@ class StopTimeoutTests(TogetherTestCase):
     def test_who_obeys_is_not_killed(self) -> None:
         started = start_all([self.make('one'), Slow(
             'echo ready; exec sleep 100', 'ready', shell=True)])
-        processes = [each.process for each in started]
+        processes = [each.child for each in started]
         stop_all(started, timeout=DEADLINE)
         self.assertEqual([-signal.SIGTERM] * 2,
                          [each.returncode for each in processes])

@@ -89,7 +89,7 @@ class PytestTests(ExecutorTestCase):
         pass
     ''')
         self.assertEqual(1, status)
-        self.assertIn('ended with 3', output)
+        self.assertIn('non-zero code: 3', output)
         self.assertIn('no disk', output)
         self.assertIn('1 error', output)
 

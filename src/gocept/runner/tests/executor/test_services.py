@@ -3,12 +3,14 @@
 import contextlib
 import os
 import pathlib
+import re
 import shutil
 import signal
 import socket
 import ssl
 import subprocess
 import sys
+import textwrap
 import urllib.request
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -21,16 +23,32 @@ from gocept.runner.executor import (
     HTTPExecutor,
     OutputExecutor,
     PidExecutor,
+    PostgreSQLExecutor,
+    ProcessExitedWithError,
+    RedisExecutor,
     SimpleExecutor,
     TCPExecutor,
+    TimeoutExpired,
     UnixSocketExecutor,
+    all_of,
     exits_zero,
+    output,
+    postgresql,
+    start_all,
+    stop_all,
 )
 from gocept.runner.process import procfs
 from gocept.runner.process.pidfd import hold
+from gocept.runner.testing import private_kernel
 from gocept.runner.tests import services
-from gocept.runner.tests.executors import ExecutorTestCase, is_gone
+from gocept.runner.tests.executors import (
+    ExecutorTestCase,
+    Starting,
+    is_gone,
+)
+from gocept.runner.tests.kernels import free_port
 from gocept.runner.tests.support import DEADLINE, child_environment
+from gocept.runner.tests.test_documents import PACKAGE
 from gocept.runner.tests.victims import ended, until
 
 HOST = '127.0.0.1'
@@ -70,6 +88,33 @@ def pid_in(path: pathlib.Path) -> int:
                      if path.exists() else [])[0])
 
 
+def connected(where: int | str) -> socket.socket:
+    """A client of a port or a Unix socket."""
+    client = socket.socket(
+        socket.AF_INET if isinstance(where, int) else socket.AF_UNIX)
+    client.settimeout(DEADLINE)
+    client.connect((HOST, where) if isinstance(where, int) else where)
+    return client
+
+
+def query(where: int | str, text: str) -> bytes:
+    """What a PostgreSQL answers to a client that comes at once."""
+    with connected(where) as client, client.makefile('rb') as file:
+        def messages(*sent: bytes) -> bytes:
+            kind, content = sent
+            client.sendall(kind + (len(content) + 4).to_bytes(4) + content)
+            answer = b''
+            while kind != b'Z':
+                kind = file.read(1)
+                body = file.read(int.from_bytes(file.read(4)) - 4)
+                if kind == b'E':
+                    raise AssertionError(body)
+                answer += body
+            return answer
+        messages(b'', b'\0\3\0\0user\0postgres\0\0')
+        return messages(b'Q', text.encode() + b'\0')
+
+
 class ServiceTestCase(ExecutorTestCase):
     """Services work in the directory, and none may be left there."""
 
@@ -99,15 +144,15 @@ class ServiceTestCase(ExecutorTestCase):
         executor.start()
         probe()
         self.assertTrue(list(working_in(self.dir)))
-        child = executor.process
+        child = executor.child
         assert child is not None
         kill(killed := main() if main else child.pid)
         until(lambda: not executor.is_up())
         executor.start()
         probe()
-        assert executor.process is not None
-        self.assertIsNot(child, executor.process)
-        self.assertNotEqual(killed, main() if main else executor.process.pid)
+        assert executor.child is not None
+        self.assertIsNot(child, executor.child)
+        self.assertNotEqual(killed, main() if main else executor.child.pid)
         self.check_stop(executor)
 
     def check_stop(self, executor: SimpleExecutor) -> None:
@@ -126,6 +171,7 @@ class PostgreSQLTests(ServiceTestCase):
         self.home = self.dir / 'home'  # the sockets are there as well
         self.home.mkdir()
         self.data = self.home / 'data'
+        self.addCleanup(services.free_memory, self.data)
         self.user: dict[str, Any] = {}
         if os.geteuid() == 0:  # who is refused
             self.user = dict.fromkeys(('user', 'group'), 'postgres')
@@ -183,9 +229,94 @@ class PostgreSQLTests(ServiceTestCase):
             **self.options(stderr=subprocess.PIPE))
         self.check_service(executor, self.probe(self.home, at_once=True))
 
-    def pg_ctl(self) -> TCPExecutor:
+    def executor(self, *more: str, **options: Any) -> PostgreSQLExecutor:
+        return self.stopping(PostgreSQLExecutor(
+            self.command('-h', HOST, '-p', '{port}', *more), HOST, 0,
+            **self.options(**options)))
+
+    def test_it_lets_clients_in(self) -> None:
+        executor = self.executor()
+        self.check_service(
+            executor, self.probe(HOST, executor.port, at_once=True))
+
+    def test_it_lets_clients_in_at_its_socket(self) -> None:
+        executor = PostgreSQLExecutor(
+            self.command('-h', '', '-p', '5433'), str(self.home), 5433,
+            **self.options())
+        self.check_service(
+            executor, self.probe(self.home, executor.port, at_once=True))
+
+    def test_clients_that_come_at_once(self) -> None:
+        executor = self.executor()
+        for _ in range(20):
+            with executor:
+                self.assertIn(b'42', query(executor.port, 'select 6 * 7'))
+
+    def test_how_clients_are_authenticated_does_not_matter(self) -> None:
+        hba = self.home / 'hba'
+        executor = self.executor('-c', f'hba_file={hba}', user='nobody',
+                                 dbname='nothing')
+        for method in 'trust', 'scram-sha-256', 'md5', 'password', 'reject':
+            with self.subTest(method):
+                hba.write_text(f'host all all {HOST}/32 {method}\n')
+                with executor:
+                    pass
+
+    def test_the_recipe_of_the_manual(self) -> None:
+        recipe = re.search(
+            r'^    import contextlib\n(?:    .*\n|\n)*',
+            (PACKAGE / 'executor' / 'executor.rst').read_text(), re.MULTILINE)
+        assert recipe is not None
+        names: dict[str, Any] = {}
+        exec(textwrap.dedent(recipe[0]).replace(
+            '/usr/lib/postgresql/15/bin', str(self.bin)), names)
+        with names['temporary_postgresql']() as server:
+            self.assertIn(b'42', query(
+                f'{server.host}/.s.PGSQL.{server.port}', 'select 6 * 7'))
+        self.assertFalse(os.path.exists(server.host))
+
+    def test_nothing_is_wrong_in_its_log(self) -> None:
+        executor = self.executor(stderr=subprocess.PIPE,
+                                 log_file=self.dir / 'log')
+        for _ in range(3):
+            with executor:
+                pass
+        # The second of them if it has not noticed the end of our session.
+        told = re.sub('FATAL:  (the database system is starting up|'
+                      'terminating connection due to administrator command)',
+                      '', (self.dir / 'log').read_text())
+        self.assertRegex(told, 'LOG: .*ready to accept')
+        self.assertNotRegex(told, 'FATAL|ERROR|WARNING|could not|unexpected')
+
+    def test_one_that_lets_nobody_in(self) -> None:
+        (self.data / 'standby.signal').touch()
+        starting = Starting(self.executor('-c', 'hot_standby=off'))
+        starting.expire_when_seen(
+            'answered FATAL 57P03 the database system is not accepting')
+        self.assertRaises(TimeoutExpired, starting.wait)
+
+    def test_one_that_recovers(self) -> None:
+        executor = self.executor().start()
+        query(executor.port, 'create table t as '
+              'select generate_series(1, 300000)')
+        executor.stop(signal.SIGQUIT, 2)
+        with executor:
+            self.assertIn(b'300000', query(
+                executor.port, 'select count(*) from t'))
+
+    def test_it_is_one_of_several_conditions(self) -> None:
+        ready = postgresql(HOST, 0)
+        executor = self.stopping(ConditionExecutor(
+            self.command('-h', HOST, '-p', '{port}'),
+            all_of(output('ready to accept connections'), ready),
+            **self.options(stderr=subprocess.PIPE)))
+        with executor:
+            self.assertIn(b'42', query(ready.port, 'select 6 * 7'))
+
+    def pg_ctl(self, kind: type[TCPExecutor | PostgreSQLExecutor] = (
+            TCPExecutor)) -> Any:
         """It ends at once, well before the daemon is ready."""
-        return TCPExecutor(
+        return kind(
             [str(self.bin / 'pg_ctl'), 'start', '--no-wait', '-s',
              '-D', str(self.data), '-l', str(self.home / 'log'),
              '-o', f'-F -h {HOST} -p {{port}} -k {self.home}'], HOST, 0,
@@ -197,13 +328,19 @@ class PostgreSQLTests(ServiceTestCase):
             executor, self.probe(HOST, executor.port),
             lambda: pid_in(self.data / 'postmaster.pid'))
 
+    def test_a_daemon_that_lets_clients_in(self) -> None:
+        executor = self.pg_ctl(PostgreSQLExecutor)
+        self.check_service(
+            executor, self.probe(HOST, executor.port, at_once=True),
+            lambda: pid_in(self.data / 'postmaster.pid'))
+
     def test_a_daemon_that_runs_is_in_the_way(self) -> None:
         executor = self.stopping(self.pg_ctl()).start()
-        process = executor.process
+        process = executor.child
         self.assertEqual(0, process.wait(DEADLINE))
         self.assertRaises(AlreadyRunning, executor.start)
         self.probe(HOST, executor.port)()
-        self.assertIs(process, executor.process)
+        self.assertIs(process, executor.child)
         self.check_stop(executor)
 
 
@@ -212,16 +349,14 @@ class RedisTests(ServiceTestCase):
     def setUp(self) -> None:
         super().setUp()
         self.redis = services.need(self, 'redis-server')
+        self.port = free_port()
 
     def command(self, *more: str) -> list[str]:
         return [self.redis, '--bind', HOST, '--save', '', *more]
 
-    def probe(self, address: Any) -> Probe:
+    def probe(self, where: int | str) -> Probe:
         def ask() -> None:
-            with socket.socket(socket.AF_INET if isinstance(address, tuple)
-                               else socket.AF_UNIX) as client:
-                client.settimeout(DEADLINE)
-                client.connect(address)
+            with connected(where) as client:
                 client.sendall(b'SET key 42\r\nGET key\r\n')
                 with client.makefile('rb') as file:
                     self.assertEqual(b'+OK\r\n$2\r\n42\r\n', file.read(13))
@@ -230,7 +365,7 @@ class RedisTests(ServiceTestCase):
     def test_its_port(self) -> None:
         executor = TCPExecutor(
             self.command('--port', '{port}'), HOST, 0, **self.options())
-        self.check_service(executor, self.probe((HOST, executor.port)))
+        self.check_service(executor, self.probe(executor.port))
 
     def on_a_socket(self, *more: str) -> tuple[list[str], str]:
         path = str(self.dir / 'socket')
@@ -255,6 +390,97 @@ class RedisTests(ServiceTestCase):
         self.check_service(executor, self.probe(path),
                            lambda: pid_in(pid_file))
 
+    def executor(self, *more: str, password: str = '', **options: Any,
+                 ) -> RedisExecutor:
+        return self.stopping(RedisExecutor(
+            self.command('--port', '{port}', *more), HOST, 0,
+            password=password, **self.options(**options)))
+
+    def test_it_answers(self) -> None:
+        executor = self.executor()
+        self.check_service(executor, self.probe(executor.port))
+
+    def test_several_are_started_side_by_side(self) -> None:
+        first = self.executor(name='first')
+        executors = [first, *(self.executor(requires=[first])
+                              for _ in range(5))]
+        start_all(executors)
+        for each in executors:
+            self.probe(each.port)()
+        stop_all(executors)
+
+    def test_it_answers_at_its_socket(self) -> None:
+        command, path = self.on_a_socket()
+        self.check_service(
+            RedisExecutor(command, path, **self.options()), self.probe(path))
+
+    def test_it_answers_who_knows_the_password(self) -> None:
+        executor = self.executor('--requirepass', 'the "secret" one',
+                                 password='the "secret" one')
+        with executor:
+            pass
+
+    def test_another_password(self) -> None:
+        starting = Starting(self.executor(
+            '--requirepass', 'a', password='b'))
+        starting.expire_when_seen("answered '-WRONGPASS")
+        self.assertRaises(TimeoutExpired, starting.wait)
+
+    def test_a_password_that_nobody_has_told_us(self) -> None:
+        with self.executor('--requirepass', 'secret'):
+            pass
+
+    def fill(self) -> list[str]:
+        """Have it begin with data; returns options that make this slow."""
+        with self.executor('--enable-debug-command', 'yes') as executor, \
+                connected(executor.port) as client, \
+                client.makefile('rb') as file:
+            client.sendall(b'DEBUG POPULATE 200\r\nSAVE\r\n')
+            self.assertEqual(b'+OK\r\n+OK\r\n', file.read(10))
+        return ['--key-load-delay', '1000',
+                '--loading-process-events-interval-bytes', '1024']
+
+    def test_it_loads_its_data(self) -> None:
+        slowly = self.fill()
+        for password in '', 'secret':
+            more = ['--requirepass', password] if password else []
+            with self.subTest(password):
+                executor = self.executor(*slowly, *more, password=password)
+                starting = Starting(executor)
+                starting.until_seen('-LOADING Redis is loading')
+                starting.wait()
+                executor.stop()
+
+    def test_it_fails_after_it_listens(self) -> None:
+        slowly = self.fill()
+        data = self.dir / 'dump.rdb'
+        data.write_bytes(data.read_bytes()[:-100])
+        executor = self.executor(*slowly)
+        for _ in range(5):
+            with self.assertRaisesRegex(
+                    ProcessExitedWithError, 'non-zero code: 1'):
+                executor.start()
+
+    def test_its_master_is_away(self) -> None:
+        starting = Starting(self.executor(
+            '--replica-serve-stale-data', 'no', '--replicaof', HOST, '1'))
+        starting.expire_when_seen('-MASTERDOWN Link with MASTER is down')
+        self.assertRaises(TimeoutExpired, starting.wait)
+
+    def test_it_lives_in_a_kernel(self) -> None:
+        kernel = self.enterContext(private_kernel())
+        pids = []
+        for _ in range(2):
+            executor = RedisExecutor(
+                self.command('--port', str(self.port)), HOST, self.port,
+                kernel=kernel, name='redis', **self.options())
+            with executor:
+                assert executor.child is not None
+                pids.append(executor.child.pid)
+                self.probe(self.port)()
+        self.assertEqual(1, len({*pids}))
+        executor.stop()
+
     # A daemon overwrites its environment and leads its own session.
 
     def daemon(self, *more: str) -> list[str]:
@@ -265,7 +491,7 @@ class RedisTests(ServiceTestCase):
     def test_the_port_of_a_daemon(self) -> None:
         executor = TCPExecutor(
             self.daemon('--port', '{port}'), HOST, 0, **self.options())
-        self.check_service(executor, self.probe((HOST, executor.port)),
+        self.check_service(executor, self.probe(executor.port),
                            lambda: pid_in(self.dir / 'pid'))
 
     def test_the_pid_file_of_a_daemon(self) -> None:
@@ -289,7 +515,7 @@ class RedisTests(ServiceTestCase):
         stays = pid_in(self.dir / 'two' / 'pid')
         one.stop()
         self.assertEqual([stays], list(working_in(self.dir)))
-        self.probe((HOST, two.port))()
+        self.probe(two.port)()
         self.check_stop(two)
 
 

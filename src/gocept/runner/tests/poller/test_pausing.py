@@ -351,7 +351,7 @@ class LeftTests(PausingTestCase):
         self.poller.add_server(server)
         for _ in range(3):
             self.connect(server)
-        with mock.patch.object(accepting, '_CLIENTS', 2):
+        with mock.patch.object(accepting.Server, 'in_a_row', 2):
             self.assertEndsFor(2, 1)
 
     def test_a_regular_file(self):

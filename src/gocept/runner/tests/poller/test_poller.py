@@ -86,7 +86,9 @@ class PollerTests(StreamTestCase):
             self.poller.wakeup()
         previous = signal.signal(signal.SIGALRM, handler)
         self.addCleanup(signal.signal, signal.SIGALRM, previous)
-        signal.setitimer(signal.ITIMER_REAL, 0.01)
+        self.addCleanup(signal.setitimer, signal.ITIMER_REAL, 0)
+        # Again and again, as one may come just before the system call.
+        signal.setitimer(signal.ITIMER_REAL, 0.01, 0.05)
         self.assertTrue(self.poller.pause(1e9))
 
     def test_woken_up_through_the_descriptor(self):
@@ -987,6 +989,28 @@ class SendingTests(SourcesTestCase):
         channel.flush(DEADLINE)
 
 
+    def test_one_that_fails_does_not_hinder_the_others(self):
+        channel, peer = self.open_pipes()
+        other, other_peer = self.open_pipes()
+        for each in (channel, other):
+            self.poller.register(each)
+        channel.write(LARGE)
+        other.write(LARGE)
+        with mock.patch.object(
+                channel, 'send_kept', side_effect=ZeroDivisionError):
+            peer.receive(2 ** 16)
+            with self.assertLogs(LOGGER, 'ERROR') as logs:
+                while len(self.poller._writers) > 1:
+                    self.assertEqual([], self.poller.poll(0.01))
+        self.assertEqual(1, len(logs.output))
+        self.assertIn('nothing more is sent for it', logs.output[0])
+        thread = self.start(other_peer.receive_all)
+        while other.kept:
+            self.assertEqual([], self.poller.poll(0.01))
+        other.write_eof()
+        thread.join()
+
+
 class ServerTests(SourcesTestCase):
 
     def setUp(self):
@@ -1035,6 +1059,30 @@ class ServerTests(SourcesTestCase):
             self.assertEqual([(b'a\n', channel), (b'b\n', channel)],
                              self.poll(2))
             self.poller.close_all()
+
+    def test_a_client_that_cannot_be_waited_for(self):
+        server = self.listen()
+        self.poller.add_server(server)
+        clients = [self.connect(server) for _ in range(2)]
+        add = self.poller._add
+        failures = [OSError(28, 'no watches are left')]
+
+        def fail_once(watch):
+            if failures:
+                raise failures.pop()
+            add(watch)
+
+        with mock.patch.object(
+                self.poller, '_add', fail_once), self.assertLogs(
+                    LOGGER, 'ERROR') as logs:
+            [((address, channel), _)] = self.poll()
+        self.assertIn('no watches are left', logs.output[0])
+        self.assertEqual(clients[1].getsockname(), address)
+        clients[0].settimeout(DEADLINE)
+        self.assertEqual(b'', clients[0].recv(1))
+        clients[1].sendall(b'x')
+        self.assertEqual([(b'x', channel)], self.poll())
+        channel.close()
 
     def test_callback(self):
         server = self.listen()

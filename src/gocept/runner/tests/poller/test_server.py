@@ -3,7 +3,9 @@ import os
 import resource
 import socket
 import tempfile
+from functools import partial
 
+from gocept.runner.channel import SocketChannel
 from gocept.runner.poller.server import Server
 from gocept.runner.tests.streams import StreamTestCase, listening_tcp
 
@@ -31,7 +33,7 @@ class ServerTests(StreamTestCase):
         super().setUp()
         self.socket = listening_tcp()
         self.addCleanup(self.socket.close)
-        self.server = Server(self.socket, None)
+        self.server = Server(self.socket, SocketChannel)
 
     def connect(self):
         client = socket.create_connection(self.socket.getsockname())
@@ -64,7 +66,8 @@ class ServerTests(StreamTestCase):
                          [len(self.collect()[0]) for _ in range(3)])
 
     def test_the_buffering_of_clients(self):
-        self.server = Server(self.socket, 'line')
+        self.server = Server(
+            self.socket, partial(SocketChannel, buffering='line'))
         self.connect()
         [(_, channel)], _ = self.collect()
         self.assertEqual('line', channel.buffering)
@@ -75,7 +78,7 @@ class ServerTests(StreamTestCase):
                 socket.socket(socket.AF_UNIX) as client:
             listening.bind(f'{directory}/socket')
             listening.listen()
-            self.server = Server(listening, None)
+            self.server = Server(listening, SocketChannel)
             client.connect(f'{directory}/socket')
             [(address, _)], _ = self.collect()
             self.assertEqual('', address)
@@ -85,14 +88,14 @@ class ServerTests(StreamTestCase):
         with self.assertLogs('gocept.runner.poller', 'ERROR'):
             self.assertEqual(([], True), self.collect())
         with socket.socket() as other:
-            self.server = Server(other, None)
+            self.server = Server(other, SocketChannel)
             with self.assertLogs('gocept.runner.poller', 'ERROR'):
                 self.assertEqual(([], True), self.collect())
 
     def test_no_stream_socket(self):
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as other:
             with self.assertRaisesRegex(ValueError, 'stream socket'):
-                Server(other, None)
+                Server(other, SocketChannel)
 
     def test_no_descriptor_left(self):
         self.connect()

@@ -53,9 +53,9 @@ class FlagTests(ProcessTestCase):
         self.assertEqual(0, GET_SUBREAPER())
 
     def test_refused(self):
-        with mock.patch.object(module, '_library') as library, mock.patch(
-                'ctypes.get_errno', return_value=errno.EINVAL):
-            library.return_value.prctl.return_value = -1
+        with mock.patch(
+                'gocept.runner.waits.libc.call',
+                side_effect=OSError(errno.EINVAL, 'Invalid argument')):
             with self.assertRaisesRegex(OSError, 'Invalid argument'):
                 self.start(adopt=True)
         self.assertFalse(adoption.adopts)
@@ -81,6 +81,11 @@ class OrphanTests(ProcessTestCase):
 
         def children():
             return procfs.children(os.getpid())
+
+        # What reads standard input lives until `last` is closed. A shell gives
+        # another input to what it starts in the background.
+        waiting, last = os.pipe()
+        os.dup2(waiting, 0)
 
         '''
 
@@ -122,9 +127,10 @@ class OrphanTests(ProcessTestCase):
         output = self.run_program('''
             adoption._INTERVAL = 0.01
             child = Process(
-                '(sleep 0.05 & sleep 0.1 & true & (true & true &) &);'
-                'sleep 100', shell=True, adopt=True, setsid=True)
+                'exec 3<&0; (cat <&3 & cat <&3 & true & (true & true &) &);'
+                'exec sleep 100', shell=True, adopt=True, setsid=True)
             until(lambda: len(children()) > 1)
+            os.close(last)
             until(lambda: len(children()) == 1)
             say(child.poll())
             ''')
@@ -134,9 +140,10 @@ class OrphanTests(ProcessTestCase):
         output = self.run_program('''
             adoption._INTERVAL = 0.01
             child = Process('sleep 100', adopt=True)
-            subprocess.run('sleep 0.05 & true &', shell=True,
+            subprocess.run('exec 3<&0; cat <&3 & true &', shell=True,
                            start_new_session=True)
             until(lambda: len(children()) > 1)
+            os.close(last)
             until(lambda: len(children()) == 1)
             child.close()
             subprocess.run('true &', shell=True)
@@ -191,9 +198,11 @@ class OrphanTests(ProcessTestCase):
         output = self.run_program('''
             adoption._INTERVAL = 0.01
             child = Process('sleep 100', adopt=True)
-            subprocess.run('sleep 1 &', shell=True, start_new_session=True)
+            subprocess.run('exec 3<&0; cat <&3 &', shell=True,
+                           start_new_session=True)
             until(lambda: adoption.adoption._held)
             child.close()
+            os.close(last)
             until(lambda: not children())
             say('reaped')
             ''')

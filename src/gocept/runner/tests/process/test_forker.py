@@ -6,6 +6,7 @@ from unittest import mock
 
 from gocept.runner.errors import ShortageError
 from gocept.runner.process import forker
+from gocept.runner.tests.streams import Alarms
 from gocept.runner.tests.support import DEADLINE, TestCase, end_background
 
 
@@ -68,7 +69,7 @@ class CallTests(TestCase):
         interrupted = threading.Event()
         self.addCleanup(signal.signal, signal.SIGUSR1,
                         signal.signal(signal.SIGUSR1, handler))
-        with self.assertRaises(InterruptedError):
+        with self.assertRaises(InterruptedError), Alarms():
             forker.call(function, also_main=True)
         self.assertEqual([1], called)  # nothing is left behind
 

@@ -1,6 +1,5 @@
 import os
 import threading
-import time
 import unittest
 from unittest import mock
 
@@ -12,13 +11,15 @@ from gocept.runner.tests.process.test_child import (
 )
 from gocept.runner.tests.victims import ended, until
 
+NOW = 1000.0
+
 
 class Child:
     """What is known of a child."""
 
     def __init__(self, pid, last, age=0.0, tasks=100):
         self.pid = pid
-        self.before_start = Instant(time.monotonic() - age, last, tasks)
+        self.before_start = Instant(NOW - age, last, tasks)
 
 
 class NumbersTests(unittest.TestCase):
@@ -34,6 +35,10 @@ class NumbersTests(unittest.TestCase):
             patch = mock.patch.object(procfs, name, value)
             patch.start()
             self.addCleanup(patch.stop)
+        patch = mock.patch.object(numbers, 'time', mock.Mock(
+            **{'monotonic.return_value': NOW}))
+        patch.start()
+        self.addCleanup(patch.stop)
 
     def pids(self, last, *children):
         self.files['loadavg'] = f'0.1 0.2 0.3 2/150 {last}'

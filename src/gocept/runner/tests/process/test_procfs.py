@@ -1,8 +1,10 @@
 import os
+import resource
 import signal
 import subprocess
 import sys
 import threading
+import time
 from unittest import mock
 
 from gocept.runner.process import descendants, procfs
@@ -34,6 +36,17 @@ class ProcTests(support.TestCase):
         child = self.start(str(program), '100')
         self.assertEqual(os.getpid(), procfs.stat(child.pid).parent)
 
+    def test_what_a_process_uses(self):
+        before = procfs.usage(os.getpid())
+        used = time.process_time()
+        while time.process_time() < used + 0.1:
+            pass
+        after = procfs.usage(os.getpid())
+        self.assertGreaterEqual(after.cpu, before.cpu + 0.05)
+        self.assertLessEqual(after.cpu, time.process_time() + 0.1)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        self.assertTrue(1 << 20 < after.memory < peak + (1 << 20), after)
+
     def test_a_zombie(self):
         child = self.start('true')
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
@@ -48,6 +61,7 @@ class ProcTests(support.TestCase):
         child = self.start('true')
         child.wait()
         self.assertIsNone(procfs.stat(child.pid))
+        self.assertIsNone(procfs.usage(child.pid))
         self.assertEqual([], procfs.children(child.pid))
         self.assertEqual('', procfs.variable(child.pid, 'PATH'))
 

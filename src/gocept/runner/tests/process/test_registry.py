@@ -11,6 +11,7 @@ from gocept.runner.process import (
 )
 from gocept.runner.tests.process.test_child import Fallback, ProcessTestCase
 from gocept.runner.tests.support import DEADLINE
+from gocept.runner.tests.victims import until
 
 
 class UnfinishedTests(ProcessTestCase):
@@ -124,6 +125,21 @@ class ExitTimeoutTests(ProcessTestCase):
             ''')
         self.assertEqual(['-9'] * 3, output)
 
+    def test_a_callback_is_not_cut_short(self):
+        output = self.run_program('''
+            import threading, time
+            begun = threading.Event()
+
+            def on_end(child):
+                begun.set()
+                time.sleep(0.1)  # the exit has begun by now
+                say(child.returncode)
+
+            child = Process('true', on_end=on_end)
+            begun.wait()
+            ''')
+        self.assertEqual(['0'], output)
+
     def test_it_counts_for_daemons(self):
         output = self.run_program('''
             child = Process(victim('leave(ignore)'), stdout='pipe')
@@ -165,6 +181,7 @@ class InterruptTests(ProcessTestCase):
                         say('ending', *pids)
             told = set()
             from gocept.runner.process.pidfd import Handle
+            signal.signal(signal.SIGURG, lambda *args: None)
             send, Handle.signal = Handle.signal, signalled
             {body}
             ''')
@@ -173,6 +190,13 @@ class InterruptTests(ProcessTestCase):
         self.assertEqual(4, len(pids))
         for _ in range(count):
             program.send(signal.SIGINT)
+
+        def has_ended():
+            # So that it sees the others, if these came just before a system
+            # call; in the end, Python has it ignored.
+            program.send(signal.SIGURG)
+            return program.process.poll() is not None
+        until(has_ended)
         status = program.end()
         self.assertEqual([], [pid for pid in pids if not is_dead(pid)])
         return status, program.output

@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import threading
+from unittest import mock
 
 from gocept.runner.errors import DeadlineExceeded, StartError
 from gocept.runner.process import procfs
@@ -15,6 +16,7 @@ from gocept.runner.tests.spawn.test_runner import (
     SpawnTestCase,
     settle,
 )
+from gocept.runner.tests.streams import Alarms
 from gocept.runner.tests.support import DEADLINE
 
 
@@ -113,6 +115,18 @@ class MakeWayTests(ListeningTestCase):
         self.bound(kind=socket.SOCK_DGRAM)
         self.assertLeftAlone('is in the way: .*Protocol wrong type')
 
+    def test_a_name_that_is_seen_from_another_directory(self):
+        elsewhere = self.dir / 'elsewhere'
+        elsewhere.mkdir()
+        self.bound().close()  # a stale one
+        with contextlib.chdir(elsewhere):
+            self.bound(self.path.name)
+            make_way(str(self.path))
+            self.assertFalse(self.path.exists())
+        with contextlib.chdir(self.dir):
+            self.bound(self.path.name)
+            self.assertLeftAlone('another process has bound .*socket, and')
+
     def test_one_of_ours_that_runs(self):
         self.add_server()
         self.runner.start('server')
@@ -123,6 +137,19 @@ class MakeWayTests(ListeningTestCase):
 
     def test_no_such_directory(self):
         make_way(str(self.dir / 'x' / 'y'))
+
+    def test_one_that_has_just_ended_is_not_in_the_way(self):
+        self.bound().close()
+        row = b'0: 00000002 00000000 00000000 0001 01 999 socket\n'
+        for later in b'', row:
+            with (self.subTest(later), mock.patch.object(
+                    procfs, 'table', side_effect=[row, later])):
+                if later:
+                    self.assertRaises(StartError, make_way, str(self.path))
+                else:
+                    make_way(str(self.path))
+                    self.assertFalse(self.path.exists())
+                    self.bound().close()
 
 
 class ConnectTests(ListeningTestCase):
@@ -212,6 +239,58 @@ class StartTests(ListeningTestCase):
         start.result()
         self.read_line('server')
 
+    def test_a_path_that_is_known_at_the_start(self):
+        path = str(self.path)
+        self.add('server', ECHO, type='socket')
+        with self.assertRaises(KeyError):
+            self.runner.terminate('server')  # it was never started
+        for start in self.runner.start, self.runner.ensure_running:
+            self.add('server', ECHO, type='socket')
+            with self.assertRaisesRegex(
+                    ValueError, "'server': type='socket' needs socket=PATH"):
+                start('server')
+            self.assertIsNone(self.runner.get_channel('server'))
+            start('server', socket=path)
+            self.read_line('server')
+            self.runner.ensure_running('server', socket=path)
+            self.runner.terminate('server')
+            self.add('server', ECHO)
+            start('server', type='socket', socket=path)
+            self.read_line('server')
+            self.runner.terminate('server')
+
+    def test_a_path_seen_from_our_directory(self):
+        self.enterContext(contextlib.chdir(self.dir.parent))
+        path = f'{self.dir.name}/socket'
+        for cwd in self.dir.name, self.dir:
+            self.path.unlink(missing_ok=True)
+            self.bound().close()  # a stale one
+            self.add_server(cwd=cwd, socket=path)
+            self.runner.start('server')
+            self.assertEqual(str(self.process('server').pid),
+                             self.read_line('server'))
+            self.runner.terminate('server')
+
+    def test_others_that_are_seen_from_our_directory(self):
+        # What is not at the path that the process sees is not ours to judge.
+        home = self.dir / 'home'
+        home.mkdir()
+        self.enterContext(contextlib.chdir(home))
+        (home / 'file').touch()
+        self.bound('listens').listen()
+        self.bound('busy')
+        for name in 'file', 'listens', 'busy':
+            self.add_server(
+                body=f'say("here"); wait(); echo(bind({name!r}))', socket=name)
+            start = self.thread(self.runner.start, 'server')
+            self.log.wait_for('server: here')
+            self.let_go()
+            start.result()
+            self.assertEqual(str(self.process('server').pid),
+                             self.read_line('server'))
+            self.runner.terminate('server')
+            self.assertTrue((home / name).exists())
+
     def test_one_that_is_busy(self):
         # Others were there before, and its queue is full.
         self.add_server(body='''
@@ -242,8 +321,9 @@ class StartTests(ListeningTestCase):
         self.assertEqual(3, caught.exception.returncode)
         self.assertEqual(b'cannot work\ntoday', caught.exception.output)
         self.assertEqual(
-            f"'server' ended with 3 before it listened on {self.path}; its "
-            'output ends with:\ncannot work\ntoday', str(caught.exception))
+            f"'server' ended with 3 before it listened on {self.path} or "
+            f'{os.getcwd()}/socket; its output ends with:\ncannot work\n'
+            'today', str(caught.exception))
         self.assertEqual(3, self.runner.status('server'))
         self.assertNothingThere()
 
@@ -327,7 +407,8 @@ class StartTests(ListeningTestCase):
             self.runner.start('server')
         self.assertRegex(
             str(caught.exception),
-            f"^'server' has not listened on {self.path} after 0.3 s; its "
+            f"^'server' has not listened on {self.path} or "
+            f'{os.getcwd()}/socket after 0.3 s; its '
             'output (ends with:\n|is empty)')
         self.assertNothingThere()
         self.assertEqual(-signal.SIGTERM, self.runner.status('server'))
@@ -362,7 +443,7 @@ class StartTests(ListeningTestCase):
 
     def test_a_path_that_cannot_be(self):
         self.add_server(body='pause()', socket='s' * 200)
-        with self.assertRaisesRegex(StartError, 'path too long'):
+        with self.assertRaisesRegex(StartError, 'bytes too long'):
             self.runner.start('server')
         self.assertNothingThere()
 
@@ -422,7 +503,7 @@ class StartTests(ListeningTestCase):
             os.kill(os.getppid(), signal.SIGUSR1)
             pause()
             ''', start_timeout=3600)
-        with self.assertRaises(Interrupted):
+        with Alarms(), self.assertRaises(Interrupted):
             self.runner.start('server')
         self.assertNothingThere()
 

@@ -1,13 +1,18 @@
 import contextlib
 import os
 import signal
+import sys
 import tempfile
 import threading
 import time
 import unittest
+import weakref
 from unittest import mock
 
+import transaction
+import ZODB
 import zope.interface.verify
+from ZConfig.components.logger import loghandler
 from ZConfig.components.logger.loghandler import FileHandler
 
 from gocept.runner.errors import Terminated
@@ -16,7 +21,11 @@ from gocept.runner.poller import Poller, Timer
 from gocept.runner.signals import Shutdown, current_shutdown
 from gocept.runner.signals import shutdown as shutdown_module
 from gocept.runner.signals.handlers import handlers
-from gocept.runner.signals.shutdown import raising, requesting
+from gocept.runner.signals.shutdown import (
+    booting,
+    raising,
+    requesting,
+)
 from gocept.runner.tests.poller.test_server import no_descriptors_left
 from gocept.runner.tests.support import (
     DEADLINE,
@@ -75,8 +84,33 @@ class ShutdownTests(unittest.TestCase):
             shutdown.request()
             self.assertEqual(signal.SIGTERM, shutdown.signum)
 
+    def test_a_listener_is_told(self):
+        told = []
+
+        class Listener:
+            def note_request(self):
+                told.append(('requested', shutdown.requested))
+
+            @contextlib.contextmanager
+            def reopening(self):
+                told.append('before')
+                yield
+                told.append('after')
+        with Shutdown() as shutdown, mock.patch.object(
+                shutdown_module, '_reopen_logs',
+                lambda: told.append('reopened')):
+            shutdown.listener = Listener()
+            shutdown.request_reopening()
+            self.assertEqual([], told)
+            shutdown.attend()
+            shutdown.request(signal.SIGTERM)
+        self.assertEqual(
+            ['before', 'reopened', 'after', ('requested', True)], told)
+
     def test_one_log_of_many_that_cannot_be_reopened(self):
-        with tempfile.TemporaryDirectory() as directory:
+        with (tempfile.TemporaryDirectory() as directory,
+              # Other tests may have left handlers of their own.
+              mock.patch.object(loghandler, '_reopenable_handlers', [])):
             paths = [f'{directory}/{name}/x.log' for name in 'abc']
             handlers = []
             for path in paths:
@@ -91,7 +125,7 @@ class ShutdownTests(unittest.TestCase):
             for handler in handlers:
                 with contextlib.suppress(ValueError):
                     handler.close()
-        self.assertEqual(2, len(logs.output))
+        self.assertEqual(1, len(logs.output))  # not all are reopened
         self.assertIn(paths[1], logs.output[0])
 
     def test_a_wakeup_descriptor_that_was_closed(self):
@@ -335,6 +369,185 @@ class NestedTests(unittest.TestCase):
             with Shutdown() as inner:
                 inner.join_outer()
                 self.assertFalse(inner.requested)
+
+
+class DroppedTests(unittest.TestCase):
+    """What a signal raises where Python drops it."""
+
+    def setUp(self):
+        for signum in SIGNALS:
+            self.addCleanup(signal.signal, signum, signal.getsignal(signum))
+            signal.signal(signum, signal.SIG_DFL)
+        self.shown = []
+        self.enterContext(
+            mock.patch('sys.unraisablehook', self.shown.append))
+        before = process_state()
+        self.addCleanup(lambda: self.assertEqual(before, process_state()))
+        self.addCleanup(
+            lambda: self.assertEqual(self.shown.append, sys.unraisablehook))
+
+    def blocks(self):
+        """The blocks in which a signal raises."""
+        yield booting()
+        yield raising(handlers())
+
+    def drop(self, action):
+        """Do it in a finalizer, and in the callback of a weak reference."""
+        class Finalized:
+            def __del__(self):
+                action()
+
+        class Referred:
+            pass
+        if not self.in_callback:
+            Finalized()
+            return
+        referred = Referred()
+        reference = weakref.ref(referred, lambda reference: action())
+        del referred
+        self.assertIsNone(reference())
+
+    def test_it_is_raised_at_the_end(self):
+        for self.in_callback in False, True:
+            for signum in SIGNALS:
+                for block in self.blocks():
+                    done = []
+                    with self.assertRaises(Terminated) as caught, block:
+                        self.drop(lambda: signal.raise_signal(signum))
+                        done.append(signum)
+                    self.assertEqual([signum], done)
+                    self.assertEqual(signum, caught.exception.signum)
+        self.assertEqual([], self.shown)
+
+    def test_it_is_raised_at_the_end_if_code_has_caught_it(self):
+        for block in self.blocks():
+            with self.assertRaises(Terminated), block:
+                with contextlib.suppress(BaseException):
+                    signal.raise_signal(signal.SIGTERM)
+
+    def test_an_error_of_the_block_comes_first(self):
+        for self.in_callback in False, True:
+            for block in self.blocks():
+                with self.assertRaises(ValueError), block:
+                    self.drop(lambda: signal.raise_signal(signal.SIGTERM))
+                    raise ValueError
+        self.assertEqual([], self.shown)
+
+    def test_other_errors_are_shown(self):
+        for self.in_callback in False, True:
+            for block in self.blocks():
+                with block:
+                    self.drop(lambda: 1 / 0)
+        self.assertEqual(
+            [ZeroDivisionError] * 4, [each.exc_type for each in self.shown])
+        self.shown.clear()
+
+    def test_a_hook_that_code_of_the_block_has_installed_stays(self):
+        for block in self.blocks():
+            def theirs(dropped):
+                pass
+            with block:
+                sys.unraisablehook = theirs
+            self.assertIs(theirs, sys.unraisablehook)
+            sys.unraisablehook = self.shown.append
+
+    def test_another_thread_changes_no_hook(self):
+        def run():
+            for block in self.blocks():
+                with block:
+                    hooks.append(sys.unraisablehook)
+        hooks = []
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join(DEADLINE)
+        self.assertEqual([self.shown.append] * 2, hooks)
+
+
+class Committing:
+    """A data manager that a signal interrupts in a step of the commit."""
+
+    transaction_manager = transaction.manager
+
+    def __init__(self, step, signum):
+        self.step = step
+        self.signum = signum
+        self.done = []
+
+    def _do(self, step):
+        if step == self.step:
+            signal.raise_signal(self.signum)
+        self.done.append(step)
+
+    def sortKey(self):
+        return ''
+
+    def abort(self, txn):
+        self._do('abort')
+
+    def tpc_begin(self, txn):
+        self._do('begin')
+
+    def commit(self, txn):
+        self._do('commit')
+
+    def tpc_vote(self, txn):
+        self._do('vote')
+
+    def tpc_finish(self, txn):
+        self._do('finish')
+
+    def tpc_abort(self, txn):
+        self._do('tpc_abort')
+
+
+class CommitTests(unittest.TestCase):
+    """A signal that comes in a commit while a program boots."""
+
+    def setUp(self):
+        for signum in SIGNALS:
+            self.addCleanup(signal.signal, signum, signal.getsignal(signum))
+            signal.signal(signum, signal.SIG_DFL)
+        before = process_state()
+        self.addCleanup(lambda: self.assertEqual(before, process_state()))
+
+    def test_it_ends_the_program_after_all_steps(self):
+        steps = ['begin', 'commit', 'vote', 'finish']
+        for step in steps:
+            for signum in SIGNALS:
+                manager = transaction.TransactionManager()
+                resource = Committing(step, signum)
+                with self.assertRaises(Terminated) as caught, booting():
+                    manager.get().join(resource)
+                    manager.commit()
+                    self.assertIs(signal.SIG_DFL, signal.getsignal(signum))
+                self.assertEqual(signum, caught.exception.signum)
+                self.assertEqual(steps, resource.done)
+
+    def test_an_error_of_the_commit_is_raised(self):
+        class Failing(Committing):
+            def tpc_vote(self, txn):
+                super().tpc_vote(txn)
+                raise ValueError
+        manager = transaction.TransactionManager()
+        resource = Failing('commit', signal.SIGTERM)
+        with self.assertRaises(ValueError), booting():
+            manager.get().join(resource)
+            manager.commit()
+        self.assertEqual('tpc_abort', resource.done[-1])
+
+    def test_a_new_database_is_whole(self):
+        path = os.path.join(
+            self.enterContext(tempfile.TemporaryDirectory()), 'Data.fs')
+
+        def interrupted(fd):
+            signal.raise_signal(signal.SIGTERM)
+            fsync(fd)
+        fsync = os.fsync
+        with (mock.patch('ZODB.FileStorage.FileStorage.fsync', interrupted),
+              self.assertNoLogs(level='CRITICAL'),
+              self.assertRaises(Terminated), booting()):
+            ZODB.DB(path).close()
+        self.assertTrue(os.path.getsize(path))
 
 
 class InstallingTests(unittest.TestCase):

@@ -63,9 +63,8 @@ class CheckTests(unittest.TestCase):
                                            f'{value!r}$', **{key: value})
 
     def test_sockets(self):
-        for config in ({'type': 'socket'}, {'socket': 'path'}):
-            self.assertRefused(ValueError, "type='socket' and socket=PATH nee",
-                               **config)
+        self.assertRefused(ValueError, "socket=PATH needs type='socket'",
+                           socket='path')
         self.assertRefused(ValueError, "socket is a path, not ''",
                            type='socket', socket='')
         self.assertRefused(TypeError, '.*not int', type='socket', socket=3)
@@ -142,17 +141,34 @@ class KeywordsTests(unittest.TestCase):
 
     def test_socket_path(self):
         def path(**config):
-            return application(type='socket', **config).socket_path
+            return application(type='socket', **config).socket_paths
         here = os.getcwd()
-        self.assertEqual(f'{here}/x', path(socket='x'))
-        self.assertEqual(f'{here}/a/x', path(socket='x', cwd='a'))
-        self.assertEqual('/a/x', path(socket='x', cwd='/a'))
-        self.assertEqual('/a/x', path(socket='x', cwd=pathlib.Path('/a')))
-        self.assertEqual('/x', path(socket=pathlib.Path('/x'), cwd='/a'))
+        x = f'{here}/x'
+        self.assertEqual([x], path(socket='x'))
+        self.assertEqual([f'{here}/a/x', x], path(socket='x', cwd='a'))
+        self.assertEqual(['/a/x', x], path(socket='x', cwd='/a'))
+        self.assertEqual(['/a/x', x],
+                         path(socket='x', cwd=pathlib.Path('/a')))
+        self.assertEqual(['/x'], path(socket=pathlib.Path('/x'), cwd='/a'))
         # As the system sees it, where there are symbolic links.
-        self.assertEqual('/a/../x', path(socket='x', cwd='/a/..'))
+        self.assertEqual(['/a/../x', x], path(socket='x', cwd='/a/..'))
         with mock.patch('os.getcwd', side_effect=FileNotFoundError):
-            self.assertEqual('/a/x', path(socket='x', cwd='/a'))
+            self.assertEqual(['/a/x'], path(socket='x', cwd='/a'))
+
+    def test_a_socket_seen_from_elsewhere(self):
+        it = application(type='socket', socket='x', cwd='a').seen_from('/h')
+        self.assertEqual(['/h/a/x', '/h/x'], it.socket_paths)
+        with self.assertRaises(TypeError):
+            application(home='/h')
+
+    def test_a_socket_that_is_not_known_yet(self):
+        for config in {}, {'socket': 'x'}:
+            application(type='socket', **config)
+        application().check_socket()
+        with self.assertRaisesRegex(ValueError, 'needs socket=PATH'):
+            application(type='socket').check_socket()
+        with self.assertRaisesRegex(ValueError, "needs type='socket'"):
+            application(socket='x')
 
     def test_delays(self):
         it = application(restart='always', restart_delay=0.5)

@@ -20,7 +20,7 @@ from gocept.runner.errors import (
 )
 from gocept.runner.poller import Poller, background
 from gocept.runner.process import Process, unixsocket
-from gocept.runner.spawn import instance
+from gocept.runner.spawn import Runner, application, instance
 from gocept.runner.tests.spawn.test_runner import ECHO, SpawnTestCase, settle
 from gocept.runner.tests.streams import read_to_end, wait_readable
 from gocept.runner.tests.support import DEADLINE, open_descriptors
@@ -233,13 +233,13 @@ class FailingTests(RestartTestCase):
                    if thread.name == 'gocept.runner.poller')
         errors = [RuntimeError('one'), LookupError('two'), MemoryError(),
                   ValueError('four')]
-        start = instance.Process
+        start = application.Process
 
         def failing(*args, **kwargs):
             if errors:
                 raise errors.pop(0)
             return start(*args, **kwargs)
-        with mock.patch.object(instance, 'Process', failing):
+        with mock.patch.object(application, 'Process', failing):
             self.end()
             self.wait_started('it', 2)
         self.assertEqual(4, len(self.log.having('cannot be restarted')))
@@ -736,14 +736,14 @@ class WaitingTests(RestartTestCase):
         errors = [OSError(number, 'too many') for number in (
             errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)]
         errors += [MemoryError()]
-        start = instance.Process
+        start = application.Process
 
         def failing(*args, **kwargs):
             if errors:
                 raise errors.pop(0)
             return start(*args, **kwargs)
         with (mock.patch.object(instance, '_SHORTAGE', 0.001),
-              mock.patch.object(instance, 'Process', failing)):
+              mock.patch.object(application, 'Process', failing)):
             self.process('cat').send_signal(signal.SIGKILL)
             self.wait_started('cat', 2)
         self.assertEqual(5, len(self.log.having('ShortageError'))
@@ -773,6 +773,19 @@ class MessageTests(RestartTestCase):
 
 class StateTests(RestartTestCase):
 
+    def test_before_the_end_is_told(self):
+        for restart, status, expected in (
+                ('never', 0, 'ended'), ('never', 1, 'given-up'),
+                ('on-failure', 1, 'restarting'), ('always', 0, 'restarting')):
+            with (self.subTest(restart, status=status),
+                  mock.patch.object(instance.Instance, '_tell_end'),
+                  Runner() as runner):
+                runner.add('it', ['sh', '-c', f'exit {status}'],
+                           restart=restart)
+                runner.start('it')
+                runner.get_process('it').wait(DEADLINE)
+                self.assertEqual(expected, runner.state('it'))
+
     def assertState(self, expected, alias='it'):
         settle()
         self.assertEqual(expected, self.runner.state(alias))
@@ -791,7 +804,7 @@ class StateTests(RestartTestCase):
         self.runner.start('it')
         self.runner.terminate('it')
         self.assertState('ended')
-        self.assertEqual([], self.log.having('ended with'))
+        self.assertEqual([logging.INFO], self.levels('ended with -15'))
 
     def test_a_failure(self):
         self.runner.add('it', 'exit 3', shell=True)

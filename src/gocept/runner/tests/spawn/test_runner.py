@@ -32,23 +32,18 @@ from gocept.runner.spawn import Runner
 from gocept.runner.tests import support
 from gocept.runner.tests.streams import read_to_end
 from gocept.runner.tests.support import DEADLINE, open_descriptors, settle
+from gocept.runner.tests.victims import VICTIM
 from gocept.runner.waits.deadline import Deadline
 
 # What children do. What they write is what a test waits for.
-CHILD = '''\
-import os, signal, socket, sys
+CHILD = VICTIM + '''\
+import socket
 
-def say(*what):
-    os.write(1, (' '.join(map(str, what)) + '\\n').encode())
+signal.alarm(1000)  # some tests take minutes on a busy machine
 
 def wait():
     """Wait until the test calls `let_go`."""
-    with open('go', 'rb', buffering=0) as fifo:
-        fifo.read(1)
-
-def pause():
-    while True:
-        signal.pause()
+    wait_at('go')
 
 def bind(path='socket'):
     server = socket.socket(socket.AF_UNIX)
@@ -59,9 +54,9 @@ def echo(server):
     """Say who we are, and send back what comes; to one client at a time."""
     server.listen(5)
     while True:
-        client = server.accept()[0]
+        client = readable(server).accept()[0]
         client.send(b'%d\\n' % os.getpid())
-        while data := client.recv(1000):
+        while data := readable(client).recv(1000):
             client.send(data)
 
 '''
@@ -82,8 +77,7 @@ RELUCTANT_DESCENDANT = '''
         signal.signal(signal.SIGTERM, lambda *args: (
             os.close(os.open('told', os.O_CREAT)), wait(), os._exit(0)))
         os.write(write, b'.')
-        while True:
-            signal.pause()
+        pause()
     os.read(read, 1)
     '''
 
@@ -1171,6 +1165,8 @@ class ManyTests(SpawnTestCase):
         self.runner.add('true', 'true', restart='always', restart_delay=0,
                         restart_limit=1000)
         self.runner.start('true')
+        for count in range(100, 1001, 100):  # each has its time
+            self.log.wait_for('restarting', count)
         self.log.wait_for('given up after 1000 restarts')
         self.assertEqual(1001, len(self.log.having('Started')))
 

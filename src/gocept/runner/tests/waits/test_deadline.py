@@ -47,6 +47,12 @@ class DeadlineTests(unittest.TestCase):
                 while not deadline.passed:
                     nothing.poll(deadline.left())
 
+    def test_in_a_message(self):
+        for seconds, text in (
+                (2.999961969, '3 s'), (0.25, '0.25 s'), (30, '30 s'),
+                (3600, '3600 s'), (None, 'any time')):
+            self.assertEqual(text, str(Deadline(seconds)))
+
     def test_no_number(self):
         with self.assertRaises(ValueError):
             Deadline(math.nan)

@@ -8,7 +8,12 @@ from unittest import mock
 
 from gocept.runner.poller import Poller
 from gocept.runner.tests.test_logs import failing_handler
-from gocept.runner.waits.forks import Lock, OneProcess, tell_forks
+from gocept.runner.waits.forks import (
+    Lock,
+    OneProcess,
+    becoming_program,
+    tell_forks,
+)
 
 
 class TellForksTests(unittest.TestCase):
@@ -31,6 +36,17 @@ class TellForksTests(unittest.TestCase):
         self.assertEqual((pid, 0), os.waitpid(pid, 0))
         self.assertEqual([], told.pids)
 
+    def test_a_child_that_becomes_a_program_has_nothing_anew(self):
+        class Told:
+            told = False
+
+            def after_fork(self):
+                self.told = True
+        told = Told()
+        tell_forks(told)
+        with becoming_program():
+            self.assertTrue(forked(lambda: not told.told))
+        self.assertTrue(forked(lambda: told.told))
 
     def test_one_that_fails_keeps_nothing_from_the_others(self):
         class Told:

@@ -1,13 +1,17 @@
 """What is opened never gets the number of a standard stream."""
 
+import io
 import os
 import subprocess
 import sys
 import tempfile
 import textwrap
 import unittest
+from unittest import mock
 
+from gocept.runner.testing import private_kernel
 from gocept.runner.tests import support
+from gocept.runner.waits.standard import is_terminal
 
 CLOSE = 'exec 0<&- 1>&- 2>&-; exec "$@"'
 
@@ -35,6 +39,14 @@ class StandardTests(unittest.TestCase):
                 check=True, env=support.child_environment(),
                 timeout=support.DEADLINE)
             return report.read().decode().splitlines()
+
+    def test_a_connection_to_a_kernel(self) -> None:
+        with private_kernel() as kernel:
+            self.assertEqual(['/dev/null', 'True'], self.run_closed(f'''
+                from gocept.runner.kernel import Kernel
+                with Kernel({kernel.port_or_path!r}) as kernel:
+                    report([0, str(kernel.fileno() > 2)])
+                '''))
 
     def test_all_are_filled(self) -> None:
         self.assertEqual(['/dev/null'] * 3 + ['True', 'same'], self.run_closed(
@@ -119,3 +131,18 @@ class StandardTests(unittest.TestCase):
             Process('true').wait()
             report([str(os.get_blocking(2))])
             """))
+
+
+class TerminalTests(unittest.TestCase):
+
+    def test_what_is_none(self) -> None:
+        closed = io.StringIO()
+        closed.close()
+        for stream in None, io.StringIO(), closed, mock.Mock(spec=['write']):
+            self.assertFalse(is_terminal(stream))
+
+    def test_a_terminal(self) -> None:
+        ours, theirs = os.openpty()
+        self.addCleanup(os.close, ours)
+        with open(theirs, 'w') as stream:
+            self.assertTrue(is_terminal(stream))

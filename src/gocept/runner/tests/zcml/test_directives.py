@@ -14,9 +14,10 @@ from zope.configuration.exceptions import ConfigurationError
 from zope.interface.verify import verifyObject
 
 from gocept.runner import executor, runner
-from gocept.runner.boot import environment, zopeconf
-from gocept.runner.cli import messages
+from gocept.runner.boot import messages, zopeconf
+from gocept.runner.boot.toolkit import Toolkit
 from gocept.runner.executor import Condition, SimpleExecutor
+from gocept.runner.executor.conditions.answer import Question
 from gocept.runner.interfaces import (
     IExecutor,
     IPoller,
@@ -80,6 +81,19 @@ def decorated() -> None:
 @runner.once(principal='zope.mgr')
 def decorated_once() -> None:
     """Another one."""
+
+
+OF_SCHEDULE = {'schedule': '0 2 * * *', 'timezone': 'Asia/Tokyo', 'jitter': 7,
+               'missed': 'once'}
+
+
+@runner.appmain(lock=True, **OF_SCHEDULE)
+def decorated_schedule() -> None:
+    """One at times."""
+
+
+def with_arguments(mode: str, rest: str = '') -> None:
+    """One with arguments."""
 
 
 class CanBeCalled:
@@ -283,8 +297,8 @@ class AppTests(DirectiveTestCase):
                 ({'limit': 'much'}, "'much'"),
                 ({'encoding': 'nonsense'}, 'unknown encoding: nonsense'),
                 ({'buffering': 'word'}, "'word' is none of bytes, line"),
-                ({'socket': '/tmp/x'}, 'need each other'),
-                ({'type': 'socket'}, 'need each other'),
+                ({'socket': '/tmp/x'}, "needs type='socket'"),
+                ({'type': 'socket'}, 'needs socket=PATH'),
                 ({'user': 'no-such-user'}, "no user 'no-such-user'"),
                 ({'group': 'no-such-group'}, "no group 'no-such-group'"),
                 ({'umask': 'rwx'}, "'rwx' is no mask"),
@@ -335,7 +349,7 @@ class ExecutorTests(DirectiveTestCase):
 
     def state(self, it: Any) -> Any:
         """All that there is to be known of an executor that never ran."""
-        if isinstance(it, SimpleExecutor | Condition):
+        if isinstance(it, SimpleExecutor | Condition | Question):
             return type(it), {
                 name: self.state(value) for name, value in vars(it).items()
                 if name != '_changing'}
@@ -409,6 +423,26 @@ class ExecutorTests(DirectiveTestCase):
                  {'type': 'output', 'banner': 'ready', 'failure': '^no'}),
                 (executor.TCPExecutor('cat', '127.0.0.1', 8999, name='a'),
                  {'type': 'tcp', 'host': '127.0.0.1', 'port': '8999'}),
+                (executor.TCPExecutor(
+                    'cat', '127.0.0.1', 8999, send=b'PING\r\n',
+                    expect='PONG:1', name='a'),
+                 {'type': 'tcp', 'host': '127.0.0.1', 'port': '8999',
+                  'send': r'PING\r\n', 'expect': 'PONG:1'}),
+                (executor.PostgreSQLExecutor('cat', '/tmp', name='a'),
+                 {'type': 'postgresql', 'host': '/tmp'}),
+                (executor.PostgreSQLExecutor(
+                    'cat', '127.0.0.1', 8999, user='me', dbname='mine',
+                    stop_signal=signal.SIGTERM, name='a',
+                    popen_kwargs={'user': 'root'}),
+                 {'type': 'postgresql', 'host': '127.0.0.1', 'port': '8999',
+                  'dbuser': 'me', 'dbname': 'mine', 'user': 'root',
+                  'stop_signal': 'TERM'}),
+                (executor.RedisExecutor('cat', '/tmp/sock', name='a'),
+                 {'type': 'redis', 'host': '/tmp/sock'}),
+                (executor.RedisExecutor(
+                    'cat', '127.0.0.1', 8999, password='x y', name='a'),
+                 {'type': 'redis', 'host': '127.0.0.1', 'port': '8999',
+                  'password': 'x y'}),
                 (executor.HTTPExecutor(
                     'cat', 'http://127.0.0.1:8999/ok', name='a'),
                  {'type': 'http', 'url': 'http://127.0.0.1:8999/ok'}),
@@ -429,6 +463,10 @@ class ExecutorTests(DirectiveTestCase):
                  {'type': 'pid', 'filename': '/tmp/pid'}),
                 (executor.UnixSocketExecutor('cat', '/tmp/sock', name='a'),
                  {'type': 'unix', 'socket_name': '/tmp/sock'}),
+                (executor.UnixSocketExecutor(
+                    'cat', '/tmp/sock', send=b'?', expect='^!', name='a'),
+                 {'type': 'unix', 'socket_name': '/tmp/sock', 'send': '?',
+                  'expect': '^!'}),
                 (executor.ConditionExecutor(
                     'cat', executor.notified(), name='a'),
                  {'type': 'notified'}),
@@ -445,7 +483,7 @@ class ExecutorTests(DirectiveTestCase):
         from gocept.runner.zcml import IExecutorDirective
         from gocept.runner.zcml.directives import _KINDS
         tested = {'simple', 'output', 'tcp', 'http', 'pid', 'unix',
-                  'notified', 'probe', 'condition'}
+                  'postgresql', 'redis', 'notified', 'probe', 'condition'}
         self.assertEqual(tested, {*_KINDS})
         self.assertEqual(tested, {
             each.value for each in IExecutorDirective['type'].vocabulary})
@@ -461,6 +499,17 @@ class ExecutorTests(DirectiveTestCase):
             (('cat -n',), {'name': 'a', 'port': 80, 'banner': 'x'}),
             it.arguments)
         self.assertEqual(0o22, it._popen['umask'])
+
+    def test_what_a_class_expects(self) -> None:
+        for expected, written in (
+                (executor.TCPExecutor('cat', 'h', 1, expect='P.NG', name='a'),
+                 {'host': 'h', 'port': '1', 'expect': 'P.NG'}),
+                (executor.HTTPExecutor(
+                    'cat', 'http://h:1', expect=expect, name='a'),
+                 {'url': 'http://h:1', 'expect': f'{HERE}:expect'})):
+            kind = type(expected).__name__
+            self.assertMade(expected, **written, **{
+                'class': f'gocept.runner.executor.{kind}'})
 
     def test_a_class_that_is_none(self) -> None:
         for name, expected in (
@@ -487,6 +536,7 @@ class ExecutorTests(DirectiveTestCase):
         for kind, needed in (
                 ('output', 'banner'), ('tcp', 'host'), ('http', 'url'),
                 ('pid', 'filename'), ('unix', 'socket_name'),
+                ('postgresql', 'host'), ('redis', 'host'),
                 ('probe', 'probe'), ('condition', 'condition')):
             with self.subTest(kind):
                 self.assertWrong(
@@ -499,6 +549,9 @@ class ExecutorTests(DirectiveTestCase):
     def test_what_a_type_has_not(self) -> None:
         for written, expected in (
                 ({'banner': 'x'}, 'type "simple" has no "banner"'),
+                ({'expect': 'x'}, 'type "simple" has no "expect"'),
+                ({'type': 'redis', 'host': 'h', 'expect': 'x'},
+                 'type "redis" has no "expect"'),
                 ({'type': 'notified', 'url': 'http://127.0.0.1:1'},
                  'type "notified" has no "url"'),
                 ({'type': 'http', 'url': 'http://127.0.0.1:1', 'port': '1'},
@@ -528,6 +581,13 @@ class ExecutorTests(DirectiveTestCase):
                 ({'type': 'output', 'banner': '('}, 'unterminated subpattern'),
                 ({'type': 'tcp', 'host': '127.0.0.1', 'port': '65536'},
                  '65536'),
+                ({'type': 'tcp', 'expect': '('}, "Invalid value for 'expect'"),
+                ({'type': 'tcp', 'expect': '('}, 'unterminated subpattern'),
+                ({'type': 'tcp', 'send': 'ä'}, "'ä' is not written in ASCII"),
+                ({'type': 'postgresql', 'host': '/tmp', 'port': '0'},
+                 'any but 0'),
+                ({'type': 'http', 'expect': 'no.such:function'},
+                 "Couldn't import no.such"),
                 ({'type': 'http', 'url': 'ftp://127.0.0.1'}, 'is no URL'),
                 ({'type': 'http', 'url': 'http://127.0.0.1:1',
                   'status': '('}, 'unterminated subpattern'),
@@ -700,7 +760,10 @@ class WorkerTests(DirectiveTestCase):
     def assertOptions(self, worker: Any, **expected: object) -> None:
         expected = {
             'ticks': 1, 'principal': None, 'attempts': 3, 'max_backoff': 60,
-            'shutdown_timeout': 30, 'once': False, **expected}
+            'shutdown_timeout': 30, 'once': False, 'application': None,
+            'watch': None, 'watch_interval': 0.5, 'schedule': None,
+            'timezone': None, 'jitter': 0, 'missed': 'skip', 'lock': False,
+            'tick_timeout': None, 'tick_timeout_action': 'log', **expected}
         self.assertEqual(expected, {
             name: getattr(worker.decorator, name) for name in expected})
         self.assertEqual({*expected} - {'once'},
@@ -716,9 +779,10 @@ class WorkerTests(DirectiveTestCase):
         self.assertOptions(
             self.worker('plain', ticks='0.5', principal='zope.mgr',
                         once='true', attempts='5', max_backoff='6',
-                        shutdown_timeout='7'),
+                        shutdown_timeout='7', watch=f'{HERE}:plain',
+                        watch_interval='8'),
             ticks=0.5, principal='zope.mgr', once=True, attempts=5,
-            max_backoff=6, shutdown_timeout=7)
+            max_backoff=6, shutdown_timeout=7, watch=plain, watch_interval=8)
 
     def test_a_function_with_a_decorator(self) -> None:
         worker = self.worker('decorated')
@@ -737,6 +801,44 @@ class WorkerTests(DirectiveTestCase):
         self.assertOptions(self.worker('decorated', once='true'), once=True,
                            ticks=7, principal='zope.mgr', attempts=2,
                            max_backoff=9, shutdown_timeout=11)
+
+    def test_a_schedule(self) -> None:
+        written = {'schedule': '0 2 * * *', 'timezone': 'Asia/Tokyo',
+                   'missed': 'once'}
+        worker = self.worker('plain', jitter='2.5', lock='true',
+                             tick_timeout='60', tick_timeout_action='abort',
+                             **written)
+        self.assertOptions(worker, jitter=2.5, lock=True, tick_timeout=60,
+                           tick_timeout_action='abort', **written)
+        # In place of the ticks of the decorator.
+        self.assertOptions(self.worker('decorated', **written),
+                           principal='zope.mgr', attempts=2, max_backoff=9,
+                           shutdown_timeout=11, **written)
+
+    def test_the_schedule_of_a_decorator(self) -> None:
+        self.assertOptions(
+            self.worker('decorated_schedule'), lock=True, **OF_SCHEDULE)
+        self.assertOptions(
+            self.worker('decorated_schedule', lock='false', schedule='@daily'),
+            **{**OF_SCHEDULE, 'schedule': '@daily'})
+        self.assertOptions(
+            self.worker('decorated_schedule', ticks='1'), lock=True)
+        self.assertOptions(
+            self.worker('decorated_schedule', once='true'), lock=True,
+            once=True, **OF_SCHEDULE)
+
+    def test_a_schedule_in_place_of_one_tick(self) -> None:
+        self.assertOptions(
+            self.worker('decorated_once', once='false', schedule='@daily'),
+            principal='zope.mgr', schedule='@daily')
+
+    def test_site_and_arguments(self) -> None:
+        worker = self.worker('plain')
+        self.assertEqual((None, ()), (worker.site, worker.arguments))
+        worker = self.worker('with_arguments', site='intranet/news',
+                             arguments="fast 'and good'")
+        self.assertEqual(('intranet/news', ['fast', 'and good']),
+                         (worker.site, worker.arguments))
 
     def test_one_that_runs_once(self) -> None:
         self.assertOptions(self.worker('decorated_once'), once=True,
@@ -782,7 +884,7 @@ class WorkerTests(DirectiveTestCase):
                     '<runner:worker name="w"'
                     f' handler="broken_package.{name}:run" />'))
                 with self.assertRaises(ConfigurationError) as caught:
-                    with environment.configured(options, logs=False):
+                    with Toolkit().configured(options, logs=False):
                         pass
                 self.assertIn(expected, str(caught.exception))
                 self.assertIn(f'{self.dir}/site.zcml", line 2.',
@@ -796,10 +898,43 @@ class WorkerTests(DirectiveTestCase):
                 ({'shutdown_timeout': 'soon'}, 'soon'),
                 ({'once': 'twice'}, "'twice' is neither true nor false"),
                 ({'principal': ''}, 'the value is empty'),
+                ({'watch': 'os:sep'}, '"watch" is not callable: \'/\''),
+                ({'watch_interval': '0'}, 'must be more than 0 seconds'),
+                ({'schedule': '0 25 * * *'}, "bad hour '25'"),
+                ({'schedule': '@daily', 'timezone': 'Mars'},
+                 "there is no time zone 'Mars'"),
+                ({'schedule': '@daily', 'ticks': '1'},
+                 'a worker has either ticks or a schedule'),
+                ({'schedule': '@daily', 'watch': f'{HERE}:plain'},
+                 'cannot have watch as well'),
+                ({'schedule': '@daily', 'once': 'true'},
+                 '"once" and "schedule" exclude each other'),
+                ({'schedule': '@daily', 'missed': 'twice'},
+                 "'twice' is none of skip, once"),
+                ({'schedule': '@daily', 'jitter': '-1'},
+                 "'-1' is no number of seconds >= 0"),
+                *(({name: value}, 'timezone, jitter and missed are about a ')
+                  for name, value in (('timezone', 'UTC'), ('jitter', '1'),
+                                      ('missed', 'once'))),
+                ({'lock': 'twice'}, "'twice' is neither true nor false"),
+                ({'tick_timeout': '0'}, 'must be more than 0 seconds'),
+                ({'tick_timeout_action': 'kill'},
+                 "'kill' is none of log, abort"),
+                ({'tick_timeout_action': 'abort'},
+                 'is about tick_timeout, and the worker has none'),
+                ({'site': ''}, 'the value is empty'),
+                ({'arguments': 'one'},
+                 'the arguments do not fit the handler: too many'),
+                ({'arguments': '"one'}, 'No closing quotation'),
                 ({'start': 'eager'}, "'start'")):
             with self.subTest(written):
                 self.assertWrong('<runner:worker name="w" ' + attributes(
                     handler=f'{HERE}:plain', **written) + ' />', expected)
+
+    def test_a_schedule_for_one_that_runs_once(self) -> None:
+        self.assertWrong('<runner:worker name="w" ' + attributes(
+            handler=f'{HERE}:decorated_once', schedule='@daily') + ' />',
+            'the worker runs one tick, so it has no schedule; once="false"')
 
     def test_what_is_missing(self) -> None:
         self.assertWrong('<runner:worker name="w" />', "'handler'")
@@ -817,7 +952,7 @@ class LeftBehindTests(DirectiveTestCase):
 
     def configure(self, body: str) -> Any:
         self.write('site.zcml', '').write_text(zcml(body))
-        with environment.configured(self.options, logs=False):
+        with Toolkit().configured(self.options, logs=False):
             return zope.component.queryUtility(ISupervisor)
 
     DECLARED = f'''

@@ -1,5 +1,6 @@
 """What the text of an attribute becomes."""
 
+import os
 import pathlib
 import signal
 import subprocess
@@ -58,6 +59,14 @@ class ValueTests(FieldTestCase):
             fields.Pattern(),
             ('', 'the value is empty'),
             ('(', "'(' is no regular expression: missing ), "))
+
+    def test_bytes(self) -> None:
+        self.assertConverts(
+            fields.Bytes(), ('', b''), (r'PING\r\n', b'PING\r\n'),
+            (r'\x00\xff\\', b'\0\xff\\'))
+        for text in ('ä', r'\u1234', r'\x', 'x\\'):
+            self.assertRefuses(
+                fields.Bytes(), (text, 'is not written in ASCII, with esc'))
 
     def test_a_number_or_none(self) -> None:
         self.assertConverts(fields.NumberOrNone(), ('0', 0))
@@ -155,6 +164,27 @@ class ValueTests(FieldTestCase):
         self.assertRefuses(fields.PopenStream(), ('merge', "'merge'"))
 
 
+class FunctionTests(FieldTestCase):
+
+    def setUp(self) -> None:
+        self.machine = ConfigurationMachine()
+        self.field = fields.Function().bind(self.machine)
+
+    def test_both_ways_to_write_it(self) -> None:
+        for text in ('os.path:join', 'os.path.join', ' os.path:join '):
+            self.assertEqual('os.path:join', self.field.fromUnicode(text))
+
+    def test_from_the_package_of_the_file(self) -> None:
+        self.machine.package = os
+        self.assertEqual('os.path:join',
+                         self.field.fromUnicode('.path.join'))
+
+    def test_what_is_none(self) -> None:
+        self.assertRefuses(
+            self.field, ('no_such_module:function', 'no_such_module'),
+            ('os:sep', "is no function, but '/'"))
+
+
 class ObjectTests(FieldTestCase):
 
     def setUp(self) -> None:
@@ -180,10 +210,13 @@ class FromZopeConfTests(TestCase, FieldTestCase):
     FIELDS = {
         'text': (fields.Text(), 'cat -n', 'cat -n'),
         'pattern-or-number': (fields.PatternOrNumber(), '200', 200),
+        'name': (fields.Name(), 'main', 'main'),
+        'absolute-path': (fields.AbsolutePath(), '/a/../b', '/b'),
         'choice': (fields.Choice(values=('lazy', 'eager')), 'eager', 'eager'),
         'number': (fields.Number(), '80', 80),
         'number-or-none': (fields.NumberOrNone(), 'none', None),
         'pattern': (fields.Pattern(), '^a', '^a'),
+        'bytes': (fields.Bytes(), r'\n', b'\n'),
         'mode': (fields.Mode(), '077', 0o77),
         'bool': (fields.Bool(), 'yes', True),
         'seconds': (fields.Seconds(), '2.5', 2.5),
@@ -199,6 +232,8 @@ class FromZopeConfTests(TestCase, FieldTestCase):
             fields.PopenErrorStream(), 'merge', subprocess.STDOUT),
         'object': (fields.Object().bind(ConfigurationMachine()),
                    'pathlib:Path', pathlib.Path),
+        'function': (fields.Function().bind(ConfigurationMachine()),
+                     'os.path.join', 'os.path:join'),
     }
 
     def setUp(self) -> None:

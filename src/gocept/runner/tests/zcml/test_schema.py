@@ -18,10 +18,12 @@ from gocept.runner.spawn.application import Application
 from gocept.runner.zcml import (
     IAppDirective,
     IExecutorDirective,
+    IKernelDirective,
     IWorkerDirective,
 )
 
-SCHEMAS = (IAppDirective, IExecutorDirective, IWorkerDirective)
+SCHEMAS = (IAppDirective, IExecutorDirective, IKernelDirective,
+           IWorkerDirective)
 
 START = 'when it is started, which only a supervisor decides'
 
@@ -41,11 +43,14 @@ OF_DIRECTIVES = {
         'extra_groups': 'a keyword of Popen, part of popen_kwargs',
         'umask': 'a keyword of Popen, part of popen_kwargs',
         'probe': 'the command of exits_zero(), as the executor has one',
+        'dbuser': 'the user of postgresql(), as the process has one',
     },
     IWorkerDirective: {
         'name': 'what it is called on the command line',
         'handler': 'what is decorated',
         'once': 'chooses the decorator',
+        'site': 'what a call of the program has',
+        'arguments': 'what a call of the program has',
     },
 }
 """Attributes that are no keywords, and why."""
@@ -101,7 +106,8 @@ class DescriptionTests(unittest.TestCase):
 
     def test_what_is_required(self) -> None:
         self.assertEqual(
-            [{'name', 'command'}, {'name', 'command'}, {'name', 'handler'}],
+            [{'name', 'command'}, {'name', 'command'}, set(),
+             {'name', 'handler'}],
             [{name for name, field in fields(schema).items()
               if field.required} for schema in SCHEMAS])
 
@@ -134,7 +140,7 @@ class CoverageTests(unittest.TestCase):
         self.fail(f'{name}: {description!r} does not tell {expected!r}')
 
     def test_apps(self) -> None:
-        own = {*Application.__dataclass_fields__} - {'options'}
+        own = {*Application.__dataclass_fields__} - {'options', 'home'}
         process = keywords(Process.__init__)
         wanted = (keywords(Runner.add) | own | process
                   | keywords(Launch.__init__) | {*CHANNEL})
@@ -153,6 +159,7 @@ class CoverageTests(unittest.TestCase):
             executor.SimpleExecutor, executor.OutputExecutor,
             executor.TCPExecutor, executor.HTTPExecutor,
             executor.PidExecutor, executor.UnixSocketExecutor,
+            executor.PostgreSQLExecutor, executor.RedisExecutor,
             executor.ConditionExecutor, executor.Executor)
         wanted = set()
         for each in classes:
@@ -167,6 +174,7 @@ class CoverageTests(unittest.TestCase):
             executor.SimpleExecutor, executor.OutputExecutor,
             executor.TCPExecutor, executor.HTTPExecutor,
             executor.PidExecutor, executor.UnixSocketExecutor,
+            executor.PostgreSQLExecutor, executor.RedisExecutor,
             executor.ConditionExecutor, executor.Executor}, classes)
 
     def test_conditions(self) -> None:
@@ -177,6 +185,8 @@ class CoverageTests(unittest.TestCase):
                                                         'socket_name'}),
                 (executor.pid_file, {'path': 'filename'}),
                 (executor.exits_zero, {'command': 'probe'}),
+                (executor.postgresql, {'user': 'dbuser'}),
+                (executor.redis, {}),
                 (executor.notified, {})):
             with self.subTest(condition):
                 self.assertLessEqual(
@@ -195,7 +205,8 @@ class CoverageTests(unittest.TestCase):
     def test_workers(self) -> None:
         wanted = (keywords(runner.appmain.__init__)
                   | keywords(runner.once.__init__))
-        self.assertCovers(IWorkerDirective, wanted)
+        self.assertCovers(IWorkerDirective, wanted, {
+            'application': 'It is known before ZCML is read.'})
 
     def test_defaults_of_workers(self) -> None:
         decorator = runner.appmain()

@@ -14,7 +14,8 @@ import zope.component
 import zope.event
 
 from gocept.runner import errors
-from gocept.runner.boot import environment, zopeconf
+from gocept.runner.boot import zopeconf
+from gocept.runner.boot.toolkit import Toolkit
 from gocept.runner.channel import PipeChannel
 from gocept.runner.errors import CannotStart, Terminated
 from gocept.runner.events import ChildReady
@@ -36,6 +37,7 @@ from gocept.runner.tests.declaring import (
     zcml,
 )
 from gocept.runner.tests.executors import is_gone
+from gocept.runner.tests.streams import Alarms
 from gocept.runner.tests.support import DEADLINE, SIGNALS, open_descriptors
 from gocept.runner.tests.victims import until
 
@@ -83,12 +85,12 @@ class LifeTestCase(DeclaringTestCase):
             self.assertEqual(set(), self.pids())
 
     def pids(self) -> set[int]:
-        return {each.it.process.pid
+        return {each.it.child.pid
                 for each in self.supervisor.children.values()
-                if each.it.process is not None}
+                if each.it.child is not None}
 
     def process(self, name: str) -> Any:
-        process = self.supervisor.children[name].it.process
+        process = self.supervisor.children[name].it.child
         assert process is not None
         return process
 
@@ -250,11 +252,11 @@ class StopTests(LifeTestCase):
     def test_who_ends_soon_leaves_its_time_to_the_others(self) -> None:
         # 'd' and 'c' end at once, so that 'b' may have half of all.
         self.load(self.an_app('a', **EAGER)
-                  + self.an_executor('b', TAKES_ITS_TIME.replace('0.2', '1'),
+                  + self.an_executor('b', TAKES_ITS_TIME.replace('0.2', '2.2'),
                                      requires='a', **EAGER)
                   + self.an_executor('c', requires='b', **EAGER)
                   + self.an_executor('d', requires='c', **EAGER))
-        with self.running(3):
+        with self.running(8):
             b = self.process('b')
         self.assertFalse(b.killed)
 
@@ -355,7 +357,7 @@ class StopTests(LifeTestCase):
         self.assertEqual(3, len(logs.output), logs.output)
         for name in 'abc':
             self.assertTrue(any(
-                f'{name}.py' in line and 'ended with 5' in line
+                f'{name}.py' in line and 'non-zero code: 5' in line
                 for line in logs.output), logs.output)
 
     def test_an_exception_inside(self) -> None:
@@ -496,13 +498,14 @@ class FailingStartTests(LifeTestCase):
     def test_one_that_ends(self) -> None:
         self.load(self.an_executor('bad', "say('sorry')\nos._exit(3)",
                                    **EAGER))
-        error = self.assertFails("executor 'bad': ", 'ended with 3', 'sorry')
+        error = self.assertFails(
+            "executor 'bad': ", 'non-zero code: 3', 'sorry')
         self.assertIsInstance(error.__cause__, ProcessExitedWithError)
 
     def test_one_that_takes_too_long(self) -> None:
         self.load(self.an_executor('bad', 'pause()', timeout='0.05', **EAGER))
         error = self.assertFails("executor 'bad': ",
-                                 'was not ready after 0.05 s')
+                                 'timed out after 0.05 seconds')
         self.assertIsInstance(error.__cause__, TimeoutExpired)
         self.load(self.an_app('bad', 'pause()', start_timeout='0.05', **EAGER))
         self.assertFails("app 'bad': ", 'has not listened on')
@@ -546,9 +549,9 @@ class FailingStartTests(LifeTestCase):
                   + self.an_executor('bad', 'os._exit(3)', requires='good',
                                      **EAGER))
         with self.assertLogs('gocept.runner.supervisor', 'WARNING') as logs:
-            self.assertFails("executor 'bad': ", 'ended with 3')
+            self.assertFails("executor 'bad': ", 'non-zero code: 3')
         self.assertIn('good.py', logs.output[0])
-        self.assertIn('ended with 5', logs.output[0])
+        self.assertIn('non-zero code: 5', logs.output[0])
 
     def test_those_that_were_started_end_in_order(self) -> None:
         self.load(self.an_app('a', **EAGER)
@@ -601,7 +604,7 @@ class SignalTests(LifeTestCase):
                 self.send_when(signum, lambda: {'b waits', 'c waits'} <= {
                     *self.notes})
                 before = {each: signal.getsignal(each) for each in SIGNALS}
-                with self.assertRaises(Terminated) as caught:
+                with self.assertRaises(Terminated) as caught, Alarms():
                     with self.running():
                         self.fail('it runs')
                 self.assertEqual((signum, 128 + signum), (
@@ -629,11 +632,9 @@ class SignalTests(LifeTestCase):
         self.load('')
         ticks: list[None] = []
         conf = zopeconf.load(self.zope_conf())
-        with environment.open_databases(conf) as database:
-            with environment.root_of(database) as root, self.running():
-                os.kill(os.getpid(), signal.SIGTERM)
-                MainLoop(environment.find_site(root, None), 3600,
-                         lambda: ticks.append(None))()
+        with Toolkit().opened(conf) as root, self.running():
+            os.kill(os.getpid(), signal.SIGTERM)
+            MainLoop(root, 3600, lambda: ticks.append(None))()
         self.assertEqual([], ticks)
 
     def test_two_pollers_are_open_in_a_loop(self) -> None:
@@ -647,10 +648,9 @@ class SignalTests(LifeTestCase):
             if len(pollers) == 3:
                 loop.stop()
         conf = zopeconf.load(self.zope_conf())
-        with environment.open_databases(conf) as database:
-            with environment.root_of(database) as root, self.running():
-                loop = MainLoop(environment.find_site(root, None), 0.001, work)
-                loop()
+        with Toolkit().opened(conf) as root, self.running():
+            loop = MainLoop(root, 0.001, work)
+            loop()
         self.assertEqual([2] * 3, pollers)
 
     def test_in_another_thread_there_are_no_handlers(self) -> None:

@@ -18,10 +18,12 @@ from gocept.runner.events import ChildReady, ChildStarted
 from gocept.runner.executor import ProcessExitedWithError
 from gocept.runner.interfaces import IChildEvent, IExecutor, IPoller, IRunner
 from gocept.runner.poller import Poller, Timer
+from gocept.runner.process import unixsocket
 from gocept.runner.tests.declaring import DeclaringTestCase
 from gocept.runner.tests.executors import ExecutorTestCase, is_gone
 from gocept.runner.tests.support import DEADLINE, open_descriptors, settle
 from gocept.runner.tests.victims import until
+from gocept.runner.waits.deadline import Deadline
 from gocept.runner.zcml import utilities
 from gocept.runner.zcml.supervisor import Supervisor
 from gocept.runner.zcml.utilities import WorkerPoller, WorkerRunner
@@ -299,20 +301,23 @@ class WorkerRunnerTests(DeclaringTestCase):
                        + self.an_app('b', requires='a')).running(DEADLINE):
             for _ in range(2):
                 with self.assertRaisesRegex(ProcessExitedWithError,
-                                            'ended with 3'):
+                                            'non-zero code: 3'):
                     self.runner.get_channel('b')
             self.assertNotes('a started', 'a started')
 
     def test_the_next_use_tries_again_what_could_not_be_started(self) -> None:
         mended = self.dir / 'mended'
-        for body, error in (('os._exit(3)', StartError),
-                            ('pause()', DeadlineExceeded)):
+        for body, error, timeout in (
+                ('os._exit(3)', StartError, DEADLINE),
+                ('pause()', DeadlineExceeded, 0.2)):
             mended.unlink(missing_ok=True)
             with self.load(self.an_app(
                     'a', f'if not os.path.exists({str(mended)!r}): {body}',
-                    start_timeout='0.2')).running(DEADLINE):
-                for _ in range(2):
-                    self.assertRaises(error, self.runner.get_channel, 'a')
+                    start_timeout=str(DEADLINE))).running(DEADLINE):
+                with mock.patch.object(unixsocket, 'Deadline',
+                                       lambda _, it=timeout: Deadline(it)):
+                    for _ in range(2):
+                        self.assertRaises(error, self.runner.get_channel, 'a')
                 mended.write_text('')
                 self.assertIsNotNone(self.runner.get_channel('a'))
 

@@ -127,7 +127,7 @@ class OwnTests(ExecutorTestCase):
         condition = Mine()
         executor = ConditionExecutor('sleep 100', condition)
         self.assertRaises(StopIteration, executor.start)
-        self.assertIsNone(executor.process)
+        self.assertIsNone(executor.child)
         self.assertTrue(condition.checks[0].closed)
 
     def test_a_class_may_name_it(self) -> None:
@@ -140,7 +140,7 @@ class OwnTests(ExecutorTestCase):
     def test_without_a_check_it_is_none(self) -> None:
         executor = ConditionExecutor('sleep 100', Condition())
         self.assertRaises(NotImplementedError, executor.start)
-        self.assertIsNone(executor.process)
+        self.assertIsNone(executor.child)
 
 
 class AllTests(ExecutorTestCase):
@@ -165,8 +165,9 @@ class AllTests(ExecutorTestCase):
         executor = self.executor(
             'sleep 100', early, all_of(late, later), timeout=0.1)
         self.assertRaisesRegex(
-            TimeoutExpired, r'after 0\.1 s; waited \d\.\d\d s for late and '
-            'later; seen last: late not yet; later not yet; ', executor.start)
+            TimeoutExpired,
+            r'after 0\.1 seconds; waited \d\.\d\d s for late and later; '
+            'seen last: late not yet; later not yet; ', executor.start)
         for each in (early, late, later):
             self.assertTrue(each.checks[0].closed)
 
@@ -248,7 +249,7 @@ class AllTests(ExecutorTestCase):
             executor = self.executor(
                 'sleep 100', notified(), unix(self.dir / 'socket'))
             self.assertRaisesRegex(OSError, 'too many', executor.start)
-        self.assertIsNone(executor.process)
+        self.assertIsNone(executor.child)
 
     def test_conditions_are_needed(self) -> None:
         self.assertRaisesRegex(ValueError, 'needs a condition', all_of)
@@ -266,4 +267,4 @@ class AllTests(ExecutorTestCase):
         executor = ConditionExecutor(
             'sleep 100', all_of(notified(), all_of(notified())))
         self.assertRaisesRegex(ValueError, 'one notification', executor.start)
-        self.assertIsNone(executor.process)
+        self.assertIsNone(executor.child)

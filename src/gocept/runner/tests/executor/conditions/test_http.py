@@ -7,6 +7,8 @@ import ssl
 import subprocess
 import textwrap
 import threading
+import warnings
+from concurrent.futures import Future
 from typing import Any
 from unittest import mock
 
@@ -19,6 +21,8 @@ from gocept.runner.executor import (
     http,
 )
 from gocept.runner.executor.conditions.base import Pauses
+from gocept.runner.executor.conditions.network import resolve
+from gocept.runner.poller import Poller
 from gocept.runner.tests import services
 from gocept.runner.tests.executor.conditions.test_network import (
     HOST,
@@ -29,6 +33,7 @@ from gocept.runner.tests.executor.conditions.test_network import (
 from gocept.runner.tests.executors import ExecutorTestCase, Starting, server
 from gocept.runner.tests.support import DEADLINE
 from gocept.runner.tests.victims import until
+from gocept.runner.waits.deadline import Deadline
 
 SERVE = '''
 import select
@@ -121,11 +126,9 @@ class WebTestCase(ExecutorTestCase):
                       message: str) -> None:
         """Its deadline passes when that has been seen."""
         starting = Starting(executor)
-        starting.until_seen(seen)
-        executor._timeout = 0
-        executor._set_timeout()
+        starting.expire_when_seen(seen)
         self.assertRaisesRegex(TimeoutExpired, message, starting.wait)
-        self.assertIsNone(executor.process)
+        self.assertIsNone(executor.child)
 
 
 class StatusTests(WebTestCase):
@@ -136,8 +139,8 @@ class StatusTests(WebTestCase):
     def test_a_wrong_status_is_told(self) -> None:
         self.check_expired(
             self.executor(LATER), '503',
-            r'after 0 s; waited .* for an answer with status \^2.* to HEAD '
-            rf'http://{HOST}:\d+/; seen last: answered with 503 So')
+            r'after 0 seconds; waited .* for an answer with status \^2.* to '
+            rf'HEAD http://{HOST}:\d+/; seen last: answered with 503 So')
 
     def test_after_a_wrong_status_it_is_not_asked_at_once(self) -> None:
         for handling, seen in (
@@ -204,7 +207,29 @@ class StatusTests(WebTestCase):
         executor = self.executor(LATER, status=503, expect=mock.Mock(
             side_effect=KeyError('no such thing')))
         self.assertRaisesRegex(KeyError, 'no such thing', executor.start)
-        self.assertIsNone(executor.process)
+        self.assertIsNone(executor.child)
+
+    def test_there_is_no_thread_for_it(self) -> None:
+        executor = self.executor('pass')
+        executor.pre_start_check = lambda: False
+        executor.condition.looked_up = Future()
+        executor.condition.looked_up.set_result(
+            resolve(HOST, executor.port))
+        start = threading.Thread.start
+        asking = mock.Mock()
+
+        def refuse(thread: threading.Thread) -> None:
+            if thread.name == 'gocept.runner.executor':
+                asking()
+                raise RuntimeError("can't start new thread")
+            start(thread)
+        with mock.patch('threading.Thread.start', refuse):
+            with warnings.catch_warnings():
+                warnings.simplefilter('error')
+                with mock.patch('sys.unraisablehook') as complain:
+                    self.check_expired(executor, 'ShortageError', 'new thread')
+        self.assertTrue(asking.called)
+        self.assertFalse(complain.called)
 
     def test_who_expects_may_hang(self) -> None:
         go_on = threading.Event()
@@ -295,6 +320,7 @@ class RequestTests(WebTestCase):
     def test_what_cannot_be_asked(self) -> None:
         for url, options, message in (
                 ('ftp://localhost', {}, 'ftp://localhost.* is no URL'),
+                ('localhost:0/a', {}, "^'localhost:0/a' is no URL as http:"),
                 ('localhost:80', {}, 'is no URL'), ('', {}, 'is no URL'),
                 ('http://', {}, 'is no URL'), ('http:///a', {}, 'is no URL'),
                 ('http://:80/', {}, 'is no URL'),
@@ -361,8 +387,9 @@ class MisbehaviourTests(WebTestCase):
     def test_who_says_nothing_cannot_outlive_the_deadline(self) -> None:
         for url in f'http://{HOST}:%d/', f'https://{HOST}:%d/':
             with self.subTest(url), self.assertRaisesRegex(
-                    TimeoutExpired, 'after 0.3 s; .*; seen last: connected.*'
-                    ', but no answer .*; its stdout is empty$'):
+                    TimeoutExpired,
+                    'after 0.3 seconds; .*; seen last: connected.*, but no '
+                    'answer .*; its stdout is empty$'):
                 self.silent(url, timeout=0.3).start()
 
     def test_who_says_little_cannot_outlive_the_deadline(self) -> None:
@@ -387,6 +414,28 @@ class MisbehaviourTests(WebTestCase):
                 """, before='sock = listen({port})', serve=('sock=sock',)),
             'then', 'seen last: answered with 503 So; then connected to .*, '
             'but no answer yet;')
+
+    def test_a_request_that_the_deadline_cuts_tells_nothing(self) -> None:
+        with listening() as port, Poller() as poller:
+            condition = http(f'http://{HOST}:{port}/')
+            answers = iter([(False, 'answered with 404 So')])
+
+            def ask(sock: socket.socket) -> tuple[bool, str]:
+                sock.close()
+                for answer in answers:
+                    return answer
+                raise TimeoutError
+            with (mock.patch.object(condition, 'ask', ask),
+                  condition.check() as check):
+                check.begin(mock.Mock(), (), poller, Deadline(DEADLINE))
+                until(lambda: check.holds() or check.seen.endswith(
+                    '404 So'))
+                until(lambda: check.holds() or 'then connected' in check.seen)
+                check.deadline = Deadline(0)
+                until(lambda: check.holds() or not check.looking)
+            self.assertRegex(
+                check.seen, r'^answered with 404 So; then connected to \S+, '
+                'but no answer yet$')
 
     def test_without_a_time_of_its_own_a_request_has_that_of_the_start(
             self) -> None:
@@ -413,7 +462,7 @@ class MisbehaviourTests(WebTestCase):
     def test_a_child_that_fails_is_not_waited_for(self) -> None:
         executor = self.executor('request(conn); sys.exit(3)')
         self.assertRaisesRegex(
-            ProcessExitedWithError, 'ended with 3; waited ', executor.start)
+            ProcessExitedWithError, 'code: 3; waited ', executor.start)
 
     def test_a_child_that_fails_while_it_is_asked(self) -> None:
         # A child of its own keeps the connection.
@@ -422,7 +471,7 @@ class MisbehaviourTests(WebTestCase):
             os.kill(os.getpid(), signal.SIGKILL)
             """)
         self.assertRaisesRegex(
-            ProcessExitedWithError, 'ended with -9; .* no answer yet;',
+            ProcessExitedWithError, 'non-zero code: -9; .* no answer yet;',
             executor.start)
 
     def test_a_daemon_may_be_coming_up(self) -> None:
@@ -432,7 +481,7 @@ class MisbehaviourTests(WebTestCase):
             """, before='if os.fork(): os._exit(0)', cwd=self.dir)
         starting = Starting(executor)
         starting.until_seen('503')
-        self.assertEqual(0, executor.process and executor.process.wait(
+        self.assertEqual(0, executor.child and executor.child.wait(
             DEADLINE))
         (self.dir / 'ready').touch()
         starting.wait()
@@ -441,7 +490,7 @@ class MisbehaviourTests(WebTestCase):
     def test_no_daemon_comes_up(self) -> None:
         executor = self.stopping(HTTPExecutor('true', f'http://{HOST}:0/'))
         starting = Starting(executor)
-        until(lambda: executor.process and executor.process.poll() == 0)
+        until(lambda: executor.child and executor.child.poll() == 0)
         starting.until_seen('refused')
         executor._timeout = 0
         executor._set_timeout()

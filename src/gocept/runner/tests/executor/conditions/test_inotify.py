@@ -1,6 +1,5 @@
 """What changes in a directory, as an event."""
 
-import ctypes
 import errno
 import os
 from unittest import mock
@@ -87,14 +86,8 @@ class DirectoryTests(ExecutorTestCase):
                 self.assertEqual(number, caught.exception.errno)
 
     def test_a_system_with_too_many_watches(self) -> None:
-        def fail(*args: object) -> int:
-            ctypes.set_errno(errno.ENOSPC)
-            return -1
-
-        libc = mock.Mock(
-            inotify_init1=lambda flags: os.open('/', os.O_RDONLY),
-            inotify_add_watch=fail)
-        with mock.patch.object(ctypes, 'CDLL', return_value=libc):
+        with mock.patch('gocept.runner.waits.libc.call', side_effect=[
+                os.open('/', os.O_RDONLY), OSError(errno.ENOSPC, 'full')]):
             with self.assertRaises(OSError) as caught:
                 Directory(str(self.path))
         self.assertEqual(errno.ENOSPC, caught.exception.errno)

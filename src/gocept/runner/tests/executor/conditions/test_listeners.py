@@ -38,6 +38,15 @@ class ReserveTests(ExecutorTestCase):
                         self.assertRaises(OSError):
                     sock.bind(held.getsockname()[:2])
 
+    def test_it_is_no_standard_stream(self) -> None:
+        program = self.program('''
+            import os
+            from gocept.runner.executor.conditions import listeners
+            os.close(0)
+            assert listeners.reserve('127.0.0.1').fileno() > 2
+            ''')
+        self.assertEqual(0, program.end(), program.output)
+
     def test_nobody_listens(self) -> None:
         held = self.reserve()
         with self.assertRaises(ConnectionRefusedError):
@@ -133,12 +142,14 @@ class ListenerTests(ExecutorTestCase):
         for name in ('socket', 'a  socket', ' socket ', '\u00e4', 'a\nsocket',
                      'a\rsocket', 'a+.*', '\u2003socket', '\udcff'):
             with self.subTest(repr(name)):
-                with self.bound(name) as sock:
-                    self.assertEqual([inode(sock)], listeners.on_path(name))
-                    for other in name[:-1], '.' * len(name):
+                # Sockets of other programs may have the same relative path.
+                path = f'{self.dir}/{name}'
+                with self.bound(path) as sock:
+                    self.assertEqual([inode(sock)], listeners.on_path(path))
+                    for other in path[:-1], '.' * len(path):
                         self.assertEqual([], listeners.on_path(other))
-                self.assertEqual([], listeners.on_path(name))
-                os.unlink(self.dir / name)
+                self.assertEqual([], listeners.on_path(path))
+                os.unlink(path)
 
     def test_on_an_absolute_path(self) -> None:
         path = self.dir / 'a socket'
@@ -154,15 +165,17 @@ class ListenerTests(ExecutorTestCase):
                 self.assertEqual([], listeners.on_path(name[1:]))
 
     def test_who_is_bound_does_not_listen_yet(self) -> None:
-        with self.bound('socket', listening=False) as sock:
-            self.assertEqual([], listeners.on_path('socket'))
+        path = str(self.dir / 'socket')
+        with self.bound(path, listening=False) as sock:
+            self.assertEqual([], listeners.on_path(path))
             sock.listen()
-            self.assertEqual([inode(sock)], listeners.on_path('socket'))
+            self.assertEqual([inode(sock)], listeners.on_path(path))
 
     def test_the_paths_of_others_may_be_anything(self) -> None:
-        with self.bound('socket') as sock, self.bound('x\ny\n\n1 2 3 4 5 6'), \
+        path = str(self.dir / 'socket')
+        with self.bound(path) as sock, self.bound('x\ny\n\n1 2 3 4 5 6'), \
                 self.bound(b'\xff\xfe\x80'):
-            self.assertEqual([inode(sock)], listeners.on_path('socket'))
+            self.assertEqual([inode(sock)], listeners.on_path(path))
 
     def test_no_path(self) -> None:
         with socket.socket(socket.AF_UNIX):
@@ -175,11 +188,12 @@ class ListenerTests(ExecutorTestCase):
             self.assertEqual([], listeners.on_path('socket'))
 
     def test_among_processes(self) -> None:
-        child = self.child('sock = listen("socket")\nsay("ready")\npause()')
+        path = str(self.dir / 'socket')
+        child = self.child(f'sock = listen({path!r})\nsay("ready")\npause()')
         gone = Process('true')
         gone.wait()
         with socket.create_server((HOST, 0)) as ours:
-            [its] = listeners.on_path('socket')
+            [its] = listeners.on_path(path)
             pids = [1, gone.pid, child.pid, os.getpid()]
             for expected, inodes in (
                     ([], []), ([], ['0']), ([child.pid], [its]),
@@ -201,16 +215,17 @@ class ListenerTests(ExecutorTestCase):
                 listeners.holder([inode(sock)], 'there'))
 
     def test_the_holder_may_have_any_name(self) -> None:
-        child = self.child(r'''
+        path = str(self.dir / 'socket')
+        child = self.child(rf'''
             with open('/proc/self/comm', 'wb') as file:
                 file.write(b'\xff name')
-            sock = listen('socket')
+            sock = listen({path!r})
             say('ready')
             pause()
             ''')
         self.assertEqual(
             f'process {child.pid} (\ufffd name) listens on there',
-            listeners.holder(listeners.on_path('socket'), 'there'))
+            listeners.holder(listeners.on_path(path), 'there'))
 
     def test_the_holder_may_end_meanwhile(self) -> None:
         gone = Process('true')
@@ -221,7 +236,8 @@ class ListenerTests(ExecutorTestCase):
                 listeners.holder(['0'], 'there'))
 
     def test_the_peer(self) -> None:
-        child = self.child('sock = listen("socket")\nsay("ready")\npause()')
+        path = str(self.dir / 'socket')
+        child = self.child(f'sock = listen({path!r})\nsay("ready")\npause()')
         with contextlib.chdir(self.dir):
             self.assertEqual(child.pid, listeners.at('socket'))
             self.assertRaises(FileNotFoundError, listeners.at, 'other')

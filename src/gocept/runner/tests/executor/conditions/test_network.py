@@ -125,7 +125,7 @@ class TCPTests(ExecutorTestCase):
                 socket.EAI_NONAME, 'who is that?')):
             self.assertRaisesRegex(
                 TimeoutExpired, "'127.0.0.1': .*who is that", executor.start)
-        self.assertIsNone(executor.process)
+        self.assertIsNone(executor.child)
 
     def test_a_name_is_not_looked_up_again_at_once(self) -> None:
         with mock.patch(RESOLVE, side_effect=socket.gaierror(
@@ -152,10 +152,10 @@ class TCPTests(ExecutorTestCase):
         with listening() as port:
             executor = TCPExecutor('sleep 100', HOST, port)
             with self.assertRaisesRegex(
-                    AlreadyRunning, r'seems to be running already: .*; '
+                    AlreadyRunning, r'seems to be already running: .*; '
                     rf'process {os.getpid()} \(.+\) listens on port {port}$'):
                 executor.start()
-            self.assertIsNone(executor.process)
+            self.assertIsNone(executor.child)
 
     def test_who_listens_already_may_be_too_busy_to_answer(self) -> None:
         sock = self.enterContext(busy())
@@ -194,11 +194,11 @@ while True:
                                  timeout=0.2)
         self.assertRaisesRegex(TimeoutExpired, 'Connection refused',
                                executor.start)
-        self.assertIsNone(executor.process)
+        self.assertIsNone(executor.child)
 
     def test_one_that_is_stopped_later_can_be_ended(self) -> None:
         executor = self.executor('sock = listen({port})\npause()').start()
-        process = executor.process
+        process = executor.child
         os.kill(process.pid, signal.SIGSTOP)
         executor.stop()
         self.assertEqual(-signal.SIGTERM, process.returncode)
@@ -206,7 +206,7 @@ while True:
     def test_a_child_that_fails_is_not_waited_for(self) -> None:
         executor = self.executor("print('sorry'); sys.exit(3)")
         with self.assertRaisesRegex(
-                ProcessExitedWithError, r'ended with 3; waited \d\.\d\d s '
+                ProcessExitedWithError, r'non-zero code: 3; waited \d\.\d\d s '
                 r'for connections .*stdout ends with:\nsorry$') as caught:
             executor.start()
         self.assertEqual(3, caught.exception.exit_code)
@@ -214,7 +214,7 @@ while True:
     def test_a_child_that_is_killed_is_not_waited_for(self) -> None:
         executor = self.executor('os.kill(os.getpid(), signal.SIGKILL)')
         self.assertRaisesRegex(
-            ProcessExitedWithError, 'ended with -9', executor.start)
+            ProcessExitedWithError, 'non-zero code: -9', executor.start)
 
     def test_a_daemon_may_be_coming_up(self) -> None:
         executor = self.executor('''
@@ -225,17 +225,20 @@ while True:
             ''', cwd=self.dir)
         os.mkfifo(self.dir / 'go')
         starting = Starting(executor)
-        until(lambda: executor.process and executor.process.poll() == 0)
+        until(lambda: executor.child and executor.child.poll() == 0)
         starting.until_seen('refused')
         with open(self.dir / 'go', 'w'):
             starting.wait()
         executor.stop()
 
     def test_no_daemon_comes_up(self) -> None:
-        executor = self.executor('', timeout=0.3)
+        executor = self.executor('')
+        starting = Starting(executor)
+        until(lambda: executor.child and executor.child.poll() == 0)
+        starting.expire_when_seen('refused')
         self.assertRaisesRegex(
             TimeoutExpired, 'its status is 0; its stdout is empty',
-            executor.start)
+            starting.wait)
 
     def test_a_port_is_chosen_and_replaced_in_the_command(self) -> None:
         for executor in (
@@ -343,9 +346,11 @@ class UnixSocketTests(ExecutorTestCase):
             client.connect('elsewhere')
             os.rename('elsewhere', PATH)
             pause()
-            ''', timeout=0.3, cwd=self.dir)
+            ''', cwd=self.dir)
+        starting = Starting(executor)
+        starting.expire_when_seen('temporarily unavailable')
         self.assertRaisesRegex(
-            TimeoutExpired, 'temporarily unavailable', executor.start)
+            TimeoutExpired, 'temporarily unavailable', starting.wait)
 
     def test_a_name_that_is_no_path(self) -> None:
         name = f'\0gocept.runner.{os.getpid()}'
@@ -403,7 +408,7 @@ class DaemonTests(ExecutorTestCase):
         self.assertFalse(any(map(is_gone, pids)))
         executors[0].stop()
         self.assertEqual([True, False, False], list(map(is_gone, pids)))
-        process = executors[1].process
+        process = executors[1].child
         executors[1].kill(wait=False)
         until(lambda: is_gone(pids[1]))
         until(lambda: process not in registry.processes)  # it is noticed
@@ -437,7 +442,7 @@ class DaemonTests(ExecutorTestCase):
             pid = int((self.dir / 'pid').read_text())
             self.assertTrue(executor.running())
             self.assertFalse(is_gone(pid))
-            process = executor.process
+            process = executor.child
             with goes_on_at(*looking):
                 end(executor)
             until(lambda: is_gone(pid))
@@ -461,10 +466,10 @@ class DaemonTests(ExecutorTestCase):
         program = self.program(f'''
             from gocept.runner.executor import TCPExecutor
             executor = TCPExecutor({command!r}, {HOST!r}, 0).start()
-            executor.process.channel.write(b'\\n')
+            executor.child.channel.write(b'\\n')
             assert executor.output().readline() == 'daemon\\n'
-            executor.process.channel.write(b'\\n')
-            executor.process.wait()
+            executor.child.channel.write(b'\\n')
+            executor.child.wait()
             ''')
         self.assertEqual((0, ''), (program.end(), program.output))
         until(lambda: is_gone(int((self.dir / 'pid').read_text())))

@@ -53,7 +53,7 @@ class NotifiedTests(ExecutorTestCase):
         """It waits for a line before it does that."""
         starting = Starting(self.executor('\n'.join([
             'sys.stdin.readline()', *lines, 'pause()'])))
-        until(lambda: starting.executor.process)
+        until(lambda: starting.executor.child)
         starting.go_on()
         starting.wait()
         starting.executor.stop()
@@ -103,8 +103,8 @@ if not os.fork():
     {told}
     pause()
 '''))
-                until(lambda: starting.executor.process
-                      and starting.executor.process.poll() == 0)
+                until(lambda: starting.executor.child
+                      and starting.executor.child.poll() == 0)
                 starting.go_on()
                 starting.wait()
                 starting.executor.stop()
@@ -125,7 +125,7 @@ os.write(int(os.environ['NOTIFY_FD']), b'ready')
                     executor.start()
                 self.assertEqual(status, caught.exception.exit_code)
                 self.assertIn('for its notification', str(caught.exception))
-                self.assertIsNone(executor.process)
+                self.assertIsNone(executor.child)
 
     def test_to_close_the_descriptor_is_no_failure(self) -> None:
         starting = Starting(self.executor('''

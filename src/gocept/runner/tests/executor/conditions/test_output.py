@@ -193,7 +193,7 @@ class BannerTests(ExecutorTestCase):
                 pause()
             '''), 'ready'))
         starting = Starting(executor)
-        until(lambda: executor.process and executor.process.poll() == 0)
+        until(lambda: executor.child and executor.child.poll() == 0)
         starting.go_on()
         starting.wait()
         daemon = int(executor.output().readline())
@@ -212,7 +212,7 @@ class BannerTests(ExecutorTestCase):
             failure='error: .*')
         self.assertRaisesRegex(
             ExecutorError, "has said 'error: no disk'", executor.start)
-        self.assertIsNone(executor.process)
+        self.assertIsNone(executor.child)
 
     def test_without_pipes_nothing_can_be_said(self) -> None:
         executor = ConditionExecutor(

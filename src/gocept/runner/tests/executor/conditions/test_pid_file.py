@@ -24,7 +24,7 @@ from gocept.runner.poller import Poller
 from gocept.runner.process import Process, procfs
 from gocept.runner.process.launch import Command
 from gocept.runner.tests.executors import ExecutorTestCase, Starting, is_gone
-from gocept.runner.tests.victims import until, victim
+from gocept.runner.tests.victims import DEADLINE, until, victim
 from gocept.runner.waits.deadline import NEVER, Deadline
 
 
@@ -43,6 +43,8 @@ class PidFileTests(ExecutorTestCase):
     def setUp(self) -> None:
         super().setUp()
         self.path = self.dir / 'pid'
+        # So that no child is taken for one that writes nothing.
+        self.enterContext(mock.patch.object(module, '_BRIEFLY', DEADLINE))
 
     def executor(self, body: str = '''
             with open(path, 'w') as file:
@@ -60,14 +62,14 @@ class PidFileTests(ExecutorTestCase):
     def check_written(self, executor: SimpleExecutor, before: str) -> None:
         starting = Starting(executor)
         starting.until_seen(before)
-        until(lambda: executor.process)  # as it is seen before the start, too
+        until(lambda: executor.child)  # as it is seen before the start, too
         starting.go_on()
         starting.wait()
 
     def test_ready_when_it_is_written(self) -> None:
         executor = self.executor()
         self.check_written(executor, 'there is none')
-        self.assertEqual(str(executor.process.pid), self.path.read_text())
+        self.assertEqual(str(executor.child.pid), self.path.read_text())
 
     def test_a_path_that_is_relative_to_ours(self) -> None:
         self.addCleanup(os.chdir, os.getcwd())
@@ -123,7 +125,7 @@ class PidFileTests(ExecutorTestCase):
                         f'{sys.executable} -I -S -c .*; if this is '
                         f'another program, remove {self.path}$',
                         executor.start)
-                    self.assertIsNone(executor.process)
+                    self.assertIsNone(executor.child)
 
     def test_another_program_is_stale(self) -> None:
         self.path.write_text(str(self.stranger(['sleep', '100'])))
@@ -169,9 +171,13 @@ class PidFileTests(ExecutorTestCase):
         with subprocess.Popen(['sleep', '100']) as child:
             self.addCleanup(child.kill)
             self.path.write_text(str(child.pid))
+            # What is started closes its descriptors before it has arguments.
+            until(lambda: procfs.command_line(child.pid) == ['sleep', '100'])
             self.assertEqual('', self.obstacle('sleep 1000'))
             # It may be from before an exec() of this program.
             self.assertTrue(self.obstacle('sleep 100'))
+            with mock.patch.object(procfs, 'command_line', return_value=[]):
+                self.assertTrue(self.obstacle('sleep 1000'))  # in an exec()
             child.kill()
 
     def test_a_daemon_that_we_have_adopted_may_be_the_server(self) -> None:
@@ -202,8 +208,8 @@ class PidFileTests(ExecutorTestCase):
             '''
         executor = self.executor(daemon)
         self.check_written(executor, 'there is none')
-        assert executor.process is not None
-        executor.process.wait()
+        assert executor.child is not None
+        executor.child.wait()
         for each in executor, self.executor(daemon):
             self.assertRaisesRegex(
                 AlreadyRunning, 'which .* names', each.start)
@@ -223,7 +229,7 @@ class PidFileTests(ExecutorTestCase):
         program = self.program(f'''
             from gocept.runner.executor import PidExecutor
             executor = PidExecutor({command!r}, 'pid').start()
-            executor.process.wait()
+            executor.child.wait()
             ''')
         self.assertEqual((0, ''), (program.end(), program.output))
         until(lambda: is_gone(int(self.path.read_text())))
@@ -234,7 +240,7 @@ class PidFileTests(ExecutorTestCase):
             self.path.write_text(str(child.pid))
             starting = Starting(self.stopping(PidExecutor('true', self.path)))
             executor = starting.executor
-            until(lambda: executor.process and executor.process.poll() == 0)
+            until(lambda: executor.child and executor.child.poll() == 0)
             expire(starting)
             self.assertRaises(TimeoutExpired, starting.wait)
             self.assertIsNone(child.poll())
@@ -269,7 +275,9 @@ class PidFileTests(ExecutorTestCase):
 
     def test_one_that_cannot_be_read_counts(self) -> None:
         self.check_written(self.executor('''
-            os.close(os.open(path + '.new', os.O_CREAT | os.O_WRONLY, 0))
+            fd = os.open(path + '.new', os.O_CREAT | os.O_WRONLY, 0)
+            os.write(fd, b'me')
+            os.close(fd)
             os.rename(path + '.new', path)
             '''), 'there is none')
 
@@ -319,8 +327,9 @@ class PidFileTests(ExecutorTestCase):
         self.assertTrue(check.holds())
 
     def test_one_that_stays_empty_counts(self) -> None:
-        self.check_written(
-            self.executor("open(path, 'w').close()"), 'there is none')
+        with mock.patch.object(module, '_BRIEFLY', 0.01):
+            self.check_written(
+                self.executor("open(path, 'w').close()"), 'there is none')
 
     def test_without_inotify(self) -> None:
         with mock.patch.object(module, 'Directory', side_effect=OSError):

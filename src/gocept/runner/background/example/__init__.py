@@ -1,0 +1,1 @@
+"""Tasks to try a background server with."""

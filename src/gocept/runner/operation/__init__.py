@@ -1,0 +1,1 @@
+"""A worker as others see it: its lock, its state, its metrics."""

@@ -1,0 +1,5 @@
+"""When a tick is due, by the clock on the wall. See `ISchedule`."""
+
+from gocept.runner.schedule.schedule import Schedule
+
+__all__ = ['Schedule']
