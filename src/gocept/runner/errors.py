@@ -357,6 +357,11 @@ class VersionMismatch(BackgroundError):
     """Raised when code is sent by value to another minor version of Python."""
 
 
+class LinkError(RunnerError):
+    """Raised when something else than a message of this release comes between
+    `up` and its template, or a worker."""
+
+
 class ShortageError(RunnerError, OSError):
     """Raised when no child can be started, as this process or the machine has
     no descriptors, no processes or no memory left.
