@@ -1,7 +1,4 @@
-"""One child: start it, watch it, end it and its descendants.
-
-This module alone reaps children.
-"""
+"""One child: start it, watch it, end it and its descendants."""
 
 import contextlib
 import os
@@ -23,16 +20,16 @@ from gocept.runner.process import (
     registry,
 )
 from gocept.runner.process.adoption import adoption
-from gocept.runner.process.base import LOST_STATUS, BaseProcess
+from gocept.runner.process.base import LOST_STATUS
 from gocept.runner.process.launch import Command, Launch
 from gocept.runner.process.marks import new_mark
 from gocept.runner.process.newborn import Newborn
+from gocept.runner.process.offspring import Offspring
 from gocept.runner.process.pidfd import Handle, hold
 from gocept.runner.process.registry import terminate_all
 from gocept.runner.process.roster import roster
 from gocept.runner.process.shortages import shortages
 from gocept.runner.waits.forks import tell_forks
-from gocept.runner.waits.standard import restore_blocking
 from gocept.runner.waits.threads import survived
 
 __all__ = ['LOST_STATUS', 'Process', 'terminate_all']
@@ -41,7 +38,7 @@ log = Log('gocept.runner.process')
 
 
 @zope.interface.implementer(IProcess)
-class Process(BaseProcess):
+class Process(Offspring):
     """See `IProcess`."""
 
     channel: PipeChannel | None
@@ -135,24 +132,6 @@ class Process(BaseProcess):
         if self.returncode is None:  # else on_start has waited for it
             newborn.abandon()
 
-    def _take_status(self) -> int | None:
-        try:
-            return self.handle.reap()
-        except ChildProcessError:
-            self.lost = self.handle.has_ended()
-            return LOST_STATUS if self.lost else None
-
-    def _note_end(self) -> None:
-        roster.discard(self.pid)
-
-    def _tell_end(self) -> None:
-        restore_blocking()
-        super()._tell_end()
-
-    def _set_end_at_exit(self, wanted: bool) -> None:
-        (registry.processes.add if wanted
-         else registry.processes.discard)(self)
-
     @property
     def _has_servers(self) -> bool:
         return self._servers is not None
@@ -178,9 +157,3 @@ class Process(BaseProcess):
         self._servers = None
         if self.returncode is not None:
             self._watch_left()
-
-    def after_fork(self) -> None:
-        """In a fork of this process, of which the child is none."""
-        registry.processes.discard(self)
-        roster.discard(self.pid)
-
