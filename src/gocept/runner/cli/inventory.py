@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 
 from gocept.runner.cli import table
-from gocept.runner.cli.cells import NONE, duration, size
+from gocept.runner.operation.amounts import NONE, duration, size
 from gocept.runner.process import procfs
 
 Entry = Mapping[str, object]

@@ -10,8 +10,8 @@ from gocept.runner.boot.program import Program, configuration
 from gocept.runner.cli import declared, table, times
 from gocept.runner.cli import worker as command
 from gocept.runner.cli.application import add_application, settings_of
-from gocept.runner.cli.cells import duration
 from gocept.runner.cli.mistakes import UserError, guarded
+from gocept.runner.operation.amounts import duration
 from gocept.runner.schedule import Schedule
 
 EXAMPLES = '''\

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from gocept.runner import errors
 from gocept.runner.cli import server_parser, table
-from gocept.runner.cli.cells import NONE, duration
 from gocept.runner.cli.mistakes import UserError, guarded
+from gocept.runner.operation.amounts import NONE, duration
 from gocept.runner.version import version as version_of_this
 from gocept.runner.waits.standard import is_terminal
 

@@ -11,15 +11,13 @@ import time
 
 from gocept.runner import errors
 from gocept.runner.cli import cells, table
-from gocept.runner.cli.cells import NONE
-from gocept.runner.operation import directory, health, state, vitals
+from gocept.runner.operation import directory, health, report
 
 TYPE_CHECKING = False  # not that of `typing`, whose import takes long
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from gocept.runner.operation.health import Verdict
-    from gocept.runner.operation.state import State
+    from gocept.runner.operation.report import Worker
 
 PROG = 'gocept-runner status'
 
@@ -39,56 +37,6 @@ class Options:
         self.color = 'auto'
 
 
-class NothingFound(Exception):
-    """Raised when no state is found; the message says where."""
-
-
-class Worker:
-    """A file, and what is known from it."""
-
-    def __init__(self, path: str, max_age: float | None = None) -> None:
-        self.path = path
-        self._max_age = max_age
-        self.place = ''
-        """The directory, if there are others of the same name."""
-        self.is_settled = False
-        """Whether there was time enough for a change to be seen."""
-        self.look()
-
-    def look(self) -> None:
-        """Read the file, and judge."""
-        self.state: State | None = None
-        self.verdict: Verdict | None = None
-        self.problem = ''
-        try:
-            self.state = state.read(self.path)
-        except state.Unreadable as error:
-            self.problem = str(error)
-            self.is_missing = isinstance(error, state.Missing)
-        else:
-            self.now = vitals.facts_about(self.state['pid'])
-            self.verdict = health.judge(self.state, self.now, self._max_age)
-
-    @property
-    def name(self) -> str:
-        """The worker, and its site."""
-        if self.state is None:
-            return self.path
-        site = self.state['site']
-        return self.state['worker'] + (f'@{site}' if site else '')
-
-    @property
-    def healthy(self) -> bool:
-        """Whether all is well."""
-        return self.verdict is not None and self.verdict.healthy
-
-    @property
-    def in_doubt(self) -> bool:
-        """Whether to look once more."""
-        return (self.verdict is not None and self.verdict.is_doubtful
-                and not self.is_settled)
-
-
 def status(argv: 'Sequence[str]') -> int:
     """Show how workers are; returns the status."""
     options = Options()
@@ -101,17 +49,18 @@ def status(argv: 'Sequence[str]') -> int:
     try:
         if options.watch:
             return _watch(options)
-        workers = _workers(options)
+        workers = _found(options)
         _settle(workers)
         return (_check(workers) if options.check
                 else _json(workers) if options.json
                 else _forget(workers) if options.forget
                 else _show(workers, options))
-    except NothingFound as error:
+    except report.NothingFound as error:
+        text = table.shown(str(error))
         if options.check:
-            print(f'not healthy: {error}')
+            print(f'not healthy: {text}')
             return errors.WORKER_FAILED
-        print(f'{PROG}: error: {error}', file=sys.stderr)
+        print(f'{PROG}: error: {text}', file=sys.stderr)
         return errors.NO_STATE
     except KeyboardInterrupt:
         return errors.INTERRUPTED
@@ -144,65 +93,8 @@ def _quick(argv: 'Sequence[str]', options: Options) -> bool:
 
 # What is there
 
-def _workers(options: Options) -> list[Worker]:
-    """All that are to be shown; `NothingFound` if there is none."""
-    found: dict[str, Worker] = {}
-    for path in options.paths or _places():
-        if os.path.isdir(path):
-            workers = [*_in_directory(path, options)]
-            if not workers and options.paths:
-                raise NothingFound(
-                    f'there is no state of a worker in {table.shown(path)}')
-        else:
-            workers = [Worker(path, options.max_age)]
-            if workers[0].problem and workers[0].is_missing and options.paths:
-                raise NothingFound(
-                    f'{table.shown(path)} {workers[0].problem}')
-        found.update((_real(each.path), each) for each in workers)
-    if not found:
-        raise NothingFound(
-            'no worker of this user has registered a state; name the DIR or '
-            'FILE of --run-dir or --state')
-    workers = sorted(found.values(), key=lambda each: (
-        each.name, each.state['pid'] if each.state else 0))
-    names = [each.name for each in workers]
-    for worker in workers:
-        if names.count(worker.name) > 1:
-            worker.place = os.path.dirname(worker.path)
-    return workers
-
-
-def _real(path: str) -> str:
-    """The path behind links, if this user may know it."""
-    try:
-        return os.path.realpath(path)
-    except OSError:  # a link in /proc
-        return path
-
-
-def _places() -> list[str]:
-    places = directory.registered()
-    asked = os.environ.get(directory.VARIABLE)
-    return [*places, asked] if asked and os.path.exists(asked) else places
-
-
-def _in_directory(path: str, options: Options) -> 'Iterator[Worker]':
-    try:
-        names = os.listdir(path)
-    except OSError as error:
-        if not options.paths:  # the others are to be shown, too
-            worker = Worker(path, options.max_age)
-            worker.problem = f'cannot be read: {error.strerror}'
-            yield worker
-            return
-        raise NothingFound(
-            f'{table.shown(path)} cannot be read: {error.strerror}'
-            ) from error
-    for name in names:
-        if name.endswith(state.ENDING):
-            worker = Worker(os.path.join(path, name), options.max_age)
-            if not (worker.problem and worker.is_missing):
-                yield worker
+def _found(options: Options) -> 'list[Worker]':
+    return report.find(options.paths, options.max_age)
 
 
 def _settle(workers: 'Sequence[Worker]') -> None:
@@ -237,44 +129,8 @@ def _check(workers: 'Sequence[Worker]') -> int:
     return errors.SUCCESS
 
 
-def _sentence(worker: Worker) -> str:
-    """What the worker does, with its name."""
-    name = table.shown(
-        worker.name + (f' in {worker.place}' if worker.place else ''))
-    if worker.state is None or worker.verdict is None:
-        return f'{name} {worker.problem}'
-    word, reason = worker.verdict.word, worker.verdict.reason
-    if word == 'hanging' and worker.state['phase'] != 'tick':
-        word = 'silent'
-    elif word == 'old' and worker.state['last_success'] is None:
-        word = 'never'
-    timeout = worker.state['tick_timeout']
-    text = _SENTENCES[word].format(
-        time=cells.duration(worker.verdict.seconds or 0.0),
-        tick=worker.state['tick'], next=worker.state['tick'] + 1,
-        status=worker.state['status'],
-        timeout=f'{timeout:g} s' if timeout else 'not set')
-    return f'{name} (pid {worker.state["pid"]}) {text}' + (
-        f': {table.shown(reason)}' if reason else '')
-
-
-_SENTENCES = {
-    'starting': 'has been starting for {time}',
-    'waiting': 'waits {time} for its next tick',
-    'ticking': 'has been in tick {tick} for {time}',
-    'late': 'is late: it has been in tick {tick} for {time}',
-    'overdue': 'has not begun its next tick, which is overdue by {time}',
-    'hanging': 'hangs: it has been in tick {tick} for {time}, and its '
-               'tick_timeout is {timeout}',
-    'silent': 'hangs: it has written nothing for {time}, and may be in tick '
-              '{next}; its tick_timeout is {timeout}',
-    'old': 'had its last success {time} ago',
-    'never': 'has had no success since its start, {time} ago',
-    'stopped': 'is stopped',
-    'dead': 'is dead, and wrote its state {time} ago',
-    'ended': 'has ended with status {status}, {time} ago',
-    'ending': 'is about to end with status {status}, for {time}',
-    'unknown': 'cannot be judged from here'}
+def _sentence(worker: 'Worker') -> str:
+    return table.shown(report.sentence(worker))
 
 
 def _json(workers: 'Iterable[Worker]') -> int:
@@ -283,7 +139,7 @@ def _json(workers: 'Iterable[Worker]') -> int:
     return _status_of(workers)
 
 
-def _entry(worker: Worker) -> dict[str, object]:
+def _entry(worker: 'Worker') -> dict[str, object]:
     entry: dict[str, object] = {
         'path': worker.path, 'healthy': worker.healthy,
         'problem': worker.problem or None}
@@ -324,8 +180,8 @@ def _forget(workers: 'Iterable[Worker]') -> int:
 
 # The table
 
-_TITLES = ('WORKER', 'PID', 'STATE', 'LAST TICK', 'NEXT TICK', 'TICKS',
-           'FAILED', 'CHILDREN', 'MEMORY', 'NOTE')
+_COLOURS = {'': 0, 'ill': cells.RED, 'late': cells.YELLOW, 'over': cells.DIM}
+"""By the `tone` of a worker."""
 
 
 def _show(workers: 'Sequence[Worker]', options: Options) -> int:
@@ -339,92 +195,13 @@ def _lines(workers: 'Sequence[Worker]', options: Options,
            columns: int | None, *, cut: bool = False) -> 'Iterator[str]':
     """The table; with `cut` no line is longer than the terminal is wide."""
     colours = cells.wants_colour(options.color, columns is not None)
-    lines = table.lines([_TITLES, *map(_row, workers)], columns,
+    lines = table.lines([report.TITLES, *map(report.row, workers)], columns,
                         (1, 5, 6, 7, 8))
     for worker, line in zip([None, *workers], lines, strict=True):
         if cut and columns is not None:
             line = table.cut(line, columns)
-        colour = _colour(worker) if worker is not None and colours else 0
+        colour = _COLOURS[worker.tone] if worker is not None and colours else 0
         yield cells.coloured(colour, line) if colour else line
-
-
-def _colour(worker: Worker) -> int:
-    """The colour of a line; 0 for none."""
-    if worker.state is None or worker.verdict is None:
-        return cells.RED
-    if worker.verdict.word == 'ended' and not worker.state['status']:
-        return cells.DIM
-    if not worker.healthy and not worker.in_doubt:
-        return cells.RED
-    is_late = worker.verdict.word == 'late' or worker.state['failures']
-    return cells.YELLOW if is_late or worker.in_doubt else 0
-
-
-def _row(worker: Worker) -> 'Sequence[str]':
-    found, verdict = worker.state, worker.verdict
-    if found is None or verdict is None:
-        return (worker.name, NONE, 'unknown', *[NONE] * 6, worker.problem)
-    now = worker.now.now['realtime']
-    counts = found['counts']
-    failed = [counts.get(key, 0) for key in ('aborts', 'uncertain')]
-    # Those of a worker that is gone ended with it.
-    alive = [] if verdict.word in ('dead', 'ended') else [
-        each for each in found['children']
-        if not each['state'].startswith('ended')]
-    return (worker.name, str(found['pid']), _doing(worker), _last(found, now),
-            _next(found, verdict, now), str(counts.get('ticks', NONE)),
-            str(sum(failed)), str(len(alive)), cells.size(found['memory']),
-            _note(worker, now))
-
-
-def _doing(worker: Worker) -> str:
-    """The state of a worker in a few words."""
-    assert worker.state is not None
-    assert worker.verdict is not None
-    word, seconds = worker.verdict.word, worker.verdict.seconds
-    text = {'ended': f'ended {worker.state["status"]}',
-            'ending': f'ending {worker.state["status"]}'}.get(word, word)
-    if word in ('ticking', 'late', 'overdue', 'hanging', 'old'):
-        text += f' {cells.duration(seconds or 0)}' + '?' * worker.in_doubt
-    failures = worker.state['failures']
-    return text + (f', {failures} failed' if failures and worker.healthy
-                   else '')
-
-
-def _last(found: 'State', now: float) -> str:
-    last = found['last_tick']
-    if last is None:
-        return NONE
-    return (f'{_ago(last["ended"], now)}, {last["duration"]:.2f} s'
-            + ('' if last['outcome'] == 'committed'
-               else f', {last["outcome"]}'))
-
-
-def _next(found: 'State', verdict: 'Verdict', now: float) -> str:
-    if verdict.word == 'waiting' and verdict.seconds is not None:
-        return f'in {cells.duration(verdict.seconds)}'
-    return 'now' if verdict.word in ('ticking', 'late') else NONE
-
-
-def _note(worker: Worker, now: float) -> str:
-    """Where and why it is so, and the last error."""
-    assert worker.state is not None
-    assert worker.verdict is not None
-    notes = [f'in {worker.place}'] if worker.place else []
-    if worker.verdict.word in ('dead', 'unknown', 'ended', 'ending'):
-        written = worker.state['written']['realtime']
-        notes.append(f'seen {_ago(written, now)}')
-    if worker.verdict.reason:
-        notes.append(worker.verdict.reason)
-    error = worker.state['last_error']
-    if error is not None:
-        notes.append(f'{_ago(error["time"], now)}, tick {error["tick"]}: '
-                     f'{error["error"]}')
-    return '; '.join(notes) or NONE
-
-
-def _ago(instant: float, now: float) -> str:
-    return f'{cells.duration(max(0, now - instant))} ago'
 
 
 def _size() -> tuple[int | None, int]:
@@ -460,9 +237,9 @@ def _watch(options: Options) -> int:
 def _page(options: Options, columns: int | None, height: int) -> str:
     """What is written each time: the page in place of the one before."""
     try:
-        lines = [*_lines(_workers(options), options, columns, cut=True)]
-    except NothingFound as error:
-        lines = [f'not yet: {error}']
+        lines = [*_lines(_found(options), options, columns, cut=True)]
+    except report.NothingFound as error:
+        lines = [f'not yet: {table.shown(str(error))}']
     if columns is None:
         return '\n'.join([*lines, '', ''])
     if len(lines) > height - 1:

@@ -25,7 +25,7 @@ from prometheus_client.process_collector import ProcessCollector
 
 from gocept.runner.errors import CannotStart
 from gocept.runner.logs import Log
-from gocept.runner.operation.metrics import BUCKETS, Numbers
+from gocept.runner.operation.numbers import BUCKETS, Numbers
 from gocept.runner.poller import background
 from gocept.runner.poller.server import Server
 from gocept.runner.poller.thread import hand_over, settle

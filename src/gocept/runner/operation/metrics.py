@@ -1,16 +1,14 @@
 """Numbers of a worker for monitoring, counted from its events.
 
-They are served by `gocept.runner.operation.exposition`, the only module that
-needs the package prometheus_client.
+See `numbers` for what they are. They are served by `exposition`, the only
+module that needs the package prometheus_client.
 """
 
 import contextlib
 import copy
 import sys
 import time
-from bisect import bisect_left
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 from ZODB.POSException import ConflictError
 
@@ -29,64 +27,13 @@ from gocept.runner.events import (
     TickUncertain,
     hearing,
 )
+from gocept.runner.operation.numbers import Numbers
 from gocept.runner.waits.forks import Lock
 from gocept.runner.waits.instants import Instant
-
-BUCKETS = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0,
-           14400.0)
-"""The seconds at which durations of ticks are told apart."""
+from gocept.runner.waits.names import address
 
 _MOST_NAMES = 1000
 """Names of children that are remembered, to tell a restart from a start."""
-
-
-@dataclass
-class Durations:
-    """How long ticks took: a histogram."""
-
-    counts: list[int] = field(
-        default_factory=lambda: [0] * (len(BUCKETS) + 1))
-    """How many took longer than the bucket before, and not than this one. The
-    last number is that of ticks which took longer than all buckets."""
-
-    sum: float = 0.0
-
-    def add(self, seconds: float) -> None:
-        """Count one more."""
-        self.counts[bisect_left(BUCKETS, seconds)] += 1
-        self.sum += seconds
-
-
-@dataclass
-class Numbers:
-    """What is counted of one worker.
-
-    A plain value, so that a process can send it to another one, which adds up
-    several. Instants are seconds since the epoch.
-    """
-
-    worker: str
-    site: str
-    started: float
-    version: str = ''
-    ticks: dict[str, int] = field(default_factory=lambda: dict.fromkeys(
-        ('committed', 'aborted', 'uncertain', 'skipped'), 0))
-    """By outcome. One is skipped if its run was done elsewhere meanwhile."""
-    durations: Durations = field(default_factory=Durations)
-    items: dict[str, int] = field(default_factory=lambda: dict.fromkeys(
-        ('done', 'failed', 'skipped', 'uncertain'), 0))
-    timed_out: int = 0
-    conflicts: int = 0
-    retries: int = 0
-    children: int = 0
-    child_starts: int = 0
-    child_restarts: int = 0
-    last_duration: float | None = None
-    last_success: float | None = None
-    tick_started: float | None = None
-    """None in a pause."""
-    next_tick: float | None = None
-    """None in a tick."""
 
 
 class Counting:
@@ -198,23 +145,6 @@ class Counting:
 def _since_epoch(instant: Instant) -> float:
     return (instant.at if instant.clock == 'realtime'
             else time.time() + instant.left())
-
-
-def address(text: str) -> tuple[str, int]:
-    """Host and port of ``[HOST:]PORT``; without a host, this machine alone.
-
-    Port 0 is one that is free. ValueError in one line for anything else.
-    """
-    host, colon, port = text.rpartition(':')
-    if host.startswith('[') and host.endswith(']'):
-        host = host[1:-1]
-    elif ':' in host:
-        host = ''
-    if (colon and not host) or not (
-            port.isascii() and port.isdigit() and int(port) < 2 ** 16):
-        raise ValueError(f'not [HOST:]PORT, such as 9100, 10.0.0.1:9100 or '
-                         f'[::1]:9100: {text!r}')
-    return host or '127.0.0.1', int(port)
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ import importlib
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from queue import Empty, SimpleQueue
 from threading import Event, Thread
@@ -25,6 +26,8 @@ from gocept.runner.logs import Log
 from gocept.runner.operation import state as form
 from gocept.runner.operation import vitals
 from gocept.runner.operation.health import NOTICED, by
+from gocept.runner.operation.hour import Hour
+from gocept.runner.operation.numbers import Durations, added
 from gocept.runner.operation.statefile import StateFile
 from gocept.runner.version import version
 from gocept.runner.waits.forks import Lock, tell_forks
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
         Moment,
         NextTick,
         State,
+        Total,
     )
 
 log = Log('gocept.runner.operation')
@@ -52,6 +56,8 @@ _LONGEST_WAIT = 60.0  # seconds, since a clock may be set
 _MOST_CHILDREN = 100  # in a state; those that have ended long ago are left out
 
 _LONGEST_ERROR = 500  # characters
+
+_LONGEST_TRACEBACK = 6000  # characters
 
 
 class Recorder:
@@ -73,8 +79,11 @@ class Recorder:
         self._written = self._started
         self._status: int | None = None
         self._counts = dict.fromkeys((
-            'ticks', 'commits', 'aborts', 'uncertain', 'conflicts', 'retries'),
-            0)
+            'ticks', 'commits', 'aborts', 'uncertain', 'elsewhere',
+            'conflicts', 'retries', 'child_starts', 'child_restarts'), 0)
+        self._durations, self._hour = Durations(), Hour()
+        self._lost = 0, 0
+        """Items that had failed, or were skipped, when a tick has ended."""
         self._failures = 0
         self._last_tick: LastTick | None = None
         self._last_success: Moment | None = None
@@ -167,6 +176,7 @@ class Recorder:
 
     def _hear_abort(self, event: events.TickAborted) -> None:
         if isinstance(event.error, AlreadyRun):
+            self._counts['elsewhere'] += 1
             self._failures = 0
             self._last_success = self._note_end('elsewhere')
             return
@@ -195,6 +205,13 @@ class Recorder:
 
     def _note_child(self, name: str, pid: int, state: str) -> None:
         with self._lock:
+            known = self._children.get(pid)
+            if state == 'running' and (
+                    known is None or known['state'].startswith('ended')):
+                self._counts['child_starts'] += 1
+                self._counts['child_restarts'] += any(
+                    child['name'] == name
+                    for child in self._children.values())
             children = {
                 each: child for each, child in self._children.items()
                 if child['name'] != name or (
@@ -210,10 +227,14 @@ class Recorder:
     def _note_end(self, outcome: str) -> 'Moment':
         now, loop = vitals.now(), self._loop
         started = loop.tick_started
+        duration = 0.0 if started is None else now['monotonic'] - started
         self._last_tick = {
             'number': loop.tick, 'ended': now['realtime'],
-            'duration': 0.0 if started is None else now['monotonic'] - started,
-            'outcome': outcome}
+            'duration': duration, 'outcome': outcome}
+        self._durations.add(duration)
+        self._hour.add(now['realtime'], duration,
+                       outcome in ('aborted', 'uncertain'))
+        self._lost = loop.counts.failed, loop.counts.skipped
         return now
 
     def _note_error(self, error: BaseException) -> None:
@@ -221,7 +242,8 @@ class Recorder:
         self._counts['conflicts'] += isinstance(error, ConflictError)
         self._last_error = {
             'tick': self._loop.tick, 'time': time.time(),
-            'error': described(error)[:_LONGEST_ERROR]}
+            'error': described(error)[:_LONGEST_ERROR],
+            'traceback': _traceback(error)}
 
     # The thread
 
@@ -291,6 +313,12 @@ class Recorder:
             deadline = min(now['monotonic'] + loop.tick_timeout, form.LARGEST)
         timeout = loop.tick_timeout
         items = loop.counts
+        before = self._file.before
+        counts = {
+            **self._counts, 'timed_out': loop.timed_out,
+            'items_done': items.done, 'items_failed': items.failed,
+            'items_skipped': items.skipped,
+            'items_uncertain': items.uncertain}
         return {
             **self._facts,  # type: ignore[typeddict-item]
             'written': now, 'phase': self._phase, 'since': self._since,
@@ -302,14 +330,25 @@ class Recorder:
             'next_tick': self._next if self._phase == 'pause' else None,
             'last_tick': self._last_tick, 'last_success': self._last_success,
             'failures': self._failures, 'last_error': self._last_error,
-            'counts': {
-                **self._counts, 'timed_out': loop.timed_out,
-                'items_done': items.done,
-                'items_failed': items.failed, 'items_skipped': items.skipped,
-                'items_uncertain': items.uncertain},
+            'counts': counts,
             'memory': vitals.memory(),
             'children': [*self._children.values()],
-            'status': self._status}
+            'status': self._status,
+            'hour': self._hour.after(
+                before.get('hour', ()) if before else (), now['realtime']),
+            'total': self._total(
+                counts, before.get('total') if before else None)}
+
+    def _total(self, counts: dict[str, int], before: 'Total | None',
+               ) -> 'Total':
+        """What does not get less, whatever is taken back or started anew."""
+        if self._phase != 'ended':  # the tick in progress may be repeated
+            failed, skipped = self._lost
+            counts = {**counts, 'items_failed': failed,
+                      'items_skipped': skipped}
+        total: Total = {'counts': counts, 'durations': self._durations.counts,
+                        'seconds': self._durations.sum}
+        return added(total, before)
 
     def _note_phase(self, started: float | None, due: Instant | None,
                     now: 'Moment') -> None:
@@ -335,10 +374,18 @@ class Recorder:
                 at if on_wall else at + offset, form.LARGEST)}
 
 
+def _traceback(error: BaseException) -> str:
+    """The traceback, or its end if it is very long."""
+    text = ''.join(
+        traceback.TracebackException.from_exception(error).format())
+    return text if len(text) <= _LONGEST_TRACEBACK else (
+        f'...\n{text[-_LONGEST_TRACEBACK:].partition(chr(10))[2]}')
+
+
 def _told(state: 'State') -> dict[str, object]:
-    """What is new if it differs; the rest changes all the time."""
+    """What is new if it differs; the rest changes all the time, or with it."""
     return {name: value for name, value in state.items()
-            if name not in ('written', 'memory')}
+            if name not in ('written', 'memory', 'hour', 'total')}
 
 
 def _patience(state: 'State') -> float:

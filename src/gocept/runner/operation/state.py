@@ -15,7 +15,7 @@ import stat
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import TypedDict
+    from typing import NotRequired, TypedDict
 
     class Moment(TypedDict):
         """One moment, by two clocks, in seconds."""
@@ -49,6 +49,26 @@ if TYPE_CHECKING:
         tick: int
         time: float
         error: str
+        traceback: NotRequired[str]
+
+    class Minute(TypedDict):
+        """The ticks that have ended in one minute."""
+
+        at: int
+        """The number of the minute, since the epoch."""
+        ticks: int
+        failed: int
+        longest: float
+        """How long the longest one took, in seconds."""
+
+    class Total(TypedDict):
+        """What was counted in this and in earlier programs of the worker."""
+
+        counts: dict[str, int]
+        durations: list[int]
+        """How many ticks took how long; see `metrics.Durations.counts`."""
+        seconds: float
+        """How long all ticks took together."""
 
     class Child(TypedDict):
         """A child of the worker."""
@@ -96,6 +116,10 @@ if TYPE_CHECKING:
         children: list[Child]
         status: int | None
         """The one that the program has ended with, or is about to."""
+        hour: NotRequired[list[Minute]]
+        """The last hour, with that of earlier programs. What may be missing
+        was not written by the first versions."""
+        total: NotRequired[Total]
 
 FORMAT = 1
 """The version of the form. It grows when a reader has to know."""
@@ -186,9 +210,12 @@ def read(path: str) -> 'State':
         raise Unreadable(
             f'was written by a newer version of gocept.runner: its format is '
             f'{version}, and this version knows {FORMAT}')
-    if not (isinstance(found, dict) and _is_state(found) and all(
-            _is_state(each, _COUNT) for each in found['counts'].values())
-            and all(_is_state(each, _CHILD) for each in found['children'])):
+    if not (isinstance(found, dict) and _is_state(found)
+            and _are([*found['counts'].values()], _COUNT)
+            and _are(found['children'], _CHILD)
+            and _are(found.get('hour', []), _MINUTE)
+            and _is_error(found['last_error'])
+            and ('total' not in found or _is_total(found['total']))):
         raise Unreadable('is damaged: fields are missing, or wrong')
     return found  # type: ignore[return-value]
 
@@ -242,6 +269,8 @@ _NUMBER = float, int
 _MAYBE_NUMBER = float, int, type(None)
 _COUNT = (int,)
 _CHILD = {'name': (str,), 'pid': (int,), 'state': (str,)}
+_MINUTE = {'at': (int,), 'ticks': (int,), 'failed': (int,), 'longest': _NUMBER}
+_TOTAL = {'counts': (dict,), 'durations': (list,), 'seconds': _NUMBER}
 _MOMENT = {'realtime': _NUMBER, 'monotonic': _NUMBER}
 
 _FORM: 'dict[str, object]' = {
@@ -271,3 +300,17 @@ def _is_state(value: object, form: object = _FORM) -> bool:
     if isinstance(value, float | int) and not abs(value) <= LARGEST:
         return False  # or not a number
     return isinstance(value, form)  # type: ignore[arg-type]
+
+
+def _are(values: object, form: object) -> bool:
+    return isinstance(values, list) and all(
+        _is_state(each, form) for each in values)
+
+
+def _is_error(error: 'LastError | None') -> bool:
+    return error is None or isinstance(error.get('traceback', ''), str)
+
+
+def _is_total(total: 'Total') -> bool:
+    return (_is_state(total, _TOTAL) and _are(total['durations'], _COUNT)
+            and _are([*total['counts'].values()], _COUNT))

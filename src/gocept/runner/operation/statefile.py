@@ -31,6 +31,9 @@ class StateFile:
     """
 
     has_failed = False
+    before: 'State | None' = None
+    """What the program of this worker before this one has left there."""
+
     _written: tuple[int, int] | None = None
     """What tells the file that was written last from that of another one."""
 
@@ -79,15 +82,23 @@ class StateFile:
                         self.path, holder)
         elif holder:
             self._give_way()
-        elif not self._is_fixed:
-            with contextlib.suppress(OSError):
-                self._forget_dead()
+        else:
+            self._look_back()
+            if not self._is_fixed:
+                with contextlib.suppress(OSError):
+                    self._forget_dead()
 
     def _give_way(self) -> None:
         """Leave the file to another process."""
         self.path = (f'{self.path.removesuffix(form.ENDING)}.'
                      f'{os.getpid()}{form.ENDING}')
         self._written = None
+
+    def _look_back(self) -> None:
+        with contextlib.suppress(form.Unreadable):
+            found = form.read(self.path)
+            if (found['worker'], found['site']) == (self._worker, self._site):
+                self.before = found
 
     def _forget_dead(self) -> None:
         """Remove the files of other instances that have died."""

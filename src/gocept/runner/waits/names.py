@@ -1,4 +1,4 @@
-"""Names of hosts."""
+"""Names of hosts, and of places to listen at."""
 
 import socket
 
@@ -21,3 +21,20 @@ def look_up(host: str | None, port: int | None, family: int = 0, *,
     except UnicodeError as error:
         raise socket.gaierror(
             socket.EAI_NONAME, 'No host can have this name') from error
+
+
+def address(text: str) -> tuple[str, int]:
+    """Host and port of ``[HOST:]PORT``; without a host, this machine alone.
+
+    Port 0 is one that is free. ValueError in one line for anything else.
+    """
+    host, colon, port = text.rpartition(':')
+    if host.startswith('[') and host.endswith(']'):
+        host = host[1:-1]
+    elif ':' in host:
+        host = ''
+    if (colon and not host) or not (
+            port.isascii() and port.isdigit() and int(port) < 2 ** 16):
+        raise ValueError(f'not [HOST:]PORT, such as 9100, 10.0.0.1:9100 or '
+                         f'[::1]:9100: {text!r}')
+    return host or '127.0.0.1', int(port)

@@ -11,19 +11,16 @@ import pty
 import random
 import re
 import select
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
-import unittest
 from typing import Any
 from unittest import mock
 
 from gocept.runner import errors
 from gocept.runner.cli import status, status_parser
 from gocept.runner.operation import directory, health, state, vitals
-from gocept.runner.tests.operation.states import own_state
+from gocept.runner.tests.operation.states import StateCase, own_state
 from gocept.runner.tests.support import (
     DEADLINE,
     child_environment,
@@ -40,14 +37,10 @@ SLOW = {
 imported it at its start."""
 
 
-class StatusTestCase(unittest.TestCase):
+class StatusTestCase(StateCase):
 
     def setUp(self) -> None:
-        self.dir = pathlib.Path(tempfile.mkdtemp())
-        self.addCleanup(shutil.rmtree, self.dir)
-        self.enterContext(mock.patch.dict(
-            os.environ, {'XDG_STATE_HOME': str(self.dir / 'home')}))
-        os.environ.pop(directory.VARIABLE, None)
+        super().setUp()
         self.states = self.dir / 'run'
         self.states.mkdir()
 

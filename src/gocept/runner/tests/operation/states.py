@@ -1,11 +1,16 @@
 """States of workers, for the tests of who reads them."""
 
 import os
+import pathlib
+import shutil
+import tempfile
+import unittest
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
+from gocept.runner.operation import directory, vitals
 from gocept.runner.operation import state as form
-from gocept.runner.operation import vitals
 from gocept.runner.operation.vitals import Facts, Process
 
 if TYPE_CHECKING:
@@ -60,3 +65,14 @@ def own_state(**changes: Any) -> 'State':
         'started': now, 'written': now, 'since': now, 'last_success': now,
         'next_tick': {'clock': 'monotonic', 'at': now['monotonic'] + 3600,
                       'realtime': now['realtime'] + 3600}, **changes})
+
+
+class StateCase(unittest.TestCase):
+    """A directory for states, and a user who has registered none."""
+
+    def setUp(self) -> None:
+        self.dir = pathlib.Path(tempfile.mkdtemp())
+        self.addCleanup(shutil.rmtree, self.dir)
+        self.enterContext(mock.patch.dict(
+            os.environ, {'XDG_STATE_HOME': str(self.dir / 'home')}))
+        os.environ.pop(directory.VARIABLE, None)

@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from gocept.runner.errors import CannotStart
 from gocept.runner.operation import exposition
 from gocept.runner.operation.exposition import PREFIX, Collector, serving
-from gocept.runner.operation.metrics import BUCKETS, Numbers
+from gocept.runner.operation.numbers import BUCKETS, Numbers
 from gocept.runner.tests.support import (
     DEADLINE,
     TestCase,

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import sys
 import time
-import unittest
 from unittest import mock
 
 from ZODB.POSException import ConflictError
@@ -20,28 +19,11 @@ from gocept.runner.events import (
 from gocept.runner.operation import metrics
 from gocept.runner.operation.asked import Asked
 from gocept.runner.operation.attach import Watched, attached
-from gocept.runner.operation.metrics import (
-    BUCKETS,
-    Counting,
-    Durations,
-    address,
-)
+from gocept.runner.operation.metrics import Counting
 from gocept.runner.runner import MainLoop
 from gocept.runner.tests.support import replaced_modules
 from gocept.runner.tests.test_mainloop import LoopCase
 from gocept.runner.waits.instants import Instant
-
-
-class DurationTests(unittest.TestCase):
-
-    def test_buckets(self):
-        durations = Durations()
-        for seconds in 0, BUCKETS[0], BUCKETS[-1], BUCKETS[-1] + 1:
-            durations.add(seconds)
-        self.assertEqual([2, 1, 1], [
-            durations.counts[0], *durations.counts[-2:]])
-        self.assertEqual(sum(BUCKETS[::len(BUCKETS) - 1]) + BUCKETS[-1] + 1,
-                         durations.sum)
 
 
 class CountingTests(LoopCase):
@@ -160,21 +142,6 @@ class CountingTests(LoopCase):
         numbers = self.counted(self.loop(0))
         values = dataclasses.asdict(numbers)
         self.assertEqual(values, json.loads(json.dumps(values)))
-
-
-class AddressTests(unittest.TestCase):
-
-    def test_addresses(self):
-        for text, expected in (
-                ('9100', ('127.0.0.1', 9100)), ('0', ('127.0.0.1', 0)),
-                ('10.0.0.1:80', ('10.0.0.1', 80)), ('[::]:80', ('::', 80)),
-                ('localhost:65535', ('localhost', 65535))):
-            self.assertEqual(expected, address(text))
-
-    def test_wrong_ones(self):
-        for text in '', ':80', 'x', '::1:80', '65536', '-1', 'host:', '\xb2':
-            with self.assertRaisesRegex(ValueError, '^not .*PORT'):
-                address(text)
 
 
 class AttachedTests(LoopCase):

@@ -176,9 +176,16 @@ class RecorderTests(unittest.TestCase):
             found = self.until(lambda found: not found['failures'])
         self.assertEqual(
             {'ticks': 4, 'commits': 1, 'aborts': 2, 'uncertain': 1,
-             'retries': 2, 'conflicts': 3, 'timed_out': 0, 'items_done': 0,
-             'items_failed': 0, 'items_skipped': 0, 'items_uncertain': 0},
+             'elsewhere': 0, 'retries': 2, 'conflicts': 3, 'timed_out': 0,
+             'items_done': 0, 'items_failed': 0, 'items_skipped': 0,
+             'items_uncertain': 0, 'child_starts': 0, 'child_restarts': 0},
             found['counts'])
+        self.assertEqual(found['counts'], found['total']['counts'])
+        self.assertEqual(4, sum(found['total']['durations']))
+        self.assertLess(0, found['total']['seconds'])
+        self.assertEqual((4, 3), tuple(
+            sum(minute[key] for minute in found['hour'])
+            for key in ('ticks', 'failed')))
         self.assertEqual('ValueError: why', found['last_error']['error'])
 
     def test_an_error_is_cut(self) -> None:
@@ -188,14 +195,33 @@ class RecorderTests(unittest.TestCase):
             found = self.until(lambda found: found['last_error'])
         self.assertEqual(500, len(found['last_error']['error']))
 
+    def test_a_traceback(self) -> None:
+        for depth, beginning in (0, 'Traceback (most'), (50, '...\n'):
+            error: Exception = ValueError('x' * 50)
+            for _ in range(depth):  # a chain, which is long
+                cause, error = error, KeyError('y' * 100)
+                error.__cause__ = cause
+            with self.subTest(depth), self.running():
+                self.loop.begin_tick()
+                try:
+                    raise error
+                except Exception as raised:
+                    self.loop.end_tick(events.TickAborted, raised)
+            text = self.read()['last_error']['traceback']
+            self.assertTrue(text.startswith(beginning), text)
+            self.assertRegex(text, r'(?s)test_recorder.py", line .*'
+                                   r'(ValueError: x+|KeyError: .y+.)\n$')
+            self.assertLessEqual(len(text), 6100)
+
     def test_a_run_that_was_done_elsewhere_is_no_error(self) -> None:
         with self.running():
             self.loop.begin_tick()
             self.loop.end_tick(events.TickAborted, errors.AlreadyRun('x'))
             found = self.until(lambda found: found['last_tick'])
-        self.assertEqual(('elsewhere', 0, 0, None), (
-            found['last_tick']['outcome'], found['failures'],
-            found['counts']['aborts'], found['last_error']))
+        self.assertEqual(('elsewhere', 1, 0, 0, 0, None), (
+            found['last_tick']['outcome'], found['counts']['elsewhere'],
+            found['failures'], found['counts']['aborts'],
+            found['hour'][0]['failed'], found['last_error']))
         self.assertIsNotNone(found['last_success'])
 
     def test_the_events_of_another_loop(self) -> None:
@@ -209,6 +235,47 @@ class RecorderTests(unittest.TestCase):
             self.until(lambda found: found['phase'] == 'tick')
             self.loop.counts.done = 5
             self.until(lambda found: found['counts']['items_done'] == 5)
+
+    def test_a_total_does_not_get_less(self) -> None:
+        with self.running():
+            self.loop.begin_tick()
+            self.loop.counts.failed = 5
+            found = self.until(lambda found: found['counts']['items_failed'])
+            self.assertEqual(0, found['total']['counts']['items_failed'])
+            self.loop.counts.failed = 2  # the tick is repeated
+            self.loop.end_tick()
+            found = self.until(lambda found: found['last_tick'])
+            self.assertEqual(2, found['total']['counts']['items_failed'])
+            self.loop.begin_tick()
+            self.loop.counts.failed = 3
+        self.assertEqual(3, self.read()['total']['counts']['items_failed'])
+
+    def test_programs_before(self) -> None:
+        for number in 1, 2, 3:
+            self.loop = FakeLoop()
+            with self.running():
+                self.loop.begin_tick()
+                self.loop.end_tick()
+            found = self.read()
+            self.assertEqual((1, number, number, number), (
+                found['counts']['commits'],
+                found['total']['counts']['commits'],
+                sum(found['total']['durations']),
+                sum(minute['ticks'] for minute in found['hour'])))
+
+    def test_another_worker_before(self) -> None:
+        for changes in {'worker': 'other'}, {'site': 'other'}:
+            with self.subTest(changes):
+                self.path.unlink(missing_ok=True)
+                self.loop = FakeLoop()
+                with self.running():
+                    self.loop.begin_tick()
+                    self.loop.end_tick()
+                state.write(str(self.path), {**self.read(), **changes})
+                with self.running():
+                    pass
+                self.assertEqual(
+                    0, self.read()['total']['counts']['commits'])
 
     def test_the_deadline_of_an_item(self) -> None:
         self.loop.tick_timeout = 60
@@ -243,6 +310,8 @@ class RecorderTests(unittest.TestCase):
             found = self.until(lambda found: (
                 found['children'][-1]['state'] == 'running'))
         self.assertEqual([5, 7], [each['pid'] for each in found['children']])
+        self.assertEqual((3, 1), (found['counts']['child_starts'],
+                                  found['counts']['child_restarts']))
 
     def test_children_without_end(self) -> None:
         with self.running() as made:

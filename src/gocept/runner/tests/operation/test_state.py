@@ -158,6 +158,25 @@ class ReadTests(StateTestCase):
                 self.path.write_text(json.dumps(state(children=[child])))
                 self.assertUnreadable('is damaged: fields')
 
+    def test_what_may_be_missing(self) -> None:
+        minute = {'at': 1, 'ticks': 2, 'failed': 0, 'longest': 0.5}
+        total = {'counts': {'ticks': 2}, 'durations': [0, 2], 'seconds': 0.5}
+        error = {'tick': 1, 'time': 0.5, 'error': 'x', 'traceback': 'y'}
+        whole = {'hour': [minute], 'total': total, 'last_error': error}
+        self.path.write_text(json.dumps(state(**whole)))
+        found = form.read(str(self.path))
+        self.assertEqual(whole, {name: found[name] for name in whole})
+        for changes in (
+                {'hour': None}, {'hour': {}}, {'hour': [1]},
+                {'hour': [{**minute, 'at': 'x'}]},
+                {'hour': [{**minute, 'longest': 1e300}]}, {'total': None},
+                {'total': {}}, {'total': {**total, 'counts': {'ticks': 'x'}}},
+                {'total': {**total, 'durations': [0.5]}},
+                {'last_error': {**error, 'traceback': None}}):
+            with self.subTest(changes):
+                self.path.write_text(json.dumps(state(**{**whole, **changes})))
+                self.assertUnreadable('is damaged: fields')
+
     def test_a_deep_one(self) -> None:
         self.path.write_text('[' * 200_000)
         self.assertUnreadable('is damaged: it is no JSON')

@@ -5,8 +5,6 @@ import pathlib
 import shutil
 import subprocess
 import sys
-import tempfile
-import unittest
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -17,18 +15,11 @@ from gocept.runner.operation.asked import Asked
 from gocept.runner.operation.place import Place
 from gocept.runner.operation.statefile import StateFile
 from gocept.runner.operation.vitals import process
-from gocept.runner.tests.operation.states import own_state
+from gocept.runner.tests.operation.states import StateCase, own_state
 from gocept.runner.tests.support import TestCase
 
 
-class StateFileTestCase(unittest.TestCase):
-
-    def setUp(self) -> None:
-        self.dir = pathlib.Path(tempfile.mkdtemp())
-        self.addCleanup(shutil.rmtree, self.dir)
-        self.enterContext(mock.patch.dict(
-            os.environ, {'XDG_STATE_HOME': str(self.dir / 'home')}))
-        os.environ.pop(directory.VARIABLE, None)
+class StateFileTestCase(StateCase):
 
     def find(self, asked: Asked, worker: str = 'nightly',
              site: str | None = 'shop') -> str | None:
@@ -118,10 +109,22 @@ class OpenTests(StateFileTestCase):
         file.open()
         self.assertEqual(str(path), file.path)
 
+    def test_what_was_there_before(self) -> None:
+        for changes, expected in (
+                ({'start': 1, 'tick': 7}, 7), ({'tick': 8, 'phase': 'ended'},
+                                               8), ({'worker': 'x'}, None)):
+            with self.subTest(changes):
+                self.put(**changes)
+                file = self.file(is_fixed=True)
+                file.open()
+                self.assertEqual(
+                    expected, file.before and file.before['tick'])
+
     def test_another_instance(self) -> None:
         self.put(**self.other())
         file = self.file()
         file.open()
+        self.assertIsNone(file.before)
         self.assertEqual(f'nightly.{os.getpid()}.json',
                          os.path.basename(file.path))
 
