@@ -5,7 +5,6 @@ own for a moment. So neither a tick nor the end of a loop waits for a client.
 """
 
 import contextlib
-import os
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -30,7 +29,7 @@ from gocept.runner.poller import background
 from gocept.runner.poller.server import Server
 from gocept.runner.poller.thread import hand_over, settle
 from gocept.runner.waits.forks import Lock, tell_forks
-from gocept.runner.waits.names import look_up
+from gocept.runner.waits.names import listening, place, reason_of
 
 log = Log('gocept.runner.operation')
 
@@ -185,19 +184,12 @@ def serving(read: Read, host: str, port: int) -> Iterator['MetricsServer']:
 
 def _listening(host: str, port: int) -> socket.socket:
     try:
-        [(family, _, _, _, address), *_] = look_up(host, port, passive=True)
-        return socket.create_server(address, family=family)
+        return listening(host, port)
     except OSError as error:
-        # The text of the error itself may have the address once more.
-        reason = (error.strerror if isinstance(error, socket.gaierror)
-                  or not error.errno else os.strerror(error.errno))
         raise CannotStart(
-            f'metrics cannot be served at {_shown(host, port)}: {reason}; '
-            'name another place with --metrics [HOST:]PORT') from error
-
-
-def _shown(host: str, port: int) -> str:
-    return f'[{host}]:{port}' if ':' in host else f'{host}:{port}'
+            f'metrics cannot be served at {place(host, port)}: '
+            f'{reason_of(error)}; name another place with --metrics '
+            '[HOST:]PORT') from error
 
 
 class MetricsServer(Server):
@@ -215,7 +207,7 @@ class MetricsServer(Server):
         tell_forks(self)
 
     def __str__(self) -> str:
-        return _shown(*self.socket.getsockname()[:2])
+        return place(*self.socket.getsockname()[:2])
 
     def _greet(self, client: socket.socket) -> None:
         with self._lock:

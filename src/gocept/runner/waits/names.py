@@ -1,5 +1,6 @@
 """Names of hosts, and of places to listen at."""
 
+import os
 import socket
 
 Address = tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]
@@ -38,3 +39,25 @@ def address(text: str) -> tuple[str, int]:
         raise ValueError(f'not [HOST:]PORT, such as 9100, 10.0.0.1:9100 or '
                          f'[::1]:9100: {text!r}')
     return host or '127.0.0.1', int(port)
+
+
+def place(host: str, port: int) -> str:
+    """Host and port as they stand in a URL."""
+    return f'[{host}]:{port}' if ':' in host else f'{host}:{port}'
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A socket that listens at the first address of a host.
+
+    OSError if that is not possible; see `reason_of`.
+    """
+    [(family, _, _, _, address), *_] = look_up(host, port, passive=True)
+    return socket.create_server(address, family=family)
+
+
+def reason_of(error: OSError) -> str:
+    """Why nobody can listen there, without the place."""
+    # The text of the error itself may have the address once more.
+    if isinstance(error, socket.gaierror) or not error.errno:
+        return error.strerror or str(error)
+    return os.strerror(error.errno)
