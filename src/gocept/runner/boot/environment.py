@@ -92,6 +92,7 @@ def check_databases(site: ISite) -> None:
     """Raise DatabaseClosed if no later tick can work with the databases.
 
     A FileStorage closes itself when the last step of a commit fails.
+    `gocept-runner up`, which has served one, may have ended.
     """
     if has_lost_connection(site):
         raise _closed('the connection of the site was closed in a tick')
@@ -103,6 +104,17 @@ def check_databases(site: ISite) -> None:
             if isinstance(part, FileStorage) and part._files.closed:
                 raise _closed(f'the database {name_of(database.storage)} has '
                               'closed itself after an error')
+            if _is_abandoned(part):
+                raise _closed(
+                    f'nobody serves {name_of(database.storage)} any more, as '
+                    '"gocept-runner up" has ended')
+
+
+def _is_abandoned(storage: object) -> bool:
+    """Whether it is the client of a server that does not come again."""
+    client = sys.modules.get('gocept.runner.boot.zeoclient')
+    return (client is not None and isinstance(storage, client.ServedStorage)
+            and storage.is_abandoned)
 
 
 def _closed(reason: str) -> DatabaseClosed:

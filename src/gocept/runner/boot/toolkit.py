@@ -39,6 +39,7 @@ from gocept.runner.boot.environment import (
     without_interaction,
 )
 from gocept.runner.boot.environments import NOTHING_SAID, ConfigFile, Settings
+from gocept.runner.boot.served import share
 from gocept.runner.boot.site import CurrentSite
 from gocept.runner.boot.sqlite import forget_aborted
 from gocept.runner.boot.zopeconf import Options
@@ -184,6 +185,7 @@ def open_databases(options: Options, *, create: bool = True,
     """
     components = zope.component.getGlobalSiteManager()
     databases: dict[str, ZODB.DB] = {}
+    share(options.databases)
     with contextlib.ExitStack() as close:
         creations = [Creation(factory, create)
                      for factory in options.databases]

@@ -21,6 +21,7 @@ from gocept.runner.boot.databases import (
     ownership,
 )
 from gocept.runner.boot.environment import APPLICATION
+from gocept.runner.boot.served import share
 from gocept.runner.boot.sqlite import forget_aborted
 from gocept.runner.boot.zope.configuration import Options
 from gocept.runner.errors import ConfigurationError, DatabaseLocked
@@ -33,6 +34,7 @@ def open_databases(options: Options, *, create: bool) -> Iterator[DB]:
     Without `create`, DatabaseMissing if something would be created.
     """
     _check_custom(options)
+    share(options.databases)
     creations = {database.getName(): Creation(database, create)
                  for database in options.databases}
     use_own_caches(options.databases)

@@ -1,0 +1,67 @@
+"""The client of the ZEO server that serves a FileStorage."""
+
+import contextlib
+import os
+
+from ZEO.ClientStorage import ClientStorage
+
+from gocept.runner.boot import claim
+from gocept.runner.waits.unixpath import short_address
+
+
+class ServedStorage(ClientStorage):  # type: ignore[misc]
+    """In the place of a FileStorage, which a server has open.
+
+    The cache is a temporary file. Blobs are those of the server.
+    """
+
+    def __init__(self, path: str, blob_dir: str | None, read_only: bool,
+                 ) -> None:
+        """Raises ClientDisconnected if the server does not answer."""
+        self.path = path
+        with contextlib.ExitStack() as undo:
+            address = undo.enter_context(
+                short_address(claim.socket_of(path)))
+            super().__init__(
+                address, name=path, read_only=read_only, blob_dir=blob_dir,
+                shared_blob_dir=blob_dir is not None,
+                client_label=f'process {os.getpid()}')
+            # It connects again by the same address.
+            self._reach = undo.pop_all()
+
+    def getName(self) -> str:
+        """The path of the file, as with a FileStorage."""
+        return self.path
+
+    def sortKey(self) -> str:
+        """What tells it from the other storages of a transaction.
+
+        All clients lock storages in the order of this key. Addresses that were
+        shortened could be the same, or be sorted differently elsewhere.
+        """
+        super().sortKey()  # which raises ClientDisconnected
+        return f'zeo:{self.path}'
+
+    @property
+    def is_abandoned(self) -> bool:
+        """Whether nobody serves the file any more.
+
+        As long as there is a claim, the server comes again.
+        """
+        return not self.is_connected() and claim.holder(self.path) is None
+
+    def tpc_begin(self, txn: object, *args: object, **keywords: object,
+                  ) -> None:
+        """See `IStorage`; waits for a server that is started again."""
+        if not self.is_connected():
+            self._wait()
+        super().tpc_begin(txn, *args, **keywords)
+
+    def close(self) -> None:
+        """See `IStorage`."""
+        try:
+            super().close()
+        finally:
+            self._reach.close()
+
+

@@ -1,0 +1,131 @@
+"""A ZEO server as `up` starts it, for tests; the test is `up`."""
+
+import contextlib
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from typing import Any, Self
+
+import ZEO.ClientStorage
+from ZODB import DB
+
+import gocept.runner.house
+from gocept.runner.boot.claim import Claim, socket_of
+from gocept.runner.boot.zeoclient import ServedStorage
+from gocept.runner.tests.support import DEADLINE
+
+START = os.path.join(os.path.dirname(gocept.runner.house.__file__),
+                     'zeostart.py')
+
+DEFAULTS: Mapping[str, Any] = {
+    'create': None, 'read_only': None, 'quota': None, 'packer': None,
+    'pack_gc': True, 'pack_keep_old': True, 'blob_dir': None}
+
+
+class Server:
+    """The server of some files, which are claimed."""
+
+    def __init__(self, *paths: pathlib.Path, wait: float = 0,
+                 timeout: float = DEADLINE, grace: float = DEADLINE,
+                 create: bool = True, **options: object) -> None:
+        self.claims = [self._claim(path) for path in paths]
+        self.errors = ''
+        self._options = {
+            'modules': sys.path,
+            'files': [{'path': str(path), 'options': {
+                **DEFAULTS, 'path': str(path), **options}} for path in paths],
+            'claims': [claim.fileno() for claim in self.claims],
+            'create': create, 'wait': wait, 'timeout': timeout,
+            'grace': grace}
+        self.start()
+
+    @staticmethod
+    def _claim(path: pathlib.Path) -> Claim:
+        claim = Claim.take(str(path))
+        assert claim is not None, path
+        return claim
+
+    def start(self) -> None:
+        """Start the program, also again."""
+        self.process = subprocess.Popen(
+            [sys.executable, '-I', START, 'zeoserver'],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, pass_fds=self._options['claims'],
+            process_group=0)
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(self._options).encode() + b'\n')
+        self.process.stdin.flush()
+        self._log = threading.Thread(target=self._read_log)
+        self._log.start()
+
+    def _read_log(self) -> None:
+        assert self.process.stderr is not None
+        with self.process.stderr as stream:
+            for line in stream:
+                self.errors += line.decode()
+
+    def word(self) -> dict[str, Any]:
+        """What it says next; {} at its end."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        return json.loads(line) if line else {}
+
+    def ready(self) -> Self:
+        """Wait until it is."""
+        word = self.word()
+        assert word == {'what': 'ready'}, (word, self.errors)
+        return self
+
+    def kill(self) -> None:
+        """Kill it; the claims are held."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> int:
+        """End it in order; returns the status."""
+        return self._end(signal.SIGTERM)
+
+    def abandon(self) -> None:
+        """Be dead: hold no claim, and let it see the end of its input."""
+        for claim in self.claims:
+            claim.close()
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+
+    def wait(self) -> int:
+        """Wait for its end; returns the status."""
+        status = self.process.wait(DEADLINE)
+        self._log.join()
+        for stream in self.process.stdin, self.process.stdout:
+            assert stream is not None
+            with contextlib.suppress(BrokenPipeError):
+                stream.close()
+        return status
+
+    def _end(self, signum: int) -> int:
+        self.process.send_signal(signum)
+        self.process.send_signal(signal.SIGCONT)
+        return self.wait()
+
+    def close(self) -> None:
+        """End it, and give up the claims."""
+        if self.process.returncode is None:
+            self.kill()
+        for claim in self.claims:
+            claim.give_up()
+
+
+def connected(path: pathlib.Path, **options: Any) -> DB:
+    """A database that asks the server of the file."""
+    return DB(ServedStorage(str(path), options.pop('blob_dir', None),
+                            options.pop('read_only', False)))
+
+
+def plain(path: pathlib.Path, **options: Any) -> DB:
+    """A database as another program would open it, by a ``<zeoclient>``."""
+    return DB(ZEO.ClientStorage.ClientStorage(
+        socket_of(str(path)), wait_timeout=DEADLINE, **options))
