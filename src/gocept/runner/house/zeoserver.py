@@ -141,7 +141,10 @@ class _Server:
         """End when no client is about to finish a commit."""
         self._sockets.close()
         self._is_ending = True
-        self._loop.call_later(_FINISHING, self._loop.stop)
+        if self._commits:
+            log.info('Ending in at most %g s, when clients have finished what '
+                     'they commit', _FINISHING)
+            self._loop.call_later(_FINISHING, self._loop.stop)
         self._look()
 
     def _note_death(self) -> None:
@@ -151,13 +154,20 @@ class _Server:
         for claim in self._claims:
             claim.take_over()
         self._sockets.close()
+        log.warning('"gocept-runner up" has died: ending in at most %g s, '
+                    'when its workers have ended', self._grace)
         self._loop.call_later(self._grace, self._end)
         self._look()
+
+    @property
+    def _commits(self) -> bool:
+        """Whether a client is about to finish a commit."""
+        return any(served.commits for served in self._storages)
 
     def _look(self) -> None:
         """A client has left or ended a transaction, or something is to end."""
         if self._is_ending:
-            if not any(served.commits for served in self._storages):
+            if not self._commits:
                 self._loop.stop()
         elif self._is_orphan and not any(
                 served.has_tenants for served in self._storages):
@@ -302,16 +312,17 @@ def _close(storages: Sequence[ServedStorage]) -> None:
             os._exit(SUCCESS)
 
 
-class _Handler(logging.Handler):
-    """Writes lines to standard error, and does not wait for its reader.
+class Handler(logging.Handler):
+    """Writes lines to a pipe, and does not wait for its reader.
 
     As long as `up` is stopped nobody reads, and with the server all its
     clients would wait.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, fd: int) -> None:
         super().__init__()
-        os.set_blocking(2, False)
+        os.set_blocking(fd, False)
+        self._fd = fd
         self._lost = 0
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -321,7 +332,7 @@ class _Handler(logging.Handler):
             if self._lost:
                 text = f'({self._lost} lines are lost)\n{text}'
             data = text.encode(errors='backslashreplace')
-            os.write(2, data[:_LONGEST - 1] + b'\n')
+            os.write(self._fd, data[:_LONGEST - 1] + b'\n')
             self._lost = 0
         except BlockingIOError:
             self._lost += 1
@@ -332,7 +343,7 @@ class _Handler(logging.Handler):
 
 
 def _set_up_logging() -> None:
-    handler = _Handler()
+    handler = Handler(2)
     handler.setFormatter(logging.Formatter(
         '%(asctime)s %(levelname)s %(name)s %(message)s'))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])

@@ -7,17 +7,22 @@ import pathlib
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self
 
 import ZEO.ClientStorage
 from ZODB import DB
+from ZODB.Connection import TransactionMetaData
+from ZODB.utils import z64
 
 import gocept.runner.house
 from gocept.runner.boot.claim import Claim, socket_of
 from gocept.runner.boot.zeoclient import ServedStorage
-from gocept.runner.tests.support import DEADLINE
+from gocept.runner.executor.conditions.inotify import Directory
+from gocept.runner.poller import Poller
+from gocept.runner.tests.support import DEADLINE, child_environment
 
 START = os.path.join(os.path.dirname(gocept.runner.house.__file__),
                      'zeostart.py')
@@ -32,15 +37,17 @@ class Server:
 
     def __init__(self, *paths: pathlib.Path, wait: float = 0,
                  timeout: float = DEADLINE, grace: float = DEADLINE,
-                 create: bool = True, **options: object) -> None:
+                 is_first: bool = True, **options: object) -> None:
+        """`options` are those of each ``<filestorage>``."""
         self.claims = [self._claim(path) for path in paths]
         self.errors = ''
+        self._news = threading.Condition()
         self._options = {
             'modules': sys.path,
             'files': [{'path': str(path), 'options': {
                 **DEFAULTS, 'path': str(path), **options}} for path in paths],
             'claims': [claim.fileno() for claim in self.claims],
-            'create': create, 'wait': wait, 'timeout': timeout,
+            'create': is_first, 'wait': wait, 'timeout': timeout,
             'grace': grace}
         self.start()
 
@@ -67,7 +74,15 @@ class Server:
         assert self.process.stderr is not None
         with self.process.stderr as stream:
             for line in stream:
-                self.errors += line.decode()
+                with self._news:
+                    self.errors += line.decode()
+                    self._news.notify_all()
+
+    def wait_for(self, text: str) -> None:
+        """Wait until the log has this text."""
+        with self._news:
+            assert self._news.wait_for(
+                lambda: text in self.errors, DEADLINE), self.errors
 
     def word(self) -> dict[str, Any]:
         """What it says next; {} at its end."""
@@ -129,3 +144,59 @@ def plain(path: pathlib.Path, **options: Any) -> DB:
     """A database as another program would open it, by a ``<zeoclient>``."""
     return DB(ZEO.ClientStorage.ClientStorage(
         socket_of(str(path)), wait_timeout=DEADLINE, **options))
+
+
+def commit(database: DB, **values: object) -> None:
+    """Set values in the root."""
+    with database.transaction() as connection:
+        connection.root().update(values)
+
+
+def root_of(database: DB) -> dict[str, object]:
+    """What is in the root now."""
+    with database.transaction() as connection:
+        return dict(connection.root())
+
+
+def voted(storage: ZEO.ClientStorage.ClientStorage) -> TransactionMetaData:
+    """A commit that the server has accepted: it is to be finished."""
+    txn = TransactionMetaData()
+    storage.tpc_begin(txn)
+    storage.store(storage.new_oid(), z64, b'cdatetime\ndate\n.N.', '', txn)
+    storage.tpc_vote(txn)
+    return txn
+
+
+def packer(storage: Any, referencesf: object, stop: bytes, gc: bool) -> None:
+    """A packer that goes on as long as the server does.
+
+    There is a file ``packing`` from the moment on that it has begun.
+    """
+    path = pathlib.Path(storage.getName())
+    path.with_name('packing').touch()
+    threading.Event().wait()
+
+
+@contextlib.contextmanager
+def news_in(directory: pathlib.Path) -> Iterator[Callable[[], object]]:
+    """Waits for something new in a directory, by what this hands out."""
+    with Poller() as poller:
+        source = Directory(str(directory))
+        poller.register(source)
+        try:
+            yield lambda: poller.poll(DEADLINE)
+        finally:
+            source.close()
+
+
+def client(path: pathlib.Path, script: str) -> subprocess.Popen[str]:
+    """A process with `storage`, which runs the script."""
+    return subprocess.Popen(
+        [sys.executable, '-c', textwrap.dedent('''
+            import contextlib, sys
+            from gocept.runner.boot.zeoclient import ServedStorage
+            from gocept.runner.tests.house.zeos import voted
+            storage = ServedStorage(sys.argv[1], None, False)
+            ''') + textwrap.dedent(script), str(path)],
+        env=child_environment(), stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE, text=True)
