@@ -148,10 +148,14 @@ class Claim(Closing):
         _write(self._fd)
 
     def give_up(self) -> None:
-        """Free the file; no other process holds this claim any more."""
+        """Free the file; no other process holds this claim any more.
+
+        The socket of a server that was killed is removed as well.
+        """
         if self._fd >= 0 and _is_at(self._fd, claim_of(self.path)):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(claim_of(self.path))
+            for path in socket_of(self.path), claim_of(self.path):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)
         self.close()
 
     def close(self) -> None:

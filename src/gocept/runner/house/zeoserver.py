@@ -44,7 +44,7 @@ log = logging.getLogger('gocept.runner.zeo')
 _LIFE = 0
 """Standard input, whose end is that of `up`."""
 
-_FINISHING = 5.0
+_FINISHING = 3.0
 """Seconds in which clients can finish the commits that they have voted for."""
 
 _LONGEST = 4096
@@ -70,11 +70,11 @@ class Options(TypedDict):
 class Word(TypedDict, total=False):
     """What the program tells `up`, as a line of JSON."""
 
-    what: Literal['waiting', 'ready', 'failed']
+    what: Literal['ready', 'failed']
     text: str
-    """A sentence, unless it is ready."""
+    """Why it has failed."""
     status: int
-    """That of the program, if it has failed."""
+    """That of the program then."""
 
 
 def run(options: Options) -> int:
@@ -215,9 +215,8 @@ def _open(section: 'FileSection', create: bool,
                     'server of "gocept-runner up" that opens it, for all '
                     'others: end that process, or wait longer with --wait '
                     'SECONDS') from error
-            _say(what='waiting', text=(
-                f'{owner} has the database {path} open: waiting up to '
-                f'{deadline} until it has closed it'))
+            log.info('%s has the database %s open: waiting up to %s until it '
+                     'has closed it', owner, path, deadline)
             _wait_for_lock(f'{path}.lock', deadline)
         else:
             if is_new:

@@ -274,10 +274,9 @@ class StartTests(ServerTestCase):
         storage = FileStorage(str(self.path))
         self.addCleanup(storage.close)
         server = self.serve(wait=DEADLINE)
-        self.assertEqual(
-            {'what': 'waiting', 'text': (
-                f'process {os.getpid()} has the database {self.path} open: '
-                'waiting up to 60 s until it has closed it')}, server.word())
+        server.wait_for(
+            f'process {os.getpid()} has the database {self.path} open: '
+            'waiting up to 60 s until it has closed it')
         storage.close()
         server.ready()
 
@@ -298,7 +297,7 @@ class StartTests(ServerTestCase):
         storage = FileStorage(str(self.path))
         self.addCleanup(storage.close)
         server = self.serve(wait=DEADLINE)
-        self.assertEqual('waiting', server.word()['what'])
+        server.wait_for('waiting up to 60 s')
         server.abandon()
         self.assertEqual(0, server.wait())
 
