@@ -14,7 +14,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gocept.runner.background.launch import command
 from gocept.runner.boot.claim import Claim, holder, socket_of
@@ -24,12 +24,14 @@ from gocept.runner.errors import (
     DATABASE_UNAVAILABLE,
     RunnerError,
 )
-from gocept.runner.house.part import Premises
 from gocept.runner.logs import Log
 from gocept.runner.poller import Timer
 from gocept.runner.process import Process
 from gocept.runner.waits.deadline import Deadline
 from gocept.runner.waits.modules import module_path
+
+if TYPE_CHECKING:
+    from gocept.runner.house.part import Premises
 
 log = Log('gocept.runner.zeo')
 
@@ -69,6 +71,7 @@ class ZEO:
         self._wait = wait
         self._timeout = timeout
         self._files: Sequence[Mapping[str, Any]] = ()
+        self._are_files_known = False
         self._claims: list[Claim] = []
         self._program: _Program | None = None
         self._timer: Timer | None = None
@@ -78,7 +81,7 @@ class ZEO:
         self._failures = 0
         self._since = 0.0
 
-    def start(self, house: Premises) -> None:
+    def start(self, house: 'Premises') -> None:
         """See `Part`."""
         self._house = house
         self._deadline = Deadline(self._wait)
@@ -105,7 +108,8 @@ class ZEO:
             self._fail(words['error'], words['status'])
             return
         self._files = words['files']
-        if self._files and not words['has_zeo']:
+        self._are_files_known = True
+        if words['files'] and not words['has_zeo']:
             self._fail(
                 f'{self._house.config} has a <filestorage>, which one process '
                 'at a time can open: pip install "gocept.runner[zeo]", so '
@@ -113,6 +117,9 @@ class ZEO:
 
     def _note_reading(self, end: str) -> None:
         self._program = None
+        if not (self._are_files_known or self._is_stopping):
+            self._fail(f'the program that reads {self._house.config} has '
+                       f'ended with {end}', CANNOT_START)
         if self._is_stopping:
             self._leave()
         elif self._files:
@@ -231,7 +238,7 @@ class _Program:
     """A program that says what there is, in lines of JSON."""
 
     def __init__(self, module: str, options: Mapping[str, Any],
-                 house: Premises, hear: Callable[[Any], object],
+                 house: 'Premises', hear: Callable[[Any], object],
                  over: Callable[[str], object], fds: Sequence[int]) -> None:
         """Start it; OSError. `hear` is called with what it says, and `over`
         with how it has ended when all of that was heard."""

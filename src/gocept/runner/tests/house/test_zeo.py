@@ -1,11 +1,11 @@
 """The ZEO server as a part of a house, which the test is."""
 
 import contextlib
+import json
 import os
 import pathlib
 import shutil
 import signal
-import sys
 import tempfile
 import textwrap
 import unittest
@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
-import ZEO as package
 from ZODB import DB
 from ZODB.FileStorage import FileStorage
 
@@ -192,9 +191,8 @@ class ServingTests(PartTestCase):
         # Nobody else opens the file meanwhile.
         self.assertIsNotNone(holder(str(self.path)))
         self.house.run(lambda: part.ready)
-        self.assertRegex('\n'.join(self.logs.output), (
-            'The ZEO server has ended with -9 .*, and is started again in '
-            '0.1 s'))
+        self.assertIn('The ZEO server has ended with -9, and is started '
+                      'again in 0.1 s', '\n'.join(self.logs.output))
         commit(database, number=2)
         self.assertEqual({'number': 2}, root_of(database))
 
@@ -303,15 +301,11 @@ class FailureTests(PartTestCase):
                          f'{self.path} in two sections', text)
 
     def test_zeo_is_not_installed(self) -> None:
-        place = os.path.dirname(package.__path__[0])
-        path = [each for each in sys.path
-                if os.path.realpath(each) != os.path.realpath(place)]
-        if any(os.path.exists(os.path.join(each, 'ZEO')) or
-               each == os.path.dirname(os.path.dirname(__file__))
-               for each in path):
-            self.skipTest('ZEO has no directory of its own')
-        self.enterContext(mock.patch.object(
-            zeo, 'module_path', lambda: path))
+        words = {'files': [{'path': str(self.path), 'options': {}}],
+                 'has_zeo': False}
+        script = self.directory / 'start.py'
+        script.write_text(f'print({json.dumps(words)!r})')
+        self.enterContext(mock.patch.object(zeo, '_START', str(script)))
         self.assertEqual((
             f'{self.directory}/zope.conf has a <filestorage>, which one '
             'process at a time can open: pip install "gocept.runner[zeo]", so '
@@ -325,9 +319,20 @@ class FailureTests(PartTestCase):
 
     def test_a_program_that_breaks_at_the_start(self) -> None:
         self.enterContext(mock.patch.object(zeo, '_START', os.devnull))
-        text, status = self.fail_to_serve()
-        self.assertEqual(71, status)
-        self.assertIn('the program', text)
+        self.assertEqual((
+            f'the program that reads {self.directory}/zope.conf has ended '
+            'with 0', 71), self.fail_to_serve())
+
+    def test_a_server_that_is_killed_at_its_start(self) -> None:
+        storage = FileStorage(str(self.path))
+        self.addCleanup(storage.close)
+        part = self.begin(wait=DEADLINE)
+        self.house.run(lambda: self.house.told)  # it waits for the file
+        part.kill()
+        self.house.run(lambda: self.house.failure)
+        self.assertEqual('the ZEO server has ended with -9 before it served a '
+                         'database', str(self.house.failure))
+        self.assertTrue(part.ended)
 
     def test_a_directory_that_cannot_be_written(self) -> None:
         (self.directory / 'Data.fs.claim').mkdir()
