@@ -171,8 +171,9 @@ class appmain:
                         return None
                 boot.check_arguments(worker, args)
                 return boot.run(
-                    lambda: made, args, appname, configfile,
-                    settings=Settings(self.application)).result
+                    lambda: made, args, appname, boot.configuration(
+                        configfile, settings=Settings(self.application)),
+                    ).result
 
         def main(site: str | None = None, config: ConfigFile | None = None,
                  ) -> int:

@@ -69,6 +69,14 @@ Guard = Callable[..., AbstractContextManager[None]]
 """Called with a status and the kinds of errors that end a step with it."""
 
 
+class Configure(Protocol):
+    """What sets up the process; see `configuration`."""
+
+    def __call__(self, configfile: ConfigFile, guard: Guard,
+                 settings: Settings, *, verbose: int,
+                 ) -> AbstractContextManager[Options]: ...
+
+
 class Decorator(Protocol):
     """What a run needs of an `IAppMain`."""
 
@@ -162,10 +170,12 @@ def check_arguments(worker: Worker, args: Sequence[object]) -> None:
 @contextlib.contextmanager
 def configuration(configfile: ConfigFile, guard: Guard = unguarded,
                   settings: Settings = NOTHING_SAID, *, verbose: int = 0,
-                  logs: bool = True) -> Iterator[Options]:
+                  logs: bool = True, loaded: Options | None = None,
+                  ) -> Iterator[Options]:
     """Read zope.conf, and set up the process; see `IEnvironment.configured`.
 
     The block holds the rest of booting. A signal ends it; see `booting`.
+    `loaded` is what an earlier call in this process has found in zope.conf.
     """
     fill_standard()
     with booting(), ExitStack() as undo:
@@ -173,7 +183,7 @@ def configuration(configfile: ConfigFile, guard: Guard = unguarded,
                    ZConfig.ConfigurationError,
                    zope.configuration.exceptions.ConfigurationError):
             chosen = environments.choose(configfile, settings)
-            options = chosen.load(configfile)
+            options = chosen.load(configfile) if loaded is None else loaded
             undo.enter_context(environments.setting_up(chosen))
             undo.enter_context(chosen.configured(
                 options, verbose=verbose, logs=logs))
@@ -228,15 +238,15 @@ def _tell_threads(before: Sequence[threading.Thread]) -> None:
 
 
 def run(find: Callable[[], Program], args: Sequence[object],
-        appname: str | None, configfile: ConfigFile,
-        guard: Guard = unguarded, settings: Settings = NOTHING_SAID, *,
-        verbose: int = 0, create: bool = True,
+        appname: str | None, configuration: AbstractContextManager[Options],
+        guard: Guard = unguarded, *, create: bool = True,
         within: Callable[[Loop], AbstractContextManager[object]] = nullcontext,
         asked: Asked = NOTHING_ASKED) -> End:
     """Run the worker that `find` returns, in the block of ``within(loop)``.
 
-    `find` is called when ZCML has been read. `asked` says how the worker is
-    to be seen from outside, and may take the place of the decorator's `lock`.
+    `find` is called when ZCML has been read, by the `configuration` of the
+    function above. `asked` says how the worker is to be seen from outside, and
+    may take the place of the decorator's `lock`.
     """
     loop: Loop | None = None
     booted, process, before = False, OneProcess(), threading.enumerate()
@@ -244,8 +254,7 @@ def run(find: Callable[[], Program], args: Sequence[object],
         # Outside the loop the log files are new, or not needed any more.
         with (handling({signal.SIGUSR2: lambda signum, frame: None}),
               environment.reaping_strangers(), ExitStack() as stack):
-            with configuration(configfile, guard, settings,
-                               verbose=verbose) as options:
+            with configuration as options:
                 program = find()
                 appname = program.site if appname is None else appname
                 with guard(errors.BAD_USAGE):

@@ -1,7 +1,6 @@
-"""The subcommands ``gocept-runner run`` and ``gocept-runner list``."""
+"""The subcommand ``gocept-runner list``."""
 
 import argparse
-import contextlib
 import inspect
 import shlex
 from collections.abc import Iterator, Sequence
@@ -9,27 +8,16 @@ from collections.abc import Iterator, Sequence
 import zope.component
 
 from gocept.runner import errors
-from gocept.runner.boot.program import (
-    Decorator,
-    Program,
-    configuration,
-)
+from gocept.runner.boot.program import Decorator, Program, configuration
 from gocept.runner.cli import table
 from gocept.runner.cli import worker as command
 from gocept.runner.cli.application import add_application, settings_of
-from gocept.runner.cli.mistakes import UserError, guarded
+from gocept.runner.cli.mistakes import guarded
+from gocept.runner.cli.run import UNDECLARED
 from gocept.runner.interfaces import ISupervisor
 from gocept.runner.runner import appmain
 from gocept.runner.zcml.kernels import DeclaredKernel
 from gocept.runner.zcml.supervisor import Declaration
-
-RUN_EXAMPLES = '''\
-examples:
-  gocept-runner run nightly --config zope.conf
-  gocept-runner run import --config zope.conf --once --dry-run orders.csv
-  gocept-runner run import --config zope.conf -- --all
-
-'''
 
 LIST_EXAMPLES = '''\
 examples:
@@ -42,69 +30,6 @@ statuses:
    2  bad usage
   78  bad configuration: zope.conf or ZCML
 '''
-
-
-PROG = 'gocept-runner run'
-
-_UNDECLARED = ('A worker with @appmain() or @once() that ZCML does not '
-               'declare is started by a command of its own')
-
-
-def run(argv: Sequence[str]) -> int:
-    """Run a worker that ZCML declares, as its command line says."""
-    words, _ = command.split(argv)
-    if not {'-h', '--help'}.isdisjoint(words):
-        # The help of a worker is known when ZCML has been read.
-        with contextlib.suppress(UserError):  # no name, for instance
-            wish, _ = command.parse(_parser(command.Probe), argv)
-            return guarded(
-                PROG, lambda: _help(wish))
-    options, args = command.parse(_parser(), argv)
-    return guarded(PROG, lambda: command.run(
-        lambda: _find(options, args), options, args))
-
-
-def _parser(kind: type[argparse.ArgumentParser] = argparse.ArgumentParser,
-            ) -> argparse.ArgumentParser:
-    parser = command.make_parser(
-        'NAME [options] [[--] ARGUMENT ...]',
-        'Run a worker that ZCML declares.',
-        RUN_EXAMPLES + command.STATUSES, PROG, kind=kind)
-    parser.add_argument('name', metavar='NAME', help='the worker')
-    command.add_options(parser)
-    return parser
-
-
-def _help(options: argparse.Namespace) -> int:
-    with configuration(options.config, command.expecting,
-                       settings_of(options), logs=False):
-        program = named(options.name)
-        command.parser_of(program, f'{PROG} {options.name}',
-                          site=program.site).print_help()
-    return errors.SUCCESS
-
-
-def _find(options: argparse.Namespace, args: Sequence[str]) -> Program:
-    program = named(options.name)
-    command.check(program, options, args)
-    return program
-
-
-def named(name: str) -> Program:
-    """The worker that ZCML declares; UserError if there is none."""
-    supervisor = zope.component.queryUtility(ISupervisor)
-    workers = {} if supervisor is None else supervisor.workers
-    if name not in workers:
-        what = f'no worker {name!r} is declared'
-        if supervisor is not None and name in supervisor.children:
-            kind = supervisor.children[name].kind
-            what = (f'{name!r} is no worker, but '
-                    f'{"a" if kind == "server" else "an"} {kind}')
-        raise UserError(
-            f'{what}; there are: {", ".join(sorted(workers)) or "none"}'
-            f'{"" if workers else f". {_UNDECLARED}"}', errors.BAD_USAGE)
-    program: Program = workers[name]
-    return program
 
 
 def list_(argv: Sequence[str]) -> int:
@@ -127,7 +52,7 @@ def _list(options: argparse.Namespace) -> int:
         print(f'{conf.configfile} names no site-definition, so nothing is '
               'declared.' if conf.built_in else
               f'Nothing is declared in {conf.site_definition}.',
-              f'{_UNDECLARED}.')
+              f'{UNDECLARED}.')
     else:
         print(*table.lines(
             [('KIND', 'NAME', 'START', 'REQUIRES', 'WHAT'), *rows]), sep='\n')

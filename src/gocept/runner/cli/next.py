@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from gocept.runner import errors
 from gocept.runner.boot.program import Program, configuration
-from gocept.runner.cli import declared, table, times
+from gocept.runner.cli import run, table, times
 from gocept.runner.cli import worker as command
 from gocept.runner.cli.application import add_application, settings_of
 from gocept.runner.cli.mistakes import UserError, guarded
@@ -77,7 +77,7 @@ def _schedule(options: argparse.Namespace) -> Schedule:
         return Schedule(options.schedule, options.timezone)
     with configuration(options.config, command.expecting,
                        settings_of(options), logs=False):
-        program = declared.named(options.name)
+        program = run.named(options.name)
         times.check(program, options)
         return times.schedule(options, program.decorator) or _own(program)
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 SUBCOMMANDS = {
     'new': ('gocept.runner.cli.new', 'new', 'write a small project'),
-    'run': ('gocept.runner.cli.declared', 'run', 'run a worker'),
+    'run': ('gocept.runner.cli.run', 'run', 'run a worker'),
     'list': ('gocept.runner.cli.declared', 'list_', 'show what is declared'),
     'next': ('gocept.runner.cli.next', 'next_',
              'show when a worker is to run next'),

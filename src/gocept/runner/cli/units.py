@@ -25,8 +25,8 @@ from gocept.runner.boot.environments import Options
 from gocept.runner.boot.program import Program, configuration
 from gocept.runner.cli import worker as command
 from gocept.runner.cli.application import add_application, settings_of
-from gocept.runner.cli.declared import named
 from gocept.runner.cli.mistakes import UserError, guarded
+from gocept.runner.cli.run import named
 from gocept.runner.interfaces import ISupervisor
 from gocept.runner.operation.place import Place, place_of
 from gocept.runner.zcml.kernels import DeclaredKernel

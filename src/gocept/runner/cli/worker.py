@@ -16,7 +16,12 @@ from gocept.runner.boot import messages
 from gocept.runner.boot import program as boot
 from gocept.runner.boot.dryrun import dry_run
 from gocept.runner.boot.environments import ConfigFile
-from gocept.runner.boot.program import Decorator, Program, Worker
+from gocept.runner.boot.program import (
+    Configure,
+    Decorator,
+    Program,
+    Worker,
+)
 from gocept.runner.cli import times
 from gocept.runner.cli.application import add_application, settings_of
 from gocept.runner.cli.mistakes import UserError, guarded, meant
@@ -334,7 +339,8 @@ def usage_of_arguments(worker: Worker) -> str:
 
 
 def run(find: Callable[[], Program], options: argparse.Namespace,
-        args: Sequence[object]) -> int:
+        args: Sequence[object], configure: Configure = boot.configuration,
+        ) -> int:
     """Run the worker that `find` returns when ZCML has been read."""
     debugger = _PostMortem(logging.ERROR)
     programs: list[Program] = []
@@ -352,8 +358,9 @@ def run(find: Callable[[], Program], options: argparse.Namespace,
               debugger.watching(loop) if options.debug else nothing):
             yield
 
-    end = boot.run(found, args, options.site, options.config, expecting,
-                   settings_of(options), verbose=options.verbose,
+    end = boot.run(found, args, options.site, configure(
+                       options.config, expecting, settings_of(options),
+                       verbose=options.verbose), expecting,
                    create=not options.dry_run, within=as_told,
                    asked=Asked(
                        options.state, options.run_dir, options.metrics,

@@ -17,7 +17,7 @@ import os
 import select
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any, Literal, NamedTuple, TypeVar, Union, cast
 
 from gocept.runner.errors import LinkError
@@ -380,7 +380,7 @@ class Up(Owning):
             except BlockingIOError:
                 wait_for(self._end.packets.fileno(), select.POLLOUT, NEVER)
 
-    def wishes(self) -> Iterator[tuple[Fork, Streams]]:
+    def wishes(self) -> Generator[tuple[Fork, Streams], None, None]:
         """What is to be forked, until the link ends.
 
         The streams are open until the next one is asked for.

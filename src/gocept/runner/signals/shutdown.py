@@ -205,6 +205,19 @@ def current_shutdown() -> Iterator[Shutdown]:
         yield shutdown
 
 
+def end_program(signum: int) -> None:
+    """Do what this signal does now; nothing if one is being heeded already.
+
+    To be called in the main thread, where a signal handler may do so.
+    """
+    running: Shutdown | None = getattr(_running, 'shutdown', None)
+    if running is None:
+        signal.raise_signal(signum)
+    elif not running.requested:
+        restore_defaults()
+        running.request(signum)
+
+
 @contextlib.contextmanager
 def requesting(shutdown: Shutdown) -> Iterator[None]:
     """Let the signals that end a loop request `shutdown`."""
@@ -305,6 +318,15 @@ def _commits(frame: FrameType | None) -> bool:
 
 
 def _reopen_logs() -> None:
+    if reopen_logs():
+        log.info('Reopened the log files')
+
+
+def reopen_logs() -> bool:
+    """Open the log files anew; returns whether all could be opened.
+
+    An error is logged.
+    """
     # ZConfig makes the handlers, if a zope.conf was read. Its reopenFiles()
     # would stop at the first handler that fails.
     loghandler = sys.modules.get('ZConfig.components.logger.loghandler')
@@ -323,5 +345,4 @@ def _reopen_logs() -> None:
             except Exception as error:  # of a handler of another kind, too
                 log.error('Cannot reopen a log file: %s', error)
                 failed = True
-    if not failed:
-        log.info('Reopened the log files')
+    return not failed

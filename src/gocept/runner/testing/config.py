@@ -112,7 +112,8 @@ class RunnerConfig(Closing):
             return found
 
         with self._opening():
-            boot.run(find, args, self._name or '/', self.path,
+            boot.run(find, args, self._name or '/',
+                     boot.configuration(self.path),
                      within=result.bounding,
                      asked=Asked(lock=False))  # nobody else has the database
         return result

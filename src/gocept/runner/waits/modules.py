@@ -21,3 +21,16 @@ def module_path() -> list[str]:
     except FileNotFoundError:  # and what was in it
         return [path for path in known if os.path.isabs(path)]
     return [os.path.normpath(os.path.join(here, path)) for path in known]
+
+
+def interpreter_flags() -> list[str]:
+    """The options of this interpreter, for another process of the program."""
+    flags = [f'-X{name}' if value is True else f'-X{name}={value}'
+             for name, value in sys._xoptions.items()]
+    flags += [f'-W{each}' for each in sys.warnoptions]
+    for option, count in (
+            ('-B', sys.flags.dont_write_bytecode), ('-O', sys.flags.optimize),
+            ('-E', sys.flags.ignore_environment), ('-I', sys.flags.isolated),
+            ('-s', sys.flags.no_user_site), ('-b', sys.flags.bytes_warning)):
+        flags += [option] * int(count)
+    return flags

@@ -327,7 +327,8 @@ class TinyTests(TestCase):
         with self.assertRaisesRegex(
                 UsageError, '<lambda> is a worker for applications of the '
                 'kind toolkit, and this one is of the kind tiny'):
-            boot.run(lambda: program, (), None, self.conf)
+            boot.run(lambda: program, (), None,
+                     boot.configuration(self.conf))
 
     def test_attempts_and_pauses(self):
         def work():

@@ -12,6 +12,7 @@ from unittest import mock
 
 from gocept.runner import cli
 from gocept.runner.cli import declared, subcommands
+from gocept.runner.cli import run as run_command
 from gocept.runner.tests.support import DEADLINE, child_environment
 
 
@@ -38,7 +39,8 @@ class MainTests(unittest.TestCase):
             self.assertTrue(text)
 
     def test_a_subcommand_gets_what_follows_and_gives_the_status(self) -> None:
-        with mock.patch.object(declared, 'run', return_value=7) as run:
+        with mock.patch.object(
+                run_command, 'run', return_value=7) as run:
             self.assertEqual(
                 (7, '', ''),
                 self.run_main('run', 'name', '--help', '--', '--config', 'x'))
