@@ -250,11 +250,15 @@ def _note(worker: Worker, now: float) -> str:
         notes.append(f'seen {_ago(written, now)}')
     if worker.verdict.reason:
         notes.append(worker.verdict.reason)
-    error = worker.state['last_error']
-    if error is not None:
-        notes.append(f'{_ago(error["time"], now)}, tick {error["tick"]}: '
-                     f'{error["error"]}')
+    notes += last_error(worker.state, now)
     return '; '.join(notes) or NONE
+
+
+def last_error(found: 'State', now: float) -> list[str]:
+    """The last error of a worker, if it had one; `now` since the epoch."""
+    error = found['last_error']
+    return [] if error is None else [
+        f'{_ago(error["time"], now)}, tick {error["tick"]}: {error["error"]}']
 
 
 def _ago(instant: float, now: float) -> str:

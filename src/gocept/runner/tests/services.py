@@ -18,6 +18,7 @@ import unittest
 from typing import NoReturn
 
 PACKAGES = {
+    'chromium': 'chromium',
     'ip': 'iproute2',
     'nginx': 'nginx-light',
     'openssl': 'openssl',

@@ -15,9 +15,12 @@ from unittest import mock
 from prometheus_client.parser import text_string_to_metric_families
 
 from gocept.runner.errors import CannotStart
+from gocept.runner.house.census import Resident
+from gocept.runner.house.metrics import Residents
 from gocept.runner.operation import exposition
 from gocept.runner.operation.exposition import PREFIX, Collector, serving
 from gocept.runner.operation.numbers import BUCKETS, Numbers
+from gocept.runner.tests.house.houses import worker_state
 from gocept.runner.tests.support import (
     DEADLINE,
     TestCase,
@@ -217,7 +220,9 @@ class PageTests(unittest.TestCase):
     def setUp(self):
         full = Numbers('expire', 'shop', 0, '4.0', last_duration=0,
                        last_success=0, tick_started=0, next_tick=0)
-        self.metrics = list(Collector(lambda: [full]).collect())
+        self.metrics = [
+            *Collector(lambda: [full]).collect(),
+            *Residents([Resident(worker_state(), None)]).collect()]
         self.known = {sample.name for metric in self.metrics
                       for sample in metric.samples}
 
