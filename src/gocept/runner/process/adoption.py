@@ -52,6 +52,7 @@ class _Adoption:
     def _reset(self) -> None:
         self._adopting: dict[int, weakref.ref[Child]] = {}
         self._strangers = 0  # those who have asked to reap strangers
+        self._subreaping = 0  # those of them who have no other children
         self._before = 0  # the flag
         self._session = 0
         self._since = 0
@@ -113,6 +114,30 @@ class _Adoption:
                 self._strangers -= 1
             self.watch()
 
+    @contextlib.contextmanager
+    def subreaping(self) -> Iterator[None]:
+        """Be the parent of all orphans among our descendants meanwhile.
+
+        They are reaped as they end, and not ended. For a program without
+        children of other libraries: whoever is not in the roster is an orphan.
+        """
+        with self._lock:
+            if not self._is_on():
+                self._note_session()
+            before = _subreaper()
+            _set_subreaper(1)
+            self._strangers += 1
+            self._subreaping += 1
+        self.watch()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._strangers -= 1
+                self._subreaping -= 1
+                _set_subreaper(before)
+            self.watch()
+
     def _is_on(self) -> bool:
         return bool(self._adopting or self._strangers)
 
@@ -160,13 +185,14 @@ class _Adoption:
         now = procfs.stat(pid)
         if now is None:
             return
-        words = procfs.variable(pid, MARKER)
-        if words is None:
-            return  # it is becoming another program
-        if not (any(word.startswith(our_mark()) for word in words.split())
-                or self._is_no_child(pid, now)):
-            self._seen.add(pid)
-            return
+        if not self._subreaping:
+            words = procfs.variable(pid, MARKER)
+            if words is None:
+                return  # it is becoming another program
+            if not (any(word.startswith(our_mark()) for word in words.split())
+                    or self._is_no_child(pid, now)):
+                self._seen.add(pid)
+                return
         handle = descendants.hold_if(pid, descendants.is_stranger)
         if handle is None:
             return
