@@ -109,10 +109,11 @@ def _description(program: Program) -> str:
 
 
 def _times(decorator: Decorator) -> str:
-    if decorator.once:
+    if decorator.once and decorator.schedule is None:
         return 'once'
     if decorator.schedule is None:
         return (f'every {decorator.ticks} s'
                 + (' or on a change' if decorator.watch else ''))
     zone = '' if decorator.timezone is None else f' ({decorator.timezone})'
-    return f'at {decorator.schedule}{zone}'
+    at = f'at {decorator.schedule}{zone}'
+    return f'once, {at}' if decorator.once else at

@@ -226,7 +226,8 @@ def _files(program: Program, kernels: Sequence[str], wish: _Wish,
     """The units of a worker, by the names of their files."""
     decorator = program.decorator
     stem = _unit_name(f'{wish.prefix}worker', program.name)
-    timed = wish.timers and decorator.schedule is not None
+    timed = decorator.schedule is not None and (
+        wish.timers or decorator.once)
     once = timed or decorator.once
     worker = program.worker
     doc = inspect.getdoc(worker) if hasattr(worker, '__qualname__') else ''

@@ -269,13 +269,7 @@ def worker(context: ConfigurationContext, name: str, handler: Any,
     if isinstance(base, appmain):
         handler = handler.worker
         once = base.once if once is None else once
-        if once and 'schedule' in options:
-            raise ConfigurationError(
-                'the worker runs one tick, so it has no schedule; '
-                'once="false" makes it run by the schedule')
         options = _inherited(base, options) | options
-    elif once and 'schedule' in options:
-        raise ConfigurationError('"once" and "schedule" exclude each other')
     decorator = checked = appmain(**options)
     if isinstance(base, appmain):
         # It may be of a subclass, with attributes of its own.

@@ -462,7 +462,10 @@ class IWorkerDirective(Interface):
 
     principal = fields.Text('The id of the principal that the worker runs as.')
 
-    once = fields.Bool('Run one tick, and end (default: false).')
+    once = fields.Bool(
+        'Run one tick, and end (default: false). With a schedule, '
+        '"gocept-runner up" starts a process for each of its times, and '
+        '"gocept-runner run" runs one tick at once.')
 
     attempts = fields.Number(
         'How often a tick is run at most if it fails for a reason that passes '

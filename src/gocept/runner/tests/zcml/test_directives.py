@@ -832,6 +832,14 @@ class WorkerTests(DirectiveTestCase):
             self.worker('decorated_once', once='false', schedule='@daily'),
             principal='zope.mgr', schedule='@daily')
 
+    def test_one_tick_at_each_time_of_a_schedule(self) -> None:
+        self.assertOptions(
+            self.worker('decorated_once', schedule='@daily'),
+            principal='zope.mgr', once=True, schedule='@daily')
+        self.assertOptions(
+            self.worker('plain', once='true', schedule='@daily'),
+            once=True, schedule='@daily')
+
     def test_site_and_arguments(self) -> None:
         worker = self.worker('plain')
         self.assertEqual((None, ()), (worker.site, worker.arguments))
@@ -907,8 +915,6 @@ class WorkerTests(DirectiveTestCase):
                  'a worker has either ticks or a schedule'),
                 ({'schedule': '@daily', 'watch': f'{HERE}:plain'},
                  'cannot have watch as well'),
-                ({'schedule': '@daily', 'once': 'true'},
-                 '"once" and "schedule" exclude each other'),
                 ({'schedule': '@daily', 'missed': 'twice'},
                  "'twice' is none of skip, once"),
                 ({'schedule': '@daily', 'jitter': '-1'},
@@ -930,11 +936,6 @@ class WorkerTests(DirectiveTestCase):
             with self.subTest(written):
                 self.assertWrong('<runner:worker name="w" ' + attributes(
                     handler=f'{HERE}:plain', **written) + ' />', expected)
-
-    def test_a_schedule_for_one_that_runs_once(self) -> None:
-        self.assertWrong('<runner:worker name="w" ' + attributes(
-            handler=f'{HERE}:decorated_once', schedule='@daily') + ' />',
-            'the worker runs one tick, so it has no schedule; once="false"')
 
     def test_what_is_missing(self) -> None:
         self.assertWrong('<runner:worker name="w" />', "'handler'")
