@@ -1,8 +1,12 @@
 """What a house tells of itself: to ``gocept-runner status``, to the page."""
 
-from typing import Literal, TypedDict
+import contextlib
+import json
+import os
+from typing import TYPE_CHECKING, Literal, TypedDict, cast
 
-from gocept.runner.operation.state import Moment
+if TYPE_CHECKING:
+    from gocept.runner.operation.state import Moment
 
 Phase = Literal[
     'waiting',   # for the template, for a part, or until it is due
@@ -27,7 +31,9 @@ class WorkerState(TypedDict):
     site: str | None
     phase: Phase
     pid: int | None
-    since: Moment
+    start: int | None
+    """When this process was started, as in /proc/PID/stat."""
+    since: 'Moment'
     """When the phase has begun."""
     due: float | None
     """When it is started next, by the clock on the wall; None: nobody knows.
@@ -57,8 +63,10 @@ class HouseState(TypedDict):
     pid: int
     start: int | None
     """When the process was started, as in /proc/PID/stat."""
+    boot: str
+    """The id of the boot of the system."""
     config: str
-    started: Moment
+    started: 'Moment'
     phase: Literal['starting', 'running', 'reloading', 'ending']
     template: TemplateState | None
     successor: TemplateState | None
@@ -66,3 +74,32 @@ class HouseState(TypedDict):
     parts: list[str]
     """The names of the parts that are ready."""
     workers: list[WorkerState]
+
+
+NAME = 'house.json'
+"""The file with the state, in the directory of the house."""
+
+
+def write(directory: str, state: HouseState) -> None:
+    """Replace the file in this directory; OSError if that fails."""
+    path = os.path.join(directory, NAME)
+    temporary = f'{path}.new'
+    try:
+        with open(temporary, 'w', encoding='utf-8') as file:
+            json.dump(state, file)
+        os.replace(temporary, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def read(directory: str) -> HouseState | None:
+    """What is in this file; None if there is none, or nothing of use."""
+    try:
+        with open(os.path.join(directory, NAME), encoding='utf-8') as file:
+            found = json.load(file)
+    except (OSError, ValueError, RecursionError):
+        return None
+    return cast(HouseState, found) if isinstance(found, dict) and all(
+        name in found for name in HouseState.__annotations__) else None
