@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 SUBCOMMANDS = {
     'new': ('gocept.runner.cli.new', 'new', 'write a small project'),
     'run': ('gocept.runner.cli.run', 'run', 'run a worker'),
+    'up': ('gocept.runner.cli.up', 'up',
+           'run all workers, from one warm process'),
+    'reload': ('gocept.runner.cli.reload', 'reload',
+               'have "up" take new code'),
     'list': ('gocept.runner.cli.declared', 'list_', 'show what is declared'),
     'next': ('gocept.runner.cli.next', 'next_',
              'show when a worker is to run next'),
@@ -56,6 +60,7 @@ examples:
   gocept-runner new shop
   gocept-runner list --config zope.conf
   gocept-runner run nightly --config zope.conf
+  gocept-runner up --config zope.conf
   gocept-runner status
   gocept-runner kernel status
   gocept-runner server 127.0.0.1 54321 --init-file tasks.py

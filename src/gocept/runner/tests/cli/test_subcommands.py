@@ -31,7 +31,8 @@ class MainTests(unittest.TestCase):
     def test_the_subcommands(self) -> None:
         self.assertEqual(
             {'new', 'run', 'list', 'next', 'shell', 'kernel', 'server',
-             'terminate', 'call', 'servers', 'status', 'units', 'version'},
+             'terminate', 'call', 'servers', 'status', 'units', 'version',
+             'up', 'reload'},
             {*subcommands.SUBCOMMANDS})
         for module, function, text in subcommands.SUBCOMMANDS.values():
             it = getattr(import_module(module), function)
