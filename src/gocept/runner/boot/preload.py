@@ -23,12 +23,30 @@ _OF_SECTIONS = {
 """What a section of zope.conf imports when a storage of it is opened."""
 
 _OF_WORKERS = (
+    'gocept.runner.boot.served',
+    'gocept.runner.boot.sqlite',
     'gocept.runner.operation.recorder',
     'gocept.runner.poller.thread',
 )
 
-_OF_TOOLKIT = ('zope.site.folder',)
-"""The class of the root folder, which the database names."""
+_OF_APPLICATIONS = {
+    'toolkit': (
+        'zope.site.folder',  # the class of the root, which the database names
+    ),
+    'zope': (
+        'OFS.Uninstalled',
+        'Products.ZODBMountPoint.MountedObject',
+        'Zope2.App.ClassFactory',
+        'encodings.latin_1',
+        'gocept.runner.boot.zope.databases',
+        'gocept.runner.boot.zope.place',
+        'gocept.runner.boot.zope.request',
+        'gocept.runner.boot.zope.site',
+        'gocept.runner.boot.zope.user',
+        'zope.globalrequest',
+    ),
+}
+"""By the kind of application."""
 
 _OF_OPTIONS = {
     'lock': ('gocept.runner.operation.lock',),
@@ -54,9 +72,7 @@ def preload(options: object, application: str,
     What is not installed, or fails, is left out: a worker that needs it says
     so itself.
     """
-    names = [*_OF_WORKERS]
-    if application == 'toolkit':
-        names += _OF_TOOLKIT
+    names = [*_OF_WORKERS, *_OF_APPLICATIONS.get(application, ())]
     for section in _sections(getattr(options, 'databases', ())):
         kind = type(section)
         names += filter(None, [_OF_SECTIONS.get(

@@ -6,6 +6,7 @@ there stays for all workers, so the collector never looks at it again.
 
 import contextlib
 import gc
+import logging
 import os
 import threading
 from collections.abc import Iterator
@@ -43,12 +44,28 @@ def preload(warmth: Warm) -> None:
             [each.decorator for each in supervisor.workers.values()])
 
 
+def rehearse() -> None:
+    """Do what fills caches when it is done for the first time.
+
+    Whether the class of an object is that of a mapping, say, is asked with
+    each line of the log. The first time, Python asks all classes that there
+    are, and writes to each.
+    """
+    log = logging.getLogger(__name__)
+    for each in 'text', 1, 1.0, log, None:
+        record = log.makeRecord(
+            log.name, logging.INFO, __file__, 1, '%s', (each,), None)
+        for handler in logging.getLogger().handlers:
+            handler.format(record)
+
+
 def freeze() -> None:
     """Leave what there is to all workers: they share it while nobody writes.
 
     The collector writes to what it looks at, so it does that here for the last
     time.
     """
+    rehearse()
     gc.collect()
     gc.freeze()
     gc.enable()
