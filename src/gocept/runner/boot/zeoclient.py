@@ -8,6 +8,10 @@ from ZEO.ClientStorage import ClientStorage
 from gocept.runner.boot import claim
 from gocept.runner.waits.unixpath import short_address
 
+_PATIENCE = 10
+"""Seconds in which a server that was killed is to come again, or else what a
+worker does fails, and is tried again later."""
+
 
 class ServedStorage(ClientStorage):  # type: ignore[misc]
     """In the place of a FileStorage, which a server has open.
@@ -23,7 +27,8 @@ class ServedStorage(ClientStorage):  # type: ignore[misc]
             address = undo.enter_context(
                 short_address(claim.socket_of(path)))
             super().__init__(
-                address, name=path, read_only=read_only, blob_dir=blob_dir,
+                address, name=path, wait_timeout=_PATIENCE,
+                read_only=read_only, blob_dir=blob_dir,
                 shared_blob_dir=blob_dir is not None,
                 client_label=f'process {os.getpid()}')
             # It connects again by the same address.

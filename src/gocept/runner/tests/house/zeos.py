@@ -9,7 +9,7 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import ZEO.ClientStorage
@@ -37,9 +37,10 @@ class Server:
 
     def __init__(self, *paths: pathlib.Path, wait: float = 0,
                  timeout: float = DEADLINE, grace: float = DEADLINE,
-                 is_first: bool = True, **options: object) -> None:
+                 is_first: bool = True, claims: Sequence[Claim] = (),
+                 **options: object) -> None:
         """`options` are those of each ``<filestorage>``."""
-        self.claims = [self._claim(path) for path in paths]
+        self.claims = claims or [self._claim(path) for path in paths]
         self.errors = ''
         self._news = threading.Condition()
         self._options = {
