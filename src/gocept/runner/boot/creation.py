@@ -29,10 +29,7 @@ class Creation:
         self._missing = list(_missing(factory))
         if not allowed:
             for path in self._missing:
-                raise DatabaseMissing(
-                    f'there is no database {path}, and a dry run creates '
-                    'none: correct the path, or run the program without '
-                    '--dry-run first')
+                raise missing(path)
 
     def report(self) -> None:
         """Tell which files are new, once the database is open."""
@@ -54,6 +51,13 @@ class Creation:
                 f'the database {name} is empty, and a dry run does not create '
                 'its root folder: run the program without --dry-run first')
         log.warning('The database %s is empty: creating its root folder', name)
+
+
+def missing(path: str) -> DatabaseMissing:
+    """The error of a dry run that would create a database."""
+    return DatabaseMissing(
+        f'there is no database {path}, and a dry run creates none: correct '
+        'the path, or run the program without --dry-run first')
 
 
 def name_of(storage: IStorage) -> str:

@@ -1,12 +1,16 @@
 """The client of the ZEO server that serves a FileStorage."""
 
 import contextlib
+import logging
 import os
 
 from ZEO.ClientStorage import ClientStorage
 
 from gocept.runner.boot import claim
+from gocept.runner.logs import Log
 from gocept.runner.waits.unixpath import short_address
+
+log = Log('gocept.runner.environment')
 
 _PATIENCE = 10
 """Seconds in which a server that was killed is to come again, or else what a
@@ -24,6 +28,7 @@ class ServedStorage(ClientStorage):  # type: ignore[misc]
         """Raises ClientDisconnected if the server does not answer."""
         self.path = path
         with contextlib.ExitStack() as undo:
+            _quieten(undo)
             address = undo.enter_context(
                 short_address(claim.socket_of(path)))
             super().__init__(
@@ -32,7 +37,7 @@ class ServedStorage(ClientStorage):  # type: ignore[misc]
                 shared_blob_dir=blob_dir is not None,
                 client_label=f'process {os.getpid()}')
             # It connects again by the same address.
-            self._reach = undo.pop_all()
+            self._undo = undo.pop_all()
 
     def getName(self) -> str:
         """The path of the file, as with a FileStorage."""
@@ -55,6 +60,19 @@ class ServedStorage(ClientStorage):  # type: ignore[misc]
         """
         return not self.is_connected() and claim.holder(self.path) is None
 
+    def notify_connected(self, conn: object, info: object) -> None:
+        """Called by ZEO, in the thread of the network."""
+        is_back = self._connection_generation > 0
+        super().notify_connected(conn, info)
+        if is_back:
+            log.info('The ZEO server of %s is there again', self.path)
+
+    def notify_disconnected(self) -> None:
+        """Called by ZEO, in the thread of the network."""
+        super().notify_disconnected()
+        log.warning('The ZEO server of %s is gone: waiting for the next one',
+                    self.path)
+
     def tpc_begin(self, txn: object, *args: object, **keywords: object,
                   ) -> None:
         """See `IStorage`; waits for a server that is started again."""
@@ -67,6 +85,17 @@ class ServedStorage(ClientStorage):  # type: ignore[misc]
         try:
             super().close()
         finally:
-            self._reach.close()
+            self._undo.close()
 
 
+
+
+def _quieten(undo: contextlib.ExitStack) -> None:
+    """Have ZEO tell what is wrong, but not each step of each connection.
+
+    Unless somebody has said what it is to tell.
+    """
+    logger = logging.getLogger('ZEO')
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.WARNING)
+        undo.callback(logger.setLevel, logging.NOTSET)

@@ -41,6 +41,7 @@ statuses:
    0  success, also when a signal has ended it
    1  a worker was given up, or one that runs once has failed
    2  bad usage: no such worker, for instance
+  69  the database cannot be opened
   71  the processes cannot be started
   73  the lock cannot be taken
   75  another process runs the workers of this zope.conf
@@ -63,6 +64,14 @@ def up(argv: Sequence[str]) -> int:
         help='how many seconds the end may take until what is left is killed '
              '(default: what the worker that takes longest may need: its '
              'tick_timeout, or 60, and its shutdown_timeout)')
+    parser.add_argument(
+        '--no-zeo', dest='zeo', action='store_false',
+        help='start no ZEO server for a <filestorage>; then only one worker '
+             'can run')
+    parser.add_argument(
+        '--wait', metavar='SECONDS', type=_seconds, default=30.0,
+        help='how many seconds another process may have the file of a '
+             '<filestorage> open, before this ends (default: 30)')
     parser.add_argument(
         '--no-color', '--no-colour', action='store_true',
         help='show no colours on a terminal; $NO_COLOR does the same')
@@ -134,7 +143,12 @@ def _launch(options: argparse.Namespace) -> 'Launch':
 def _parts(options: argparse.Namespace) -> 'list[Part]':
     """What lives as long as the workers, in the order of the start."""
     from gocept.runner.house.former import Former
-    return [Former()]
+    parts: list[Part] = [Former()]
+    if options.zeo:
+        from gocept.runner.house.zeo import ZEO
+        parts.append(ZEO(options.application, wait=options.wait,
+                         create=not options.dry_run))
+    return parts
 
 
 def _words(options: argparse.Namespace) -> Iterator[str]:

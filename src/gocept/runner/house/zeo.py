@@ -12,11 +12,11 @@ reads the zope.conf (`storages`); and the server (`zeoserver`).
 import json
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from gocept.runner.background.launch import command
 from gocept.runner.boot.claim import Claim, holder, socket_of
 from gocept.runner.errors import (
     BAD_CONFIGURATION,
@@ -24,11 +24,12 @@ from gocept.runner.errors import (
     DATABASE_UNAVAILABLE,
     RunnerError,
 )
+from gocept.runner.house.workerprocess import said
 from gocept.runner.logs import Log
 from gocept.runner.poller import Timer
 from gocept.runner.process import Process
 from gocept.runner.waits.deadline import Deadline
-from gocept.runner.waits.modules import module_path
+from gocept.runner.waits.modules import interpreter_flags, module_path
 
 if TYPE_CHECKING:
     from gocept.runner.house.part import Premises
@@ -64,12 +65,16 @@ class ZEO:
     name = 'zeo'
 
     def __init__(self, application: str | None = None, *, wait: float = WAIT,
-                 timeout: float = TIMEOUT) -> None:
-        """`application` is the kind of application; see `Settings`."""
+                 timeout: float = TIMEOUT, create: bool = True) -> None:
+        """`application` is the kind of application; see `Settings`.
+
+        Without `create`, a file that is missing is not created.
+        """
         self.ready = self.ended = False
         self._application = application
         self._wait = wait
         self._timeout = timeout
+        self._may_create = create
         self._files: Sequence[Mapping[str, Any]] = ()
         self._are_files_known = False
         self._claims: list[Claim] = []
@@ -165,7 +170,8 @@ class ZEO:
     def _serve(self, *expired: object) -> None:
         self._timer = None
         self._run('zeoserver', {
-            'files': self._files, 'create': self._is_first,
+            'files': self._files, 'is_first': self._is_first,
+            'create': self._may_create,
             'claims': [claim.fileno() for claim in self._claims],
             'wait': self._deadline.left() if self._is_first else self._wait,
             'timeout': self._timeout, 'grace': GRACE},
@@ -175,8 +181,9 @@ class ZEO:
         if words['what'] == 'ready':
             self.ready = True
             self._since = time.monotonic()
-            log.info('Serving %s', ', '.join(
-                socket_of(section['path']) for section in self._files))
+            for section in self._files:
+                path = section['path']
+                log.info('Serving %s on %s', path, socket_of(path))
             self._is_first = False
         elif self._is_first:
             self._fail(words['text'], words['status'])
@@ -246,9 +253,10 @@ class _Program:
         self._hear = hear
         self._over = over
         self._process = process = Process(
-            [*command()[:-1], _START, module], name=module, stdin='pipe',
-            stdout='pipe', stderr='pipe', setpgrp=True, pass_fds=fds,
-            buffering='line', poller=house.poller)
+            [sys.executable, '-P', *interpreter_flags(), _START, module],
+            name=module, stdin='pipe', stdout='pipe', stderr='pipe',
+            setpgrp=True, pass_fds=fds, buffering='line',
+            poller=house.poller)
         channel, errors = process.channel, process.stderr
         assert channel is not None and errors is not None
         self._open: set[object] = {process, channel, errors}
@@ -279,6 +287,6 @@ class _Program:
         self._open.discard(source)
         if not self._open:
             self._process.close()
-            self._over(self._process.status_text)
+            self._over(said(self._process.returncode or 0))
 
 

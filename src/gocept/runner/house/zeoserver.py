@@ -26,6 +26,7 @@ from zc.lockfile import LockError
 from ZODB.interfaces import IStorage
 
 from gocept.runner.boot.claim import Access, Claim, socket_of
+from gocept.runner.boot.creation import missing
 from gocept.runner.errors import (
     DATABASE_UNAVAILABLE,
     SUCCESS,
@@ -57,8 +58,10 @@ class Options(TypedDict):
     files: 'Sequence[FileSection]'
     claims: Sequence[int]
     """The descriptors of the claims on the files, in their order."""
-    create: bool
+    is_first: bool
     """Whether a file is created anew if its section says so."""
+    create: bool
+    """Whether a file may be created at all."""
     wait: float
     """Seconds in which another process has to close the files."""
     timeout: float
@@ -123,7 +126,7 @@ class _Server:
         for section in options['files']:
             self._storages.append(ServedStorage(
                 section['path'],
-                _open(section, options['create'], deadline),
+                _open(_section(section, options), deadline),
                 options['timeout'], loop, self._look))
         self._sockets = contextlib.ExitStack()
         close.callback(self._sockets.close)
@@ -184,6 +187,9 @@ class _Server:
 class _Section:
     """The configuration of a FileStorage, as `ZODB.config` has it."""
 
+    path: str
+    create: bool | None
+
     def __init__(self, options: Mapping[str, Any]) -> None:
         vars(self).update(options)
 
@@ -191,21 +197,31 @@ class _Section:
         """A ``<filestorage>`` has no name."""
 
 
-def _open(section: 'FileSection', create: bool,
-          deadline: Deadline) -> IStorage:
+def _section(section: 'FileSection', options: Options) -> _Section:
+    """The configuration for this start.
+
+    DatabaseMissing if the file would be created and must not be.
+    """
+    made = _Section(section['options'])
+    _finish_pack(made.path)
+    if not options['is_first']:
+        made.create = None
+    if not options['create'] and (
+            made.create or not os.path.exists(made.path)):
+        raise missing(made.path)
+    return made
+
+
+def _open(section: _Section, deadline: Deadline) -> IStorage:
     """Open the file, and wait for another process that has it open.
 
     DatabaseLocked after the deadline.
     """
-    path = section['path']
-    _finish_pack(path)
-    options = section['options']
-    if not create:
-        options = {**options, 'create': None}
+    path = section.path
     is_new = not os.path.exists(path)
     while True:
         try:
-            storage = ZODB.config.FileStorage(_Section(options)).open()
+            storage = ZODB.config.FileStorage(section).open()
         except LockError as error:
             owner = _owner(path)
             if deadline.passed:

@@ -1,6 +1,6 @@
 """The start of the programs behind `gocept.runner.house.zeo`, as a script.
 
-``python -I zeostart.py MODULE`` finds its options as a line of JSON on
+``python -P zeostart.py MODULE`` finds its options as a line of JSON on
 standard input, and calls `run` of a module of this package with them; what
 `run` returns is the status.
 

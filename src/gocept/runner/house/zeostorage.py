@@ -87,6 +87,10 @@ class Connection(ServerProtocol):  # type: ignore[misc]
         if client is not None and client.connected:
             client.notify_disconnected()
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client has gone, which is no error, however it has done so."""
+        super().connection_lost(None)
+
     def cut(self) -> None:
         """Close it, and do not send what the client has not read yet."""
         transport = self.sm_protocol and self.sm_protocol.transport

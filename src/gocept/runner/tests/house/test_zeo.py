@@ -122,8 +122,9 @@ class ServingTests(PartTestCase):
     def test_from_the_start_to_the_end(self) -> None:
         part = self.serve()
         self.assertEqual('zeo', part.name)
-        self.assertIn(f'Serving {socket_of(str(self.path))}',
-                      self.logs.output[-1])
+        self.assertIn(
+            f'Serving {self.path} on {socket_of(str(self.path))}',
+            self.logs.output[-1])
         self.assertIn(f'Created a new, empty database: {self.path}',
                       self.house.told[0])
         self.assertEqual(os.getpid(), holder(str(self.path)).pid)
@@ -191,7 +192,7 @@ class ServingTests(PartTestCase):
         # Nobody else opens the file meanwhile.
         self.assertIsNotNone(holder(str(self.path)))
         self.house.run(lambda: part.ready)
-        self.assertIn('The ZEO server has ended with -9, and is started '
+        self.assertIn('The ZEO server has ended with signal SIGKILL, and is started '
                       'again in 0.1 s', '\n'.join(self.logs.output))
         commit(database, number=2)
         self.assertEqual({'number': 2}, root_of(database))
@@ -321,7 +322,7 @@ class FailureTests(PartTestCase):
         self.enterContext(mock.patch.object(zeo, '_START', os.devnull))
         self.assertEqual((
             f'the program that reads {self.directory}/zope.conf has ended '
-            'with 0', 71), self.fail_to_serve())
+            'with status 0', 71), self.fail_to_serve())
 
     def test_a_server_that_is_killed_at_its_start(self) -> None:
         storage = FileStorage(str(self.path))
@@ -330,7 +331,7 @@ class FailureTests(PartTestCase):
         self.house.run(lambda: self.house.told)  # it waits for the file
         part.kill()
         self.house.run(lambda: self.house.failure)
-        self.assertEqual('the ZEO server has ended with -9 before it served a '
+        self.assertEqual('the ZEO server has ended with signal SIGKILL before it served a '
                          'database', str(self.house.failure))
         self.assertTrue(part.ended)
 

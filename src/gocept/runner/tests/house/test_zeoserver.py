@@ -301,6 +301,16 @@ class StartTests(ServerTestCase):
         server.abandon()
         self.assertEqual(0, server.wait())
 
+    def test_a_dry_run_creates_nothing(self) -> None:
+        server = self.serve(may_create=False)
+        self.assertEqual(
+            {'what': 'failed', 'status': 69, 'text': (
+                f'there is no database {self.path}, and a dry run creates '
+                'none: correct the path, or run the program without --dry-run '
+                'first')}, server.word())
+        self.assertEqual(69, server.wait())
+        self.assertFalse(self.path.exists())
+
     def test_a_file_that_is_no_database(self) -> None:
         self.path.write_text('something else')
         server = self.serve()

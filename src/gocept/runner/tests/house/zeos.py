@@ -37,7 +37,8 @@ class Server:
 
     def __init__(self, *paths: pathlib.Path, wait: float = 0,
                  timeout: float = DEADLINE, grace: float = DEADLINE,
-                 is_first: bool = True, claims: Sequence[Claim] = (),
+                 is_first: bool = True, may_create: bool = True,
+                 claims: Sequence[Claim] = (),
                  **options: object) -> None:
         """`options` are those of each ``<filestorage>``."""
         self.claims = claims or [self._claim(path) for path in paths]
@@ -48,8 +49,8 @@ class Server:
             'files': [{'path': str(path), 'options': {
                 **DEFAULTS, 'path': str(path), **options}} for path in paths],
             'claims': [claim.fileno() for claim in self.claims],
-            'create': is_first, 'wait': wait, 'timeout': timeout,
-            'grace': grace}
+            'is_first': is_first, 'create': may_create, 'wait': wait,
+            'timeout': timeout, 'grace': grace}
         self.start()
 
     @staticmethod
