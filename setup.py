@@ -115,6 +115,7 @@ setup(
             'zope.testing',
             'zope.testrunner',
         ],
+        'zeo': ['ZEO>=6.0'],
         'test-plone': ['plone.app.testing'],
         'test-zope': [
             'Products.TemporaryFolder',

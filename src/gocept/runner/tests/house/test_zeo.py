@@ -192,8 +192,8 @@ class ServingTests(PartTestCase):
         # Nobody else opens the file meanwhile.
         self.assertIsNotNone(holder(str(self.path)))
         self.house.run(lambda: part.ready)
-        self.assertIn('The ZEO server has ended with signal SIGKILL, and is started '
-                      'again in 0.1 s', '\n'.join(self.logs.output))
+        self.assertIn('The ZEO server has ended with signal SIGKILL, and is '
+                      'started again in 0.1 s', '\n'.join(self.logs.output))
         commit(database, number=2)
         self.assertEqual({'number': 2}, root_of(database))
 
@@ -331,8 +331,8 @@ class FailureTests(PartTestCase):
         self.house.run(lambda: self.house.told)  # it waits for the file
         part.kill()
         self.house.run(lambda: self.house.failure)
-        self.assertEqual('the ZEO server has ended with signal SIGKILL before it served a '
-                         'database', str(self.house.failure))
+        self.assertEqual('the ZEO server has ended with signal SIGKILL before '
+                         'it served a database', str(self.house.failure))
         self.assertTrue(part.ended)
 
     def test_a_directory_that_cannot_be_written(self) -> None:
