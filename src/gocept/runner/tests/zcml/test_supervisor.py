@@ -27,7 +27,7 @@ from gocept.runner.executor import (
 from gocept.runner.interfaces import IPoller, ISupervisor
 from gocept.runner.poller import background
 from gocept.runner.poller.timer import Timer
-from gocept.runner.process import descendants, ending
+from gocept.runner.process import ending
 from gocept.runner.runner import MainLoop, init
 from gocept.runner.signals import current_shutdown
 from gocept.runner.tests.declaring import (
@@ -39,7 +39,7 @@ from gocept.runner.tests.declaring import (
 from gocept.runner.tests.executors import is_gone
 from gocept.runner.tests.streams import Alarms
 from gocept.runner.tests.support import DEADLINE, SIGNALS, open_descriptors
-from gocept.runner.tests.victims import until
+from gocept.runner.tests.victims import looks_for_marks, until
 
 EAGER = {'start': 'eager'}
 
@@ -305,11 +305,10 @@ class StopTests(LifeTestCase):
         self.load(''.join(
             f'<runner:app name="{name}" command="cat" start="eager" />'
             for name in 'abcde'))
-        with mock.patch.object(
-                descendants, 'marked', wraps=descendants.marked) as marked:
+        with looks_for_marks() as looks:
             with self.running():
-                marked.assert_not_called()
-        marked.assert_called_once()
+                looks.assert_not_called()
+        looks.assert_called_once()
 
     def test_an_alias_that_is_called_as_an_executor_is(self) -> None:
         self.load(self.an_executor('a') + self.an_executor('b', **EAGER)
@@ -324,11 +323,10 @@ class StopTests(LifeTestCase):
 
     def test_five_apps_with_one_look_at_all_processes(self) -> None:
         self.load(''.join(self.an_app(name, **EAGER) for name in 'abcde'))
-        with mock.patch.object(
-                descendants, 'marked', side_effect=descendants.marked) as look:
+        with looks_for_marks() as looks:
             with self.running():
-                self.assertEqual(0, look.call_count)
-        self.assertEqual(1, look.call_count)
+                looks.assert_not_called()
+        looks.assert_called_once()
         self.assertEqual(5, len(self.notes[5:]))
 
     def test_their_descendants(self) -> None:
