@@ -40,11 +40,16 @@ NEEDS = 'postgres'
 RUNS_PER_HOUSE = 20
 """As a new PostgreSQL takes its time, and a long history as well."""
 
-LONGEST_WAIT = 30.0
-"""How long the program may take for anything, in seconds."""
+LONGEST_WAIT = 180.0
+"""How long the program may take for anything, in seconds; longer than the
+limits of `SITE_ZCML`."""
 
-LONGEST_GOODBYE = 5.0
+LONGEST_GOODBYE = 60.0
 """How long children may take to notice that it was killed, in seconds."""
+
+PATIENCE = 5.0
+"""How long after it has begun to work the program may take to end by a signal
+that it may never have seen, in seconds."""
 
 COMMAND = [sys.executable, '-c',
            'import sys; from gocept.runner.cli import main; sys.exit(main())',
@@ -94,6 +99,8 @@ class Life:
         self.statuses: set[int] = set()
         """Those that it may have."""
         self.harmed: set[str] = set()
+        self.is_lost = False
+        """Whether it may go on after its signal."""
 
     def live(self) -> str:
         """Returns what has happened; AssertionError with all that is known."""
@@ -143,10 +150,6 @@ class Life:
 
     def start(self) -> None:
         """Start it, in a group of its own."""
-        for signum in DEADLY[:3]:
-            # It would ignore what this process was made to, by nohup say.
-            if signal.getsignal(signum) is signal.SIG_IGN:
-                signal.signal(signum, signal.SIG_DFL)
         more = {'PYTHONDEVMODE': '1'} if self.fate.devmode else {}
         with open(self.house.directory / 'output', 'wb') as output:
             self.process = subprocess.Popen(
@@ -173,17 +176,28 @@ class Life:
 
     def wait(self) -> None:
         """Wait for its end."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(LONGEST_GOODBYE)
-        if 'Exception ignored' in self.output():
-            # Python throws a KeyboardInterrupt away that comes in a callback,
-            # before the program has handlers of its own.
-            self.send(Act(signum=signal.SIGTERM, pause=0))
+        if self.is_lost:
+            self.wait_out()
         try:
             self.process.wait(LONGEST_WAIT)
         except subprocess.TimeoutExpired:
             self.show_stacks()
             raise AssertionError(f'no end within {LONGEST_WAIT} s') from None
+
+    def wait_out(self) -> None:
+        """Send another signal to one that works although it got SIGINT.
+
+        Before the program has handlers of its own, Python and C code, such as
+        that of BTrees while it is imported, may drop the KeyboardInterrupt.
+        """
+        deadline = time.monotonic() + LONGEST_WAIT
+        while not self.has_logged('LoopStarted'):
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                return
+            time.sleep(0.005)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(PATIENCE)
+        self.send(Act(signum=signal.SIGTERM, pause=0))
 
     def show_stacks(self) -> None:
         """Have it say where all its threads are."""
@@ -205,12 +219,12 @@ class Life:
         elif signum == signal.SIGKILL:
             self.statuses.add(-signum)
         elif signum in DEADLY:
-            # From its first child on to the end of the last it handles one.
-            if told or signal.SIGTERM not in caught:
+            if told or signal.SIGTERM not in caught or not self.has_begun():
                 self.statuses.add(-signum)
                 if signum == signal.SIGINT:
                     # The other one is that of a Python that just starts.
                     self.statuses |= {errors.INTERRUPTED, 1}
+                    self.is_lost = not told
             self.statuses.add(errors.SUCCESS)
             if not self.has_logged('LoopStarted'):
                 self.statuses.add(errors.SIGNALLED + signum)
@@ -221,6 +235,16 @@ class Life:
             self.process.send_signal(signum)
         self.done.append(str(act))
         self.told_at = time.monotonic()
+
+    def has_begun(self) -> bool:
+        """Whether it handles signals, now and until its end.
+
+        It does so from its first child on. But before its loop it may lose
+        this child, and end. Between booting and all that it has no handlers,
+        and may have come there since somebody has looked at them.
+        """
+        return self.has_logged('LoopStarted') or (
+            not self.harmed and self.has_logged('ChildStarted .*'))
 
     def harm(self, act: Act) -> None:
         """Send a signal to one of its children, if there is such a one."""
