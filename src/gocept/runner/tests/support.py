@@ -92,6 +92,7 @@ def rest_of(process: subprocess.Popen[str]) -> tuple[str, str]:
         process.wait()
     finally:
         timer.cancel()
+        timer.join()  # no other test sees this thread
     return output, error
 
 

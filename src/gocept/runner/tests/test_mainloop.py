@@ -1342,9 +1342,10 @@ class SignalTests(LoopCase):
         self.assertEqual(3, self.calls)
 
     def test_stop_from_another_thread(self):
-        loop = self.loop(
-            lambda: threading.Timer(0.01, loop.stop).start(), ticks=3600)
+        timer = threading.Timer(0.01, lambda: loop.stop())
+        loop = self.loop(timer.start, ticks=3600)
         loop()
+        timer.join()
         self.assertEqual(1, self.calls)
 
     def test_stop_before_the_start(self):

@@ -44,9 +44,11 @@ class ShutdownTests(unittest.TestCase):
 
     def test_a_request_ends_the_wait(self):
         with Shutdown() as shutdown:
-            threading.Timer(0.01, shutdown.request).start()
+            timer = threading.Timer(0.01, shutdown.request)
+            timer.start()
             self.assertTrue(shutdown.wait(3600))
             self.assertTrue(shutdown.wait(3600))
+            timer.join()
 
     def test_a_request_holds_until_the_exit(self):
         shutdown = Shutdown()
