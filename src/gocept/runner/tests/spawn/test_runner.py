@@ -15,6 +15,7 @@ import tempfile
 import textwrap
 import threading
 import unittest
+from collections import Counter
 from unittest import mock
 
 import zope.interface.verify
@@ -160,8 +161,13 @@ class SpawnTestCase(unittest.TestCase):
                 thread.join(DEADLINE)
         # Whoever has noticed an end first may be a bit behind.
         with contextlib.suppress(AssertionError):
-            until(lambda: self.state() == self.before)
-        self.assertEqual(self.before, self.state())
+            until(lambda: not any(self.left()))
+        self.assertEqual([[], [], []], self.left())
+
+    def left(self):
+        """What was not there before; what was there may end meanwhile."""
+        return [[*(Counter(now) - Counter(before)).elements()]
+                for now, before in zip(self.state(), self.before, strict=True)]
 
     def let_go(self):
         """End a `wait` of a child; or else the next one."""
