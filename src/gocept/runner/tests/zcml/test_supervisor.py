@@ -233,7 +233,7 @@ class StopTests(LifeTestCase):
         self.load(self.an_app('a', TAKES_ITS_TIME, **EAGER)
                   + self.an_executor('b', STUBBORN, requires='a', **EAGER)
                   + self.an_executor('c', STUBBORN, requires='a', **EAGER))
-        with self.running(3):
+        with self.running(6):
             a, b = self.process('a'), self.process('b')
         self.assertTrue(b.killed)
         self.assertEqual((False, 0), (a.killed, a.returncode))
@@ -378,7 +378,7 @@ class StopTests(LifeTestCase):
             + self.an_executor('c', **EAGER))
         with mock.patch.object(ending, 'KILL_TIMEOUT', 0.05), self.assertLogs(
                 'gocept.runner.supervisor', 'WARNING') as logs:
-            with self.supervisor.running(0.1):
+            with self.supervisor.running(2):
                 app, executor = self.process('a'), self.process('b')
                 began = time.monotonic()
             # Nobody has waited for it once more, as long as it may take.
