@@ -18,7 +18,7 @@ from gocept.runner.boot import zopeconf
 from gocept.runner.boot.toolkit import Toolkit
 from gocept.runner.channel import PipeChannel
 from gocept.runner.errors import CannotStart, Terminated
-from gocept.runner.events import ChildReady
+from gocept.runner.events import ChildEnded, ChildReady, hearing
 from gocept.runner.executor import (
     ProcessExitedWithError,
     SimpleExecutor,
@@ -38,7 +38,12 @@ from gocept.runner.tests.declaring import (
 )
 from gocept.runner.tests.executors import is_gone
 from gocept.runner.tests.streams import Alarms
-from gocept.runner.tests.support import DEADLINE, SIGNALS, open_descriptors
+from gocept.runner.tests.support import (
+    DEADLINE,
+    SIGNALS,
+    Slow,
+    open_descriptors,
+)
 from gocept.runner.tests.victims import looks_for_marks, until
 
 EAGER = {'start': 'eager'}
@@ -343,6 +348,22 @@ class StopTests(LifeTestCase):
         with self.running():
             for name in 'ab':
                 self.process(name).terminate()
+
+    def test_other_threads_tell_the_ends(self) -> None:
+        self.load(self.an_app('a', **EAGER) + self.an_executor('b', **EAGER))
+        for name in 'ab':
+            slow, told = Slow(self), []
+
+            def hear(event: object) -> None:
+                if isinstance(event, ChildEnded):
+                    if event.name == name:
+                        slow()
+                    told.append(event.name)
+            with hearing(hear):
+                with self.running():
+                    self.process(name).send_signal(signal.SIGTERM)
+                    slow.wait_entered()
+                self.assertEqual(['a', 'b'], sorted(told))
 
     def test_those_that_end_badly_are_logged(self) -> None:
         self.load(self.an_executor('a', ENDS_BADLY, **EAGER)
