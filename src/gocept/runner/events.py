@@ -280,15 +280,14 @@ class Queue:
             return
         if not in_background():
             raise failure
-        log.error('What the background thread tells has failed',
-                  exc_info=failure)
+        log.error('The background thread goes on', exc_info=failure)
 
     def settle(self, seconds: float = PATIENCE) -> bool:
         """Make the calls, and wait for the end of those of another thread.
 
-        False if that takes longer. In a call of this queue, it waits for
-        nothing, as it would wait for itself. So it needs a time: what another
-        thread calls may wait for this one, or for a lock that this one holds.
+        False if that takes longer than `seconds`: the other thread may wait
+        for this one, or for a lock that this one holds. In a call of this
+        queue it returns True at once, as it would wait for itself.
         """
         self.tell()
         if self.is_telling:
