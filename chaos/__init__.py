@@ -18,6 +18,7 @@ from pathlib import Path
 
 import environments
 from gocept.runner.tests import services
+from gocept.runner.tests.support import ignore_nothing
 
 PARTS = (
     'worker', 'trouble', 'crowd', 'server', 'children', 'house', 'kernel',
@@ -48,6 +49,7 @@ def main() -> int:
                          f'{", ".join(PARTS + SPECIAL_PARTS)}')
     # ZODB tells what it recovers, and of records from the future.
     logging.disable(logging.CRITICAL)
+    ignore_nothing()
     print(f'seed {options.seed}', flush=True)
     return max([_run(name, options.seed, options.runs)
                 for name in options.parts])

@@ -17,7 +17,7 @@ from chaos.scripts import crowd
 from chaos.worker import check
 from gocept.runner.tests.support import child_environment
 
-LONGEST_RUN = 150
+LONGEST_RUN = 600
 """How long a program may take, in seconds."""
 
 WORK = 0.5

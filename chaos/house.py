@@ -26,6 +26,7 @@ from chaos.processes import (
     alive,
     arguments,
     described,
+    ignores,
     working_in,
 )
 from chaos.scripts import converter
@@ -40,10 +41,11 @@ NEEDS = 'postgres'
 RUNS_PER_HOUSE = 20
 """As a new PostgreSQL takes its time, and a long history as well."""
 
-LONGEST_WAIT = 30.0
-"""How long the program may take for anything, in seconds."""
+LONGEST_WAIT = 180.0
+"""How long the program may take for anything, in seconds; longer than the
+limits of `SITE_ZCML`."""
 
-LONGEST_GOODBYE = 5.0
+LONGEST_GOODBYE = 60.0
 """How long children may take to notice that it was killed, in seconds."""
 
 COMMAND = [sys.executable, '-c',
@@ -55,11 +57,15 @@ SIGNS = {'converter': os.fsencode(converter.__file__),
          'web': b'\0http.server\0', 'postgres': b'/postgres\0-D\0'}
 
 # What it may say at any time: that ZODB mends what a killed one has left, that
-# the database is new, and what the converter has not been sent at the end. And
-# what of those whom something has happened to.
+# the database is new, and what the converter has not been sent at the end; and
+# that something takes its time, as on a busy machine. And what of those whom
+# something has happened to.
 ALLOWED = re.compile(
     r'WARNING (ZODB\.|.* could not be sent$|.* new, empty database: '
-    r'|.* is empty: creating its root folder$)')
+    r'|.* is empty: creating its root folder$'
+    r'|gocept\.runner\.executor .*: still waiting'
+    r'|gocept\.runner\.operation The last state of .* was not written within '
+    r'|gocept\.runner\.process A callback of .* takes long, and is cut short)')
 SUFFERING = re.compile(
     r'WARNING (chaos\.scripts\.house'
     r'|gocept\.runner\.(executor|spawn|supervisor)) ')
@@ -94,6 +100,8 @@ class Life:
         self.statuses: set[int] = set()
         """Those that it may have."""
         self.harmed: set[str] = set()
+        self.is_lost = False
+        """Whether it may go on although it got SIGINT; see `ignores`."""
 
     def live(self) -> str:
         """Returns what has happened; AssertionError with all that is known."""
@@ -143,10 +151,6 @@ class Life:
 
     def start(self) -> None:
         """Start it, in a group of its own."""
-        for signum in DEADLY[:3]:
-            # It would ignore what this process was made to, by nohup say.
-            if signal.getsignal(signum) is signal.SIG_IGN:
-                signal.signal(signum, signal.SIG_DFL)
         more = {'PYTHONDEVMODE': '1'} if self.fate.devmode else {}
         with open(self.house.directory / 'output', 'wb') as output:
             self.process = subprocess.Popen(
@@ -173,11 +177,9 @@ class Life:
 
     def wait(self) -> None:
         """Wait for its end."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(LONGEST_GOODBYE)
-        if 'Exception ignored' in self.output():
-            # Python throws a KeyboardInterrupt away that comes in a callback,
-            # before the program has handlers of its own.
+        if self.is_lost and ignores(
+                self.process, lambda: self.has_logged('LoopStarted'),
+                LONGEST_WAIT):
             self.send(Act(signum=signal.SIGTERM, pause=0))
         try:
             self.process.wait(LONGEST_WAIT)
@@ -205,12 +207,12 @@ class Life:
         elif signum == signal.SIGKILL:
             self.statuses.add(-signum)
         elif signum in DEADLY:
-            # From its first child on to the end of the last it handles one.
-            if told or signal.SIGTERM not in caught:
+            if told or signal.SIGTERM not in caught or not self.has_begun():
                 self.statuses.add(-signum)
                 if signum == signal.SIGINT:
                     # The other one is that of a Python that just starts.
                     self.statuses |= {errors.INTERRUPTED, 1}
+                    self.is_lost = not told
             self.statuses.add(errors.SUCCESS)
             if not self.has_logged('LoopStarted'):
                 self.statuses.add(errors.SIGNALLED + signum)
@@ -221,6 +223,16 @@ class Life:
             self.process.send_signal(signum)
         self.done.append(str(act))
         self.told_at = time.monotonic()
+
+    def has_begun(self) -> bool:
+        """Whether it handles signals, now and until its end.
+
+        It does so from its first child on. But before its loop it may lose
+        this child, and end. Between booting and all that it has no handlers,
+        and may have come there since somebody has looked at them.
+        """
+        return self.has_logged('LoopStarted') or (
+            not self.harmed and self.has_logged('ChildStarted .*'))
 
     def harm(self, act: Act) -> None:
         """Send a signal to one of its children, if there is such a one."""

@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from chaos.processes import described, end_kernel, working_in
+from chaos.processes import described, end_kernel, kill, working_in
 from chaos.scripts import listener, reader, writer
 from chaos.worker import check
 from gocept.runner.kernel import PIPE, Kernel
@@ -158,10 +158,10 @@ class Scene:
         """The daemon becomes the keeper, and starts a daemon."""
         status = self.status()
         for name, pid in {**self.children, **self.load.children}.items():
-            now = procfs.stat(pid)
-            if now is None or now.parent != status['pid']:
-                self.fates.setdefault(
-                    name, Fate(0)).may_be_unknown = True
+            now = None if pid is None else procfs.stat(pid)
+            fate = self.fates.get(name)
+            if fate and (now is None or now.parent != status['pid']):
+                fate.may_be_unknown = True
         self.kill(status['keeper'])
         self.wait_for('another keeper', lambda: (
             self.status()['keeper'] != status['keeper']))
@@ -209,10 +209,8 @@ class Scene:
 
     def kill(self, pid: int) -> None:
         """Kill a process of the kernel, which must be there."""
-        os.kill(pid, signal.SIGKILL)
+        check(kill(pid, DEADLINE), f'no end of {pid}')
         self.kills += 1
-        self.wait_for(f'the end of {pid}', lambda: (
-            (now := procfs.stat(pid)) is None or now.state in 'ZX'))
         status = self.status()
         check(pid not in (status['pid'], status['keeper'])
               or pid == status['keeper'], f'{status} after {pid}')
@@ -296,7 +294,9 @@ class Load(threading.Thread):
         self.count = 0
         self.written = 0
         """How many lines the child that reads has been given."""
-        self.children: dict[str, int] = {}
+        self.children: dict[str, int | None] = {}
+        """None for one that is being started, perhaps by a daemon that is
+        killed before it can tell the number."""
         self._is_over = False
         self._error: BaseException | None = None
 
@@ -327,11 +327,12 @@ class Load(threading.Thread):
     def start_one(self, kernel: Kernel, name: str, status: int) -> None:
         """A child that ends by itself, and is read and acknowledged."""
         end = f'kill -{-status} $$' if status < 0 else f'exit {status}'
+        self.scene.fates[name] = fate = Fate(status)
+        self.children = {name: None}
         made: Any = kernel.make_process(
             name, 'sh', ('-c', f'sleep 0.0{self.count % 5}; echo {name}; {end}'),  # noqa: E501
             env={'PATH': os.environ['PATH']})
         self.children = {name: made['pid']}
-        self.scene.fates[name] = fate = Fate(status)
         pieces: list[Any] = []
         statuses: list[Any] = []
         with kernel.watch_processes(name) as watcher:

@@ -158,7 +158,7 @@ class Plan:
 
     def _add(self, plan: dict[str, Any], keywords: dict[str, Any]) -> str:
         name = f'{plan["does"]}{len(self.apps)}'
-        keywords.setdefault('stop_timeout', 10)
+        keywords.setdefault('stop_timeout', 60)
         self.apps[name] = {**keywords, 'command': [
             sys.executable, '-I', '-S', child.__file__, self._word, plan]}
         plan['counter'] = f'{self._directory}/{name}.count'

@@ -55,7 +55,7 @@ SITE_ZCML = '''\
       {user}
       cwd="${{product-config:house:home}}"
       {readiness}
-      timeout="10"
+      timeout="60"
       stop_signal="INT"
       die_with_parent="true"
       start="eager"
@@ -68,7 +68,7 @@ SITE_ZCML = '''\
       url="http://127.0.0.1:0/"
       cwd="web"
       stderr="./web.log"
-      timeout="10"
+      timeout="60"
       die_with_parent="true"
       start="eager"
       />
@@ -81,6 +81,7 @@ SITE_ZCML = '''\
       high_water="65536"
       restart="on-failure"
       stderr="./converter.log"
+      stop_timeout="60"
       die_with_parent="true"
       start="{start}"
       />
@@ -89,7 +90,7 @@ SITE_ZCML = '''\
       name="house"
       handler="chaos.scripts.house:worker"
       ticks="{ticks}"
-      shutdown_timeout="20"
+      shutdown_timeout="60"
       />
 
   <subscriber

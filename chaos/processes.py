@@ -4,15 +4,22 @@ import contextlib
 import ctypes
 import os
 import pathlib
+import select
 import signal
+import subprocess
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from gocept.runner.kernel import Kernel
 from gocept.runner.process import procfs
 
 MARKER = b'GOCEPT_RUNNER_CHILD='
+
+PATIENCE = 5.0
+"""How long after it has begun to work a program may take to end by a signal
+that it may never have seen, in seconds."""
 
 T = TypeVar('T')
 
@@ -33,6 +40,35 @@ def descriptors() -> list[str]:
             if int(fd) <= 2 or target != os.devnull:
                 found.append(target)
     return found
+
+
+def ignores(process: 'subprocess.Popen[Any]', works: Callable[[], bool],
+            seconds: float) -> bool:
+    """Whether a program works that was sent SIGINT while it started.
+
+    Before the program has handlers of its own, Python and C code, such as that
+    of BTrees while it is imported, may drop the KeyboardInterrupt. So this
+    waits for its end, or for its work and some time more; some `seconds` at
+    most.
+    """
+    deadline = time.monotonic() + seconds
+    while not works():
+        if process.poll() is not None or time.monotonic() > deadline:
+            return False
+        time.sleep(0.005)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(PATIENCE)
+    return process.poll() is None
+
+
+def kill(pid: int, seconds: float) -> bool:
+    """Kill a process, and wait for its end; whether that comes in time."""
+    fd = os.pidfd_open(pid)
+    try:
+        signal.pidfd_send_signal(fd, signal.SIGKILL)
+        return bool(select.select([fd], [], [], seconds)[0])
+    finally:
+        os.close(fd)
 
 
 def words(pid: int) -> bytes:

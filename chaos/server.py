@@ -13,6 +13,9 @@ from gocept.runner.tests.support import Program
 
 NAMES = ('first', 'second')
 
+LONGEST_CONNECT = 30
+"""How long a worker waits until it is connected, in seconds."""
+
 LONGEST_STOP = 0.5
 """How long a worker is held at most, in seconds."""
 
@@ -36,7 +39,9 @@ class Company:
     def __init__(self, directory: pathlib.Path) -> None:
         self.server = ZEOServer(directory)
         # With no pauses, one of them would win again and again.
-        self.scene = Scene(directory, self.server.zope_conf(LOG), ticks=0.1)
+        conf = self.server.zope_conf(LOG).replace(
+            'wait-timeout 1\n', f'wait-timeout {LONGEST_CONNECT}\n')
+        self.scene = Scene(directory, conf, ticks=0.1)
         self.programs: dict[str, Program] = {}
         for name in NAMES:
             self.programs[name] = self.scene.start(name)

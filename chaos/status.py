@@ -9,9 +9,11 @@ import collections
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import random
+import select
 import signal
 import subprocess
 import sys
@@ -22,6 +24,7 @@ from collections.abc import Iterator, Sequence
 from chaos.processes import side_by_side
 from chaos.scripts import seen
 from chaos.worker import CONF, check
+from gocept.runner.operation import state
 from gocept.runner.tests.support import DEADLINE, child_environment
 
 RUNS = 40
@@ -29,10 +32,6 @@ RUNS = 40
 
 TIMEOUT = 1.0
 """The limit of a tick, in seconds."""
-
-LAG = 1.5
-"""Seconds in which a worker writes what has changed, when the machine is busy.
-A worker that is healthy again may be taken for an ill one for so long."""
 
 EARLY = 0.01  # seconds that a poller may wake up before the time
 
@@ -152,6 +151,7 @@ class Run:
         self.plan, self.directory = plan, directory
         self.answers: list[Answer] = []
         self.truths: list[Truth] = []
+        self._written = math.inf  # when the last pause was in the state
         (directory / 'zope.conf').write_text(CONF)
         (directory / 'plan').write_text(json.dumps(plan.ticks))
 
@@ -189,15 +189,18 @@ class Run:
         while len(self._facts()) < 2 * len(self.plan.ticks):
             check(time.monotonic() < until, 'the ticks have not ended')
             self._ask()
-        self._ask_for(LAG + 0.5)
+        while not self._is_pause_written():
+            check(time.monotonic() < until, 'the last pause is not written')
+            self._ask()
+        self._written = time.monotonic()
+        self._ask_for(0.5)
 
     def _send(self, worker: 'subprocess.Popen[bytes]', word: str) -> None:
         """Send a signal in the last pause, and ask what is true then."""
         signum = getattr(signal, f'SIG{word}')
-        last = self._begin_of_pause()
         if not any(each.what == 'paused' for each in self.truths):
             self.truths.append(
-                Truth(last + LAG, time.monotonic(), True, 'paused'))
+                Truth(self._written, time.monotonic(), True, 'paused'))
         worker.send_signal(signum)
         if word == 'CONT':
             os.waitid(os.P_PID, worker.pid, os.WCONTINUED)
@@ -207,7 +210,12 @@ class Run:
             what, healthy = 'stopped', False
         else:
             # It is a zombie until somebody asks for its status.
-            os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOWAIT)
+            fd = os.pidfd_open(worker.pid)
+            try:
+                check(bool(select.select([fd], [], [], DEADLINE)[0]),
+                      f'no end within {DEADLINE} s')
+            finally:
+                os.close(fd)
             what, healthy = 'dead', False
         begin = time.monotonic()
         self._ask_for(0.3)
@@ -238,22 +246,41 @@ class Run:
         return [(int(number), word, float(instant))
                 for number, word, instant in map(str.split, lines)]
 
-    def _begin_of_pause(self) -> float:
-        return self._facts()[-1][2]
+    def _is_pause_written(self) -> bool:
+        """Whether the last pause is in the state, which may take its time."""
+        for path in (self.directory / 'run').glob('*.json'):
+            with contextlib.suppress(state.Unreadable):
+                found = state.read(str(path))
+                return (found['phase'] == 'pause'
+                        and found['tick'] == len(self.plan.ticks))
+        return False
+
+    def _recovery(self, instant: float) -> float:
+        """When the worker was first seen to be healthy after an instant.
+
+        To write the first state, or what has changed, takes as long as a busy
+        machine needs.
+        """
+        return next((answer.end for answer in self.answers
+                     if answer.healthy and answer.begin >= instant), math.inf)
 
     def _truths_of_ticks(self) -> Iterator[Truth]:
-        facts = self._facts()
-        begin = None
-        for number, word, instant in facts:
+        begin = ticked = due = -math.inf
+        for number, word, instant in self._facts():
+            what, _, pause = self.plan.ticks[number - 1]
             if word == 'begin':
-                begin = instant if begin is None else begin
+                if number == 1:
+                    begin = self._recovery(instant)
                 ticked = instant
-            elif instant > ticked + TIMEOUT:
-                what = self.plan.ticks[number - 1][0]
-                yield Truth(begin, ticked + TIMEOUT - LAG, True, 'busy')
+                continue
+            if instant > ticked + TIMEOUT:
+                # The tick may have begun before it could say so, but not
+                # before its time.
+                yield Truth(begin, due + TIMEOUT - EARLY, True, 'busy')
                 yield Truth(ticked + TIMEOUT + EARLY, instant, False,
                             f'hanging in {what}')
-                begin = instant + LAG
+                begin = self._recovery(instant)
+            due = instant + pause
 
     def compare(self) -> str:
         """AssertionError for an answer that was never true.

@@ -17,14 +17,18 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from chaos.processes import alive, described, side_by_side
+from chaos.processes import alive, described, ignores, side_by_side
 from chaos.scripts import trouble
 from chaos.worker import CONF, Scene, check
 from gocept.runner.process import procfs
+from gocept.runner.tests.cli.test_worker import caught_by
 from gocept.runner.tests.support import child_environment
 
-LONGEST_RUN = 90
+LONGEST_RUN = 300
 """How long a program may take, in seconds."""
+
+LONGEST_GOODBYE = 60
+"""How long daemons may take to end after it, in seconds."""
 
 LONGEST_LIFE = 0.6
 """How long a program lives at most before its signal comes, in seconds, since
@@ -84,8 +88,6 @@ def chosen_by(randomly: random.Random) -> dict[str, Any]:
             [[], [], [], [], [], [0], [2], [1, 2], [0, 1, 2]]),
         'is_first': randomly.random() < 0.2,
         'signum': signum, 'works': randomly.random() < 0.6,
-        # The first process of a system has no default action; so its handlers
-        # have to be there.
         'delay': randomly.uniform(0.05, LONGEST_LIFE)}
 
 
@@ -97,6 +99,9 @@ class Run:
         self.scene = Scene(directory, CONF, ticks=0.001)
         self.directory = directory
         self.word = f'chaos={directory}'
+        self.statuses = {0}
+        """Those that it may have."""
+        self.acknowledged = directory / 'worker.acknowledged'
         (directory / 'plan').write_text(json.dumps(plan))
 
     def run(self) -> str:
@@ -133,13 +138,7 @@ class Run:
                 start_new_session=True)
         try:
             if self.plan['signum'] is not None:
-                awaited = self.directory / (
-                    'worker.acknowledged' if self.plan['works'] else 'begun')
-                while process.poll() is None and not awaited.exists():
-                    time.sleep(0.005)
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(self.plan['delay'])
-                self.send(process, self.plan['signum'])
+                self.trouble(process)
             return process.wait(LONGEST_RUN)
         except subprocess.TimeoutExpired:
             self.send(process, signal.SIGUSR1)
@@ -149,37 +148,66 @@ class Run:
             process.kill()
             process.wait()
 
+    def trouble(self, process: 'subprocess.Popen[bytes]') -> None:
+        """Send it its signal, when it is time."""
+        deadline = time.monotonic() + LONGEST_RUN
+        while process.poll() is None and not self.is_there(process):
+            check(time.monotonic() < deadline, 'it has not begun')
+            time.sleep(0.005)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(self.plan['delay'])
+        signum = self.plan['signum']
+        has_worked = self.acknowledged.exists()
+        self.send(process, signum)
+        if signum == signal.SIGINT and not has_worked and ignores(
+                process, self.acknowledged.exists, LONGEST_RUN):
+            self.send(process, signal.SIGTERM)
+
+    def is_there(self, process: 'subprocess.Popen[bytes]') -> bool:
+        """Whether the signal may come."""
+        if self.plan['works']:
+            return self.acknowledged.exists()
+        if not (self.directory / 'begun').exists():
+            return False
+        # The first process of a system has no default action; so its handlers
+        # have to be there.
+        return not self.plan['is_first'] or any(
+            signal.SIGTERM in caught_by(pid) for pid in self.pids(process))
+
+    def pids(self, process: 'subprocess.Popen[bytes]') -> list[int]:
+        """The program, which may be another's child."""
+        return (procfs.children(process.pid) if self.plan['is_first']
+                else [process.pid])
+
     def send(self, process: 'subprocess.Popen[bytes]', signum: int) -> None:
-        """Send a signal to the program, which may be another's child."""
-        pids = [process.pid]
-        if self.plan['is_first']:
-            pids = procfs.children(process.pid)
-        for pid in pids:
+        """Send the program a signal."""
+        for pid in self.pids(process):
             with contextlib.suppress(ProcessLookupError):
                 if process.poll() is None:
                     os.kill(pid, signum)
+                    self.statuses |= {-signum, 128 + signum}
 
     def end_all(self) -> list[str]:
         """Kill all that is left, and describe it."""
+        was_killed = self.plan['signum'] == signal.SIGKILL
         # A daemon that has come back to the loop ends by itself.
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + (0 if was_killed else LONGEST_GOODBYE)
         while (pids := [*alive(self.word)]) and time.monotonic() < deadline:
             time.sleep(0.01)
         left = [described(pid) for pid in pids]
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        return [] if self.plan['signum'] == signal.SIGKILL else left
+        while pids := [*alive(self.word)]:
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.01)
+        return [] if was_killed else left
 
     def check(self, status: int) -> int:
         """The status, what it has said of itself, and the database."""
         signum = self.plan['signum']
-        expected = {0}
-        if signum is not None:
-            expected |= {-signum, 128 + signum}
         if signum == signal.SIGKILL and self.plan['is_first']:
-            expected.add(1)  # of unshare
-        check(status in expected, f'its status is {status}')
+            self.statuses.add(1)  # of unshare
+        check(status in self.statuses, f'its status is {status}')
         failures = self.directory / 'failures'
         check(not failures.exists(), 'it has found failures')
         self.scene.in_flight += signum == signal.SIGKILL

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import ZODB.scripts.fstest
 
+from chaos.processes import ignores
 from gocept.runner import errors
 from gocept.runner.tests.cli.test_worker import PREAMBLE, stored
 from gocept.runner.tests.support import DEADLINE, Program
@@ -130,6 +131,11 @@ def kill_one(randomly: random.Random, scene: Scene) -> str:
         running = len(scene.acknowledged()) > before
         for signum in signals:
             program.send(signum)
+        if signals == [signal.SIGINT] and not running and ignores(
+                program.process,
+                lambda: len(scene.acknowledged()) > before, DEADLINE):
+            signals = [signal.SIGINT, signal.SIGTERM]
+            program.send(signal.SIGTERM)
         status = end(program)
     finally:
         program.close()

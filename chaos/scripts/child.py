@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 
-LONGEST_LIFE = 100
+LONGEST_LIFE = 400
 """How long a process lives if everything else fails, in seconds."""
 
 NEVER = 3600.0

@@ -33,7 +33,7 @@ from gocept.runner.events import (
 from gocept.runner.poller import Timer, background
 from gocept.runner.spawn import Runner
 
-LONGEST_WAIT = 30
+LONGEST_WAIT = 60
 """For what has to happen, in seconds."""
 
 THREADS = 6

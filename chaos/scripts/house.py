@@ -44,7 +44,11 @@ MOST_IN_FLIGHT = 40
 """How many lines the converter has got and not answered, at most."""
 
 TIMEOUT = 2
-"""How long one of the servers may take to answer, in seconds."""
+"""How long to wait for the answer of one of the servers, in seconds. On a busy
+machine it may take longer, and then a later tick asks again."""
+
+MOST_TIMEOUTS = 15
+"""How often this may happen until one answers."""
 
 SOON = 0.05
 """How long to wait for those who are being started again, in seconds."""
@@ -92,6 +96,7 @@ class House:
         self.answers: dict[int, int] = {}
         """Of which it is not known that they are stored."""
         self.ticks = itertools.count(1)
+        self.timeouts = 0
 
     def tick(self) -> float | None:
         """Do a piece of work; how soon to do the next, if it is urgent."""
@@ -161,10 +166,18 @@ class House:
                          for name in ('web', 'postgres'))
         web.ensure_running()
         postgres.ensure_running()
-        if tick % WEB == 1:
-            visit_web(web)
-        if tick % POSTGRES == 1:
-            visit_postgres(stored)
+        try:
+            if tick % WEB == 1:
+                visit_web(web)
+                self.timeouts = 0
+            if tick % POSTGRES == 1:
+                visit_postgres(stored)
+                self.timeouts = 0
+        except (TimeoutError, subprocess.TimeoutExpired) as error:
+            self.timeouts += 1
+            if self.timeouts > MOST_TIMEOUTS:
+                raise
+            raise NotReady(f'{type(error).__name__}: {error}') from error
 
 
 class NotReady(Exception):

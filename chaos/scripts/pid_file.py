@@ -13,7 +13,7 @@ import pathlib
 import signal
 import sys
 
-LONGEST_LIFE = 100
+LONGEST_LIFE = 300
 
 
 def serve() -> None:
@@ -37,7 +37,7 @@ def main() -> None:
     from gocept.runner.executor import PidExecutor
     server = PidExecutor(
         [sys.executable, '-I', '-S', __file__, 'serve'], 'server.pid',
-        timeout=30)
+        timeout=60)
     try:
         server.start()
     except AlreadyRunning:

@@ -23,7 +23,9 @@ import select
 import signal
 import sys
 import threading
+import time
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 import gocept.runner.poller.descriptors
@@ -37,8 +39,11 @@ from gocept.runner import errors, poller
 from gocept.runner.process import pidfd, procfs
 from gocept.runner.waits import deadline
 
-LONGEST_RUN = 30
+LONGEST_RUN = 180
 """How long it may take, in seconds."""
+
+LONGEST_GOODBYE = 60
+"""For how long something may be open that other threads use, in seconds."""
 
 
 class Flag:
@@ -91,6 +96,16 @@ def main() -> None:
         sys.exit(plan['status'])
     if plan['ending'] == 'raise':
         raise RuntimeError('as planned')
+
+
+def comes(fact: Callable[[], bool]) -> bool:
+    """Whether it becomes true in time."""
+    deadline = time.monotonic() + LONGEST_GOODBYE
+    while not fact():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.005)
+    return True
 
 
 def calm() -> None:
@@ -302,7 +317,8 @@ class Program(Meddling):
         alive = [process for process in self.started.processes
                  if self.lasts(process) and process.poll() is None]
         # Python ignores what a handler raises in a callback of the fork.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        before = signal.pthread_sigmask(
+            signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         pid = os.fork()
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         if not pid:
@@ -361,19 +377,25 @@ class Program(Meddling):
                 process.has_left for process in self.started.processes):
             return
         gc.collect()
-        if len(descriptors()) != len(self.descriptors):
+        # The thread of the background looks into /proc now and then, and
+        # threads that were told to end may not have ended yet.
+        if not comes(lambda: len(descriptors()) == len(self.descriptors)):
             self.fail(f'open after close(): {descriptors()}; before: '
                       f'{self.descriptors}')
-        unknown = collections.Counter(
-            thread.name for thread in threading.enumerate()
-            ) - collections.Counter(self.lasting_threads())
-        if unknown:
-            self.fail(f'threads after close(): {sorted(unknown.elements())}')
+        if not comes(lambda: not self.unknown_threads()):
+            self.fail(f'threads after close(): {self.unknown_threads()}')
         ours = {process.pid for process in self.started.processes}
         for pid in procfs.children(os.getpid()):
             # The others are adopted.
             if pid in ours or not self.adopts():
                 self.fail(f'after close() there is {described(pid)}')
+
+    def unknown_threads(self) -> list[str]:
+        """The names of the threads that there may not be after close()."""
+        names = collections.Counter(
+            thread.name for thread in threading.enumerate())
+        names -= collections.Counter(self.lasting_threads())
+        return sorted(names.elements())
 
     def lasting_threads(self) -> list[str]:
         """The names of the threads that there may be after close()."""

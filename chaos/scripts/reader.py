@@ -14,6 +14,9 @@ from typing import Any
 
 from gocept.runner.kernel import Kernel, ProcessOutput
 
+LONGEST_WAIT = 60
+"""For an answer of the kernel, in seconds."""
+
 
 def records(path: pathlib.Path) -> list[dict[str, Any]]:
     """What is stored, without a torn record."""
@@ -43,7 +46,7 @@ def main() -> None:
     where, path, *names = sys.argv[1:]
     journal_path = pathlib.Path(path)
     position = last_position(journal_path)
-    with (Kernel(where) as kernel,
+    with (Kernel(where, LONGEST_WAIT) as kernel,
           kernel.watch_processes(*names, after=position) as watcher,
           open(journal_path, 'ab', 0) as journal):
         while watcher:

@@ -23,7 +23,7 @@ from unittest import mock
 import zope.event
 
 import gocept.runner
-from chaos.processes import arguments
+from chaos.processes import arguments, kill
 from chaos.scripts import pid_file
 from gocept.runner.errors import EndpointClosedException, WriteBufferFull
 from gocept.runner.executor import SimpleExecutor
@@ -32,7 +32,7 @@ from gocept.runner.process import Process, procfs
 from gocept.runner.spawn import Runner
 from gocept.runner.tests.cli.test_worker import acknowledge, count
 
-LONGEST_WAIT = 20
+LONGEST_WAIT = 60
 """For what has to happen, in seconds."""
 
 ERRORS = {error.__name__: error for error in (
@@ -225,13 +225,17 @@ def do_interrupt(seconds: float) -> None:
 
 
 def do_log(detail: object) -> None:
-    """The disk is full for a while, with the log of an executor on it."""
+    """The disk is full for a while, with the log of an executor on it.
+
+    Thereafter it is not, also if `do_disk` had filled it: its timer may be
+    over.
+    """
     path = pathlib.Path('executor.log')
     with SimpleExecutor('cat', log_file=path) as executor:
         assert executor.child is not None
         channel = executor.child.channel
         assert channel is not None
-        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         channel.write(b'before\n')
         until(lambda: path.read_bytes().endswith(b'before\n'))
         resource.setrlimit(
@@ -240,7 +244,7 @@ def do_log(detail: object) -> None:
         if not executor.output().readline() or (
                 not executor.output().readline()):
             fail('an executor has no output')
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
         channel.write(b'after\n')
         until(lambda: path.read_bytes().endswith(b'after\n'))
 
@@ -257,8 +261,8 @@ def do_server(seconds: float) -> None:
     os.utime('server.pid', (real_time() + seconds,) * 2)
     if (said := manage('start')) != 'runs already':
         fail(f'a server runs, and another one {said}')
-    os.kill(pid, signal.SIGKILL)
-    until(lambda: procfs.look(pid).state in 'ZX')
+    if not kill(pid, LONGEST_WAIT):
+        fail('a server that was killed has not ended')
     os.utime('server.pid', (real_time() + seconds,) * 2)
     if (said := manage('start')) != 'started':
         fail(f'no server runs, and another one {said}')

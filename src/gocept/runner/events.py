@@ -230,6 +230,11 @@ class ChildEnded(ChildEvent):
         self.status = process.returncode
 
 
+PATIENCE = 1.0
+"""Seconds to wait for what another thread tells. It may never end, as the code
+of users may want something that the thread which waits has."""
+
+
 class Queue:
     """Calls that are made in the order in which they were put, by one thread.
 
@@ -239,7 +244,7 @@ class Queue:
 
     def __init__(self) -> None:
         self._calls: deque[Callable[[], object]] = deque()
-        self._telling = Lock()  # never waited for
+        self._telling = Lock()  # waited for by `settle` only
 
     def __len__(self) -> int:
         return len(self._calls)
@@ -258,7 +263,7 @@ class Queue:
 
         That one may be of another thread, or be around this one, if a call
         has come back here. What one of them raises is raised when all are
-        made; the background thread goes on.
+        made; the background thread logs it and goes on.
         """
         failure: BaseException | None = None
         while (self._calls and not self.is_telling
@@ -271,8 +276,28 @@ class Queue:
                         failure = failure or error
             finally:
                 self._telling.release()
-        if failure is not None and not in_background():
+        if failure is None:
+            return
+        if not in_background():
             raise failure
+        log.error('The background thread goes on', exc_info=failure)
+
+    def settle(self, seconds: float = PATIENCE) -> bool:
+        """Make the calls, and wait for the end of those of another thread.
+
+        False if that takes longer than `seconds`: the other thread may wait
+        for this one, or for a lock that this one holds. In a call of this
+        queue it returns True at once, as it would wait for itself.
+        """
+        self.tell()
+        if self.is_telling:
+            return True
+        try:
+            return bool(self._telling.acquire(timeout=seconds))
+        finally:
+            if self.is_telling:
+                self._telling.release()
+            self.tell()  # what was put meanwhile
 
 
 @contextlib.contextmanager

@@ -1308,8 +1308,8 @@ class IProcess(ISource):
     * ``poller=None``: the poller that the process is registered with, and that
       sends what its channels keep; None for that of the background thread.
     * ``on_start=None``: called with the process before its end can be noticed.
-      ``on_end=None``: called with the process when it was reaped, by the
-      thread that reaped it.
+      ``on_end=None``: called with the process when it was reaped, once, by the
+      thread that reaped it or by one that ends it.
     * ``name``: what messages call it; by default the name of the program.
     * ``servers=None``: a callable that yields the pids of daemons that do the
       work of the child after the child itself has ended. Only children of ours
@@ -1441,6 +1441,17 @@ class IProcess(ISource):
         If the child has ended already, its descendants are ended.
         DeadlineExceeded if a process does not end even though it was killed;
         RuntimeError in a forked copy of the parent.
+
+        When this returns, `on_end` was called. If another thread calls it,
+        this waits until that has returned, one second at most: `on_end` may
+        want what the caller has. In `on_end` itself it does not wait.
+        """
+
+    def settle(seconds=1.0):
+        """Wait until `on_end` has returned, if the end was noticed.
+
+        Returns False if that takes longer. In `on_end` itself, it returns True
+        and does not wait. It does not wait for the child either.
         """
 
     def close():
@@ -3338,6 +3349,11 @@ class IChildEvent(Interface):
     The event is sent like an `ILoopEvent`, but by the thread that has started
     the child or has noticed its end. That is often the background thread. If
     the worker is to react, a subscriber calls `wakeup` of the worker's poller.
+
+    What ends a child (`terminate` and `close` of a runner, `stop` and `kill`
+    of an executor, the end of a program) returns when all events of the child
+    were sent, whichever thread sends them. It waits for another thread one
+    second at most, as a subscriber there may want what the caller has.
 
     A subscriber may use the runner; no lock is held while it runs. The events
     of one alias come one after another: while a subscriber runs, no other

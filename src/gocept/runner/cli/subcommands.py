@@ -4,6 +4,7 @@ A probe of a container runs ``status --check`` every few seconds. So this
 imports no more than that needs.
 """
 
+import _signal  # type: ignore[import-not-found]  # `signal` takes long
 import errno
 import gc
 import os
@@ -15,6 +16,7 @@ from gocept.runner.errors import INTERRUPTED, SIGNALLED
 TYPE_CHECKING = False  # not that of `typing`, whose import takes long
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from types import FrameType, ModuleType
 
 SUBCOMMANDS = {
     'new': ('gocept.runner.cli.new', 'new', 'write a small project'),
@@ -114,8 +116,37 @@ def _forget_output() -> None:
 def _run(argv: 'Sequence[str]') -> int:
     name = argv[0] if argv and argv[0] in SUBCOMMANDS else _command(argv)
     module, function, _ = SUBCOMMANDS[name]
-    status: int = getattr(import_module(module), function)(argv[1:])
+    status: int = getattr(_imported(module), function)(argv[1:])
     return status
+
+
+def _imported(name: str) -> 'ModuleType':
+    """Import a module, unless Ctrl-C is pressed meanwhile.
+
+    Python drops what its handler raises in the callback of a weak reference,
+    and so do libraries in C while they are imported. So this looks at the end.
+    """
+    came = False
+
+    def interrupt(signum: int, frame: 'FrameType | None') -> None:
+        nonlocal came
+        came = True
+        raise KeyboardInterrupt
+
+    before = _signal.getsignal(_signal.SIGINT)
+    if before is not _signal.default_int_handler:
+        return import_module(name)
+    try:
+        _signal.signal(_signal.SIGINT, interrupt)
+    except ValueError:  # not in the main thread, where signals are handled
+        return import_module(name)
+    try:
+        module = import_module(name)
+    finally:
+        _signal.signal(_signal.SIGINT, before)
+    if came:
+        raise KeyboardInterrupt
+    return module
 
 
 def _command(argv: 'Sequence[str]') -> str:

@@ -478,6 +478,7 @@ class SimpleExecutor:
                     error.add_note(str(failure))
                 else:
                     self._forget(run)
+                    run.news.settle()
             raise
         return self
 
@@ -530,6 +531,7 @@ class SimpleExecutor:
                 raise self._explained(ProcessFinishedWithError(self, status))
         finally:
             self._forget(run)
+            run.news.settle()
         return self
 
     def kill(self, wait: bool = True, sig: int | None = None) -> Self:
@@ -544,6 +546,8 @@ class SimpleExecutor:
         else:
             run.child.signal_all(sig)
         self._forget(run)
+        if wait:
+            run.news.settle()
         return self
 
     def expect_end(self) -> None:

@@ -20,6 +20,7 @@ from gocept.runner.errors import (
     EndpointClosedException,
     ShortageError,
 )
+from gocept.runner.events import PATIENCE, Queue
 from gocept.runner.logs import Log
 from gocept.runner.poller import Poller, background
 from gocept.runner.process import descendants, procfs
@@ -107,6 +108,7 @@ class BaseProcess(Source, Closing, ABC):
         self._on_end = on_end
         self._owner = os.getpid()
         self._lock = Lock()  # around the reaping, and what is left behind
+        self._news = Queue()  # of the end; told without the lock
         self._left = Handles()
 
     @abstractmethod
@@ -151,22 +153,29 @@ class BaseProcess(Source, Closing, ABC):
     def poll(self) -> int | None:
         """See `IProcess`."""
         if self.returncode is None and self.is_ours:
-            after: list[Callable[[], None]] = []
             try:
                 with self._lock:
                     if self.returncode is None:
-                        self._reap(after)
+                        self._reap()
             finally:  # a signal handler may have raised meanwhile
-                for tell in after:
-                    tell()
+                if self.returncode is not None:
+                    self._news.tell()
         return self.returncode
 
-    def _reap(self, after: list[Callable[[], None]]) -> None:
+    def settle(self, seconds: float = PATIENCE) -> bool:
+        """Wait until the end was told, if there was one; False if that takes
+        longer.
+
+        Another thread may have noticed it, and be telling it.
+        """
+        return self.returncode is None or self._news.settle(seconds)
+
+    def _reap(self) -> None:
         """Take the status, if the child has ended; with the lock held."""
         status = self._take_status()
         if status is None:
             return
-        after.append(self._tell_end)
+        self._news.put(self._tell_end)
         try:
             self._note_end()
             self.ended_at = descendants.clock()

@@ -65,6 +65,10 @@ class Child(Protocol):
 
     def signal_group(self, signum: int) -> None: ...
 
+    def settle(self, seconds: float) -> bool:
+        """Wait until the end was told, if there was one; False if that takes
+        longer."""
+
     def close_input(self) -> None:
         """Let the child read the end of its input."""
 

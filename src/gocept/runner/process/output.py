@@ -65,7 +65,7 @@ class Output(Source):
                 if not self._read():
                     break
             self._log_lines([self._lines.take_rest()])
-        self._news.tell()
+        self._news.settle()  # another thread may be logging
 
     def fileno(self) -> int:
         return -1 if self._channel is None else self._channel.fileno()

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterable, Iterator
 
 from gocept.runner.errors import DeadlineExceeded
+from gocept.runner.events import PATIENCE
 from gocept.runner.logs import Log
 from gocept.runner.poller.thread import settle
 from gocept.runner.process import procfs
@@ -17,6 +18,7 @@ from gocept.runner.process.adoption import adoption
 from gocept.runner.process.descendants import Child
 from gocept.runner.process.ending import STRAYS_TIMEOUT, Ending, end
 from gocept.runner.process.guard import guard
+from gocept.runner.waits.deadline import Deadline
 
 log = Log('gocept.runner.process')
 
@@ -89,6 +91,7 @@ def terminate_all(children: Iterable[Child], signum: int | None = None,
     that is finished already is not looked at again. DeadlineExceeded if some
     cannot be ended; their `finished` is False afterwards.
     """
+    children = list(children)
     endings = {}
     for child in children:
         child.require_ours()
@@ -112,8 +115,16 @@ def terminate_all(children: Iterable[Child], signum: int | None = None,
     failed = [ending for ending in endings.values() if ending.failed]
     processes.difference_update(
         child for child in endings if child.finished)
+    _settle(children)
     if failed:
         raise DeadlineExceeded('still there: ' + '; '.join(map(str, failed)))
+
+
+def _settle(children: Iterable[Child]) -> None:
+    """Wait for the threads that tell the ends of children."""
+    deadline = Deadline(PATIENCE)
+    for child in children:
+        child.settle(deadline.left())
 
 
 def end_all() -> None:
@@ -131,6 +142,7 @@ def end_all() -> None:
         if not isinstance(error, KeyboardInterrupt):
             raise
     adoption.reap_all()
+    _settle(children)
     for child in children:
         child.close_channels()
 

@@ -258,13 +258,15 @@ def raising(before: Mapping[signal.Signals, Previous]) -> Iterator[None]:
 def booting() -> Iterator[None]:
     """Let a signal that would end the process raise `Terminated`.
 
-    If the signal comes in a commit, or if code of the block swallows the
-    exception, it is raised at the end: no commit is cut in halves. A second
-    signal ends the process at once.
+    Where Python would raise KeyboardInterrupt, it is that. If the signal comes
+    in a commit, or if code of the block swallows the exception, it is raised
+    at the end: no commit is cut in halves. A second signal ends the process at
+    once.
     """
     # Not for those that are ignored, or have a handler of the caller.
     with _terminated_by([signum for signum in TERMINATING
-                         if is_default(signal.getsignal(signum))],
+                         if is_default(found := signal.getsignal(signum))
+                         or found is signal.default_int_handler],
                         later=_commits):
         yield
 
@@ -275,6 +277,7 @@ def _terminated_by(signals: Collection[signal.Signals],
                    = lambda frame: False) -> Iterator[None]:
     """Let the first of these signals raise `Terminated`.
 
+    In place of Python's own handler it raises KeyboardInterrupt, as that does.
     Python drops an exception that is raised in a finalizer, or in the callback
     of a weak reference, and shows a traceback. This one is not shown, and it
     is raised again at the end of the block, as it is if code has caught it. It
@@ -284,15 +287,22 @@ def _terminated_by(signals: Collection[signal.Signals],
         yield
         return
     came: list[int] = []
+    interrupting = [signum for signum in signals if signal.getsignal(signum)
+                    is signal.default_int_handler]
+
+    def ending(signum: int) -> Terminated | KeyboardInterrupt:
+        return (KeyboardInterrupt() if signum in interrupting
+                else Terminated(signum))
 
     def end(signum: int, frame: FrameType | None) -> None:
         restore_defaults(signals)
         came.append(signum)
         if not later(frame):
-            raise Terminated(signum)
+            raise ending(signum)
 
     def show(dropped: 'sys.UnraisableHookArgs') -> None:
-        if not (came and isinstance(dropped.exc_value, Terminated)):
+        if not (came and isinstance(dropped.exc_value,
+                                    Terminated | KeyboardInterrupt)):
             before(dropped)
     before = sys.unraisablehook
     sys.unraisablehook = show
@@ -300,7 +310,7 @@ def _terminated_by(signals: Collection[signal.Signals],
         with handling(dict.fromkeys(signals, end)):
             yield
             if came:
-                raise Terminated(came[0])
+                raise ending(came[0])
     finally:
         if sys.unraisablehook is show:  # and not one of other code
             sys.unraisablehook = before

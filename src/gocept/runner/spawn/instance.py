@@ -16,7 +16,13 @@ from gocept.runner.errors import (
     ShortageError,
     StartError,
 )
-from gocept.runner.events import ChildEnded, ChildReady, ChildStarted, Queue
+from gocept.runner.events import (
+    PATIENCE,
+    ChildEnded,
+    ChildReady,
+    ChildStarted,
+    Queue,
+)
 from gocept.runner.logs import Log
 from gocept.runner.poller import Poller, Timer, background
 from gocept.runner.process import unixsocket
@@ -48,8 +54,9 @@ class Instance:
     is filled with `_lock` held, and emptied without it. A stack `after` is for
     what else has to wait until the lock is released.
 
-    No thread waits for another one, which may be in code of users. Of several
-    that wait for a socket, the first one that can connect does it for all.
+    No thread waits for another one, which may be in code of users, but for the
+    second of `settle`. Of several that wait for a socket, the first one that
+    can connect does it for all.
     """
 
     def __init__(self, alias: str, poller: Poller | None,
@@ -279,6 +286,7 @@ class Instance:
                     self._is_awaited = False
                     if process.returncode is not None:
                         self._ended(process)
+            self._news.tell()
 
     def _connect(self, started: BaseProcess | None = None) -> None:
         """Wait until the channel of a socket is connected.
@@ -493,6 +501,10 @@ class Instance:
             self._stop_restarting()
             self._application = None
             return self.process
+
+    def settle(self, seconds: float = PATIENCE) -> None:
+        """Wait for the thread that tells what has happened here."""
+        self._news.settle(seconds)
 
     def get_channel(self, stream: str | None) -> Channel | None:
         """See `IRunner`."""

@@ -14,6 +14,7 @@ import zope.interface
 
 from gocept.runner.channel import Channel
 from gocept.runner.errors import ProcessExistsException
+from gocept.runner.events import PATIENCE
 from gocept.runner.interfaces import IRunner
 from gocept.runner.poller import Poller
 from gocept.runner.process import terminate_all
@@ -22,6 +23,7 @@ from gocept.runner.process.keywords import Keywords
 from gocept.runner.spawn.application import Application
 from gocept.runner.spawn.instance import Instance
 from gocept.runner.waits.closing import Closing
+from gocept.runner.waits.deadline import Deadline
 
 
 @contextlib.contextmanager
@@ -221,6 +223,7 @@ class Runner(Closing):
         try:
             if process is not None:
                 process.terminate(signum, timeout)
+                instance.settle()
         finally:
             instance.abandon_channels(process)
 
@@ -232,6 +235,10 @@ class Runner(Closing):
             terminate_all(process for process in processes
                           if process is not None and process.is_ours
                           and not process.in_kernel)
+            deadline = Deadline(PATIENCE)
+            for instance, process in zip(instances, processes, strict=True):
+                if process is not None and process.is_ours:
+                    instance.settle(deadline.left())
         finally:
             for instance, process in zip(instances, processes, strict=True):
                 instance.close_channels(process)

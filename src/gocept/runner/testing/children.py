@@ -64,7 +64,6 @@ class FakeChild:
         self._control = control
         self._lock = Lock()
         self._received: list[Data] = []
-        self._gone = threading.Event()
         self._channel = _other_side(process.channel, encoding)
         self._stderr = _other_side(process.stderr, encoding)
 
@@ -113,7 +112,7 @@ class FakeChild:
             self.process.send_signal(-status)
         self.process.wait(_PATIENCE)
         # Another thread may be telling the runner.
-        if not self._gone.wait(_PATIENCE):
+        if not self.process.settle(_PATIENCE):
             raise DeadlineExceeded(f'nobody was told of the end of {self!r}')
 
     def close(self) -> None:
@@ -125,10 +124,6 @@ class FakeChild:
             if self._control >= 0:
                 os.close(self._control)
                 self._control = -1
-
-    def note_end(self) -> None:
-        """The runner knows of the end."""
-        self._gone.set()
 
     def __repr__(self) -> str:
         return f'<FakeChild {self.process!r}>'
@@ -248,10 +243,7 @@ class FakeChildren(Closing):
 
         def tell_end(process: BaseProcess) -> None:
             child.close()
-            try:
-                on_end(process)
-            finally:
-                child.note_end()
+            on_end(process)
 
         faucet, control = os.pipe()
         with contextlib.ExitStack() as undo:

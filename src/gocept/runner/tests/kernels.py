@@ -1,6 +1,8 @@
 """Kernels for tests: each has a daemon of its own, which ends with the test."""  # noqa: E501
 
+import atexit
 import contextlib
+import functools
 import itertools
 import os
 import pathlib
@@ -10,6 +12,7 @@ import signal
 import socket
 import tempfile
 import unittest
+from collections.abc import Iterator
 from typing import Any
 
 from gocept.runner.kernel import Kernel
@@ -60,19 +63,36 @@ class Daemon:
             wait_until_ended(pid)
 
 
-# Those that the system gives to whoever asks for any port are above them, so
-# nobody else gets one of these before the test uses it. Runs of the tests
-# beside each other begin at different ones.
-_ports = itertools.count(os.getpid() * 1009)
-
-
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """A port that nobody listens on, and that no other run is given."""
     while True:
-        port = 20000 + next(_ports) % 12000
+        port = next(_ports())
         with (contextlib.suppress(OSError),
               socket.create_server((HOST, port))):
             return port
+
+
+@functools.cache
+def _ports() -> Iterator[int]:
+    """The ports of this run, again and again.
+
+    Those that the system gives to whoever asks for any port are above them, so
+    nobody else gets one of these before the test uses it.
+    """
+    size = 500  # so that it takes a while until one is used again
+    for first in range(20000, 32000, size):
+        # A name that is in use up to the end of this process, even if that
+        # is killed.
+        with contextlib.suppress(OSError):
+            _block.bind(f'\0gocept.runner.tests.ports.{first}')
+            return itertools.cycle(range(first, first + size))
+    raise AssertionError('too many runs of the tests beside each other')
+
+
+_block = socket.socket(socket.AF_UNIX)
+"""Tells other runs which block of ports is that of this run."""
+
+atexit.register(_block.close)
 
 
 def end(pid: int) -> None:

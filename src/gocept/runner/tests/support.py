@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import os
 import pathlib
 import shutil
@@ -13,9 +14,10 @@ import textwrap
 import threading
 import types
 import unittest
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any
+from unittest import mock
 
 import transaction
 import zope.component.hooks
@@ -25,6 +27,7 @@ import zope.testing.cleanup
 from gocept.runner.boot import environments, loggers
 from gocept.runner.poller import Timer, background
 from gocept.runner.process import forker
+from gocept.runner.waits.forks import Lock
 from gocept.runner.waits.standard import fill_standard
 
 DEADLINE = 60
@@ -92,6 +95,7 @@ def rest_of(process: subprocess.Popen[str]) -> tuple[str, str]:
         process.wait()
     finally:
         timer.cancel()
+        timer.join()  # no other test sees this thread
     return output, error
 
 
@@ -183,6 +187,43 @@ def replaced_modules(modules: Mapping[str, types.ModuleType | None],
                 del sys.modules[name]
             else:
                 sys.modules[name] = module
+
+
+class Slow:
+    """Code of a user that goes on when another thread waits for a lock.
+
+    It waits for that with a time-out, as for what is told in this thread. A
+    thread that does not wait overtakes this code, which goes on at the end of
+    the test then.
+    """
+
+    def __init__(self, case: unittest.TestCase,
+                 is_awaited: Callable[[Lock], bool] = lambda lock: True, *,
+                 longest: float = math.inf) -> None:
+        self._case = case
+        self._entered = threading.Event()
+        self._goes_on = threading.Event()
+        case.addCleanup(self.go_on)
+        acquire = Lock.acquire
+
+        def look(lock: Lock, blocking: bool = True, timeout: float = -1,
+                 ) -> bool:
+            if timeout > 0 and is_awaited(lock):
+                self.go_on()
+            return acquire(lock, blocking, min(timeout, longest))
+        case.enterContext(mock.patch.object(Lock, 'acquire', look))
+
+    def go_on(self) -> None:
+        """Wait for nobody any more."""
+        self._goes_on.set()
+
+    def __call__(self, *args: object) -> None:
+        self._entered.set()
+        self._goes_on.wait(DEADLINE)
+
+    def wait_entered(self) -> None:
+        """Wait until a thread is in this code."""
+        self._case.assertTrue(self._entered.wait(DEADLINE))
 
 
 class TestCase(unittest.TestCase):

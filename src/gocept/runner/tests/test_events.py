@@ -8,6 +8,7 @@ import threading
 import time
 import types
 import unittest
+import warnings
 from unittest import mock
 
 import transaction
@@ -56,11 +57,13 @@ from gocept.runner.tests.spawn.test_runner import SpawnTestCase
 from gocept.runner.tests.support import (
     DEADLINE,
     SIGNALS,
+    Slow,
     TestCase,
     replaced_modules,
 )
 from gocept.runner.tests.test_mainloop import LoopCase
 from gocept.runner.tests.victims import until, victim
+from gocept.runner.waits.threads import serving
 
 LOGGER = 'gocept.runner.events'
 
@@ -273,6 +276,114 @@ class QueueTests(unittest.TestCase):
         self.queue.put(self.told.append, 'told')
         self.assertRaises(ZeroDivisionError, self.queue.tell)
         self.assertEqual(['told'], self.told)
+
+    def test_in_the_background_thread_a_failure_is_logged(self):
+        self.queue.put(lambda: 1 / 0)
+        self.queue.put(self.told.append, 'told')
+        with serving(lambda: True), self.assertLogs(LOGGER, 'ERROR') as logs:
+            self.queue.tell()
+        self.assertEqual(['told'], self.told)
+        self.assertIn('ZeroDivisionError', logs.output[0])
+
+
+class SettleTests(unittest.TestCase):
+
+    def setUp(self):
+        self.queue = Queue()
+        self.told = []
+
+    def tell_slowly(self, slow):
+        """Have another thread make calls that others can wait for."""
+        self.queue.put(slow)
+        self.queue.put(self.told.append, 'slow')
+        thread = threading.Thread(target=self.queue.tell)
+        thread.start()
+        self.addCleanup(thread.join, DEADLINE)
+        self.addCleanup(slow.go_on)
+        slow.wait_entered()
+
+    def test_nothing_was_put(self):
+        self.assertTrue(self.queue.settle())
+
+    def test_what_nobody_tells_is_told(self):
+        self.queue.put(self.told.append, 'told')
+        self.assertTrue(self.queue.settle())
+        self.assertEqual(['told'], self.told)
+
+    def test_another_thread_tells(self):
+        self.tell_slowly(Slow(self))
+        self.queue.put(self.told.append, 'more')
+        self.assertTrue(self.queue.settle(DEADLINE))
+        self.assertEqual(['slow', 'more'], self.told)
+
+    def test_another_thread_is_in_its_last_call(self):
+        slow = Slow(self)
+
+        def call():
+            slow()
+            self.told.append('slow')
+        self.queue.put(call)
+        thread = threading.Thread(target=self.queue.tell)
+        thread.start()
+        self.addCleanup(thread.join, DEADLINE)
+        slow.wait_entered()
+        self.assertTrue(self.queue.settle(DEADLINE))
+        self.assertEqual(['slow'], self.told)
+
+    def test_the_other_thread_needs_a_lock_of_this_one(self):
+        lock = threading.Lock()
+
+        def call():
+            with lock:
+                self.told.append('told')
+        self.queue.put(call)
+        with lock:
+            thread = threading.Thread(target=self.queue.tell)
+            thread.start()
+            until(lambda: not len(self.queue))
+            self.assertFalse(self.queue.settle(0.001))
+            self.assertEqual([], self.told)
+        thread.join(DEADLINE)
+        self.assertEqual(['told'], self.told)
+
+    def test_in_a_call_it_does_not_wait_for_itself(self):
+        def call():
+            self.queue.put(self.told.append, 'later')
+            self.told.append(self.queue.settle(DEADLINE))
+        self.queue.put(call)
+        self.queue.tell()
+        self.assertEqual([True, 'later'], self.told)
+
+    def test_a_signal_handler_raises_meanwhile(self):
+        def interrupt(signum, frame):
+            raise KeyboardInterrupt
+
+        def is_awaited(lock):
+            signal.setitimer(signal.ITIMER_REAL, 0.001)
+            return False
+        self.addCleanup(signal.signal, signal.SIGALRM,
+                        signal.signal(signal.SIGALRM, interrupt))
+        self.addCleanup(signal.setitimer, signal.ITIMER_REAL, 0)
+        slow = Slow(self, is_awaited)
+        self.tell_slowly(slow)
+        self.queue.put(self.told.append, 'more')
+        self.assertRaises(KeyboardInterrupt, self.queue.settle, DEADLINE)
+        self.assertEqual([], self.told)
+        slow.go_on()
+        self.assertTrue(self.queue.settle(DEADLINE))
+        self.assertEqual(['slow', 'more'], self.told)
+
+    def test_a_forked_child_waits_for_no_thread_of_its_parent(self):
+        self.tell_slowly(Slow(self, lambda lock: False))
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', DeprecationWarning)
+            pid = os.fork()
+        if not pid:
+            try:
+                os._exit(self.queue.settle(DEADLINE))
+            finally:
+                os._exit(3)
+        self.assertEqual(1, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 
 
 class HearingTests(TestCase):
@@ -534,6 +645,17 @@ class ChildEvents:
         return [event.status if isinstance(event, ChildEnded) else type(event)
                 for event in list(self.told) if event.name == name]
 
+    def slow_at(self, kind, *args):
+        """A subscriber of one kind of event, before all others."""
+        slow = Slow(self, *args)
+
+        def hear(event):
+            if isinstance(event, kind):
+                slow()
+        zope.event.subscribers.insert(0, hear)
+        self.addCleanup(zope.event.subscribers.remove, hear)
+        return slow
+
     def wait_ended(self, name, count=1):
         until(lambda: sum(isinstance(event, ChildEnded) for event in self.told
                           if event.name == name) >= count)
@@ -562,9 +684,76 @@ class RunnerEventsTests(ChildEvents, SpawnTestCase):
         self.runner.add('cat', 'cat')
         self.runner.start('cat')
         self.runner.terminate('cat')
-        self.wait_ended('cat')
         self.assertEqual([ChildStarted, ChildReady, -signal.SIGTERM],
                          self.of('cat'))
+
+    def test_another_thread_tells_the_end(self):
+        self.runner.add('cat', 'cat')
+        for end in lambda: self.runner.terminate('cat'), self.runner.close:
+            self.told.clear()
+            self.runner.start('cat')
+            slow = self.slow_at(ChildEnded)
+            self.process('cat').send_signal(signal.SIGTERM)
+            slow.wait_entered()
+            end()
+            self.assertEqual([ChildStarted, ChildReady, -signal.SIGTERM],
+                             self.of('cat'))
+            self.assertIn(repr(self.process('cat')), self.log.messages[-1])
+
+    def test_another_thread_tells_what_comes_before_the_end(self):
+        self.runner.add('cat', 'cat')
+        for end in lambda: self.runner.terminate('cat'), self.runner.close:
+            self.told.clear()
+            slow = self.slow_at(ChildReady, lambda lock: lock is (
+                self.runner._instances['cat']._news._telling))
+            start = self.thread(self.runner.start, 'cat')
+            slow.wait_entered()
+            end()
+            self.assertEqual([ChildStarted, ChildReady, -signal.SIGTERM],
+                             self.of('cat'))
+            self.assertIn(repr(self.process('cat')), self.log.messages[-1])
+            start.result()
+
+    def test_a_subscriber_of_the_end_ends_it_once_more(self):
+        results = []
+
+        def end(event):
+            if isinstance(event, ChildEnded):
+                event.process.settle(DEADLINE)
+                results.append((event.process.poll(), event.process.wait(0),
+                                event.process.terminate()))
+                self.runner.terminate(event.name)
+                self.runner.close()
+        subscribing(self, end)
+        self.runner.add('cat', 'cat')
+        self.runner.start('cat')
+        self.process('cat').send_signal(signal.SIGTERM)
+        until(lambda: results)
+        self.runner.close()
+        self.assertEqual([(-signal.SIGTERM,) * 3], results)
+        self.assertEqual([ChildStarted, ChildReady, -signal.SIGTERM],
+                         self.of('cat'))
+
+    def test_the_caller_holds_what_a_subscriber_needs(self):
+        lock = threading.Lock()
+        Slow(self, longest=0.001)  # nobody waits longer
+        entered = threading.Event()
+
+        def end(event):
+            if isinstance(event, ChildEnded):
+                entered.set()
+                with lock:
+                    pass
+        zope.event.subscribers.insert(0, end)
+        self.addCleanup(zope.event.subscribers.remove, end)
+        self.runner.add('cat', 'cat')
+        self.runner.start('cat')
+        with lock:
+            self.process('cat').send_signal(signal.SIGTERM)
+            self.assertTrue(entered.wait(DEADLINE))
+            self.runner.terminate('cat')
+            self.assertEqual([ChildStarted, ChildReady], self.of('cat'))
+        self.wait_ended('cat')
 
     def test_when_it_is_ready_it_has_a_channel(self):
         channels = []
@@ -652,8 +841,8 @@ class RunnerEventsTests(ChildEvents, SpawnTestCase):
     def test_one_that_does_not_listen(self):
         self.add_server(body='sys.exit(3)')
         self.assertRaises(Exception, self.runner.start, 'server')
-        self.wait_ended('server')
         self.assertEqual([ChildStarted, 3], self.of('server'))
+        self.assertIn('ended with 3', self.log.messages[-1])
 
     def test_a_program_that_is_not_there(self):
         self.runner.add('none', '/nonexistent/program')
@@ -728,10 +917,40 @@ class ExecutorEventsTests(ChildEvents, ExecutorTestCase):
             self.assertEqual([ChildStarted, ChildReady], self.of('it'))
             process = executor.child
             executor.start()
-        self.wait_ended('it')
         self.assertEqual([ChildStarted, ChildReady, -signal.SIGTERM],
                          self.of('it'))
         self.assertEqual([process] * 3, [event.process for event in self.told])
+
+    def test_another_thread_tells_the_end(self):
+        executor = self.stopping(SimpleExecutor('sleep 100', name='it'))
+        for end in executor.stop, executor.kill, lambda: stop_all([executor]):
+            self.told.clear()
+            executor.start()
+            slow = self.slow_at(ChildEnded)
+            executor.child.send_signal(signal.SIGTERM)
+            slow.wait_entered()
+            with self.assertLogs('gocept.runner.executor', 'INFO') as logs:
+                child = executor.child
+                end()
+                self.assertEqual([ChildStarted, ChildReady, -signal.SIGTERM],
+                                 self.of('it'))
+                self.assertIn(repr(child), logs.output[-1])
+
+    def test_another_thread_tells_what_comes_before_the_end(self):
+        executor = self.stopping(SimpleExecutor('sleep 100', name='it'))
+        for end, status in ((executor.stop, -signal.SIGTERM),
+                            (executor.kill, -signal.SIGKILL)):
+            self.told.clear()
+            awaited = []
+            slow = self.slow_at(ChildReady, awaited.__contains__)
+            start = threading.Thread(target=executor.start)
+            start.start()
+            self.addCleanup(start.join, DEADLINE)
+            slow.wait_entered()
+            awaited.append(executor._run.news._telling)
+            end()
+            self.assertEqual([ChildStarted, ChildReady, status],
+                             self.of('it'))
 
     def test_by_default_it_has_the_name_of_its_program(self):
         with SimpleExecutor('sleep 100'):
@@ -755,7 +974,6 @@ class ExecutorEventsTests(ChildEvents, ExecutorTestCase):
     def test_one_that_fails(self):
         executor = OutputExecutor('exit 4', 'ready', shell=True, name='it')
         self.assertRaises(ProcessExitedWithError, executor.start)
-        self.wait_ended('it')
         self.assertEqual([ChildStarted, 4], self.of('it'))
 
     def test_one_that_cannot_be_started(self):
@@ -767,7 +985,7 @@ class ExecutorEventsTests(ChildEvents, ExecutorTestCase):
         executor = self.stopping(SimpleExecutor('sleep 100', name='it'))
         executor.start()
         with executor.stopped():
-            self.wait_ended('it')
+            pass
         self.assertEqual([ChildStarted, ChildReady, -signal.SIGTERM,
                           ChildStarted, ChildReady], self.of('it'))
 
@@ -819,7 +1037,6 @@ class ExecutorEventsTests(ChildEvents, ExecutorTestCase):
                                shell=True, name='other', requires=[base])
         stop_all(start_all([other]))
         for name in 'base', 'other':
-            self.wait_ended(name)
             self.assertEqual([ChildStarted, ChildReady, -signal.SIGTERM],
                              self.of(name))
         self.assertEqual(

@@ -813,10 +813,22 @@ class BackOffTests(LoopCase):
 
             def fail():
                 poller.wakeup()
+                if self.calls == 2:
+                    thread.start()
                 raise ValueError
-            self.loop(*[fail] * 3, ticks=0.001, max_backoff=0.001)()
-            self.assertEqual((0.001, True), poller.pauses[0])
-            self.assertFalse(poller.pauses[-1][1])
+
+            def stop():
+                until(lambda: len(poller.pauses) > 2)
+                loop.stop()
+            thread = threading.Thread(target=stop)
+            loop = self.loop(*[fail] * 3, ticks=0.001)
+            with mock.patch.object(loop, '_backoff', return_value=3600):
+                loop()
+            thread.join()
+            self.assertEqual(2, self.calls)
+            self.assertEqual([(0.001, True), (3600, True)], [
+                (round(seconds, 3), ended)
+                for seconds, ended in poller.pauses[:2]])
 
     def test_what_is_no_time(self):
         for value in -1, '1', None, math.nan, True:
@@ -1342,9 +1354,10 @@ class SignalTests(LoopCase):
         self.assertEqual(3, self.calls)
 
     def test_stop_from_another_thread(self):
-        loop = self.loop(
-            lambda: threading.Timer(0.01, loop.stop).start(), ticks=3600)
+        timer = threading.Timer(0.01, lambda: loop.stop())
+        loop = self.loop(timer.start, ticks=3600)
         loop()
+        timer.join()
         self.assertEqual(1, self.calls)
 
     def test_stop_before_the_start(self):

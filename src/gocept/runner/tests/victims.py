@@ -10,10 +10,10 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 from unittest import mock
 
-from gocept.runner.process import Process, descendants, pidfd, procfs
+from gocept.runner.process import Process, descendants, ending, pidfd, procfs
 from gocept.runner.process.adoption import adoption
 from gocept.runner.process.pidfd import Handle
 from gocept.runner.waits.deadline import Deadline, wait_for
@@ -148,6 +148,18 @@ def marked(marks: Iterable[str]) -> list[int]:
     wanted = set(marks)
     return [pid for pid in procfs.pids()
             if wanted & set(descendants.marks(pid))]
+
+
+@contextlib.contextmanager
+def looks_for_marks() -> Iterator[Any]:
+    """A mock that counts the looks through all processes.
+
+    None comes before all children have ended, as long as that may take.
+    """
+    with mock.patch.object(
+            descendants, 'marked', wraps=descendants.marked) as looks, (
+            mock.patch.object(ending, '_PATIENCE', DEADLINE)):
+        yield looks
 
 
 def adopt_no_more() -> None:

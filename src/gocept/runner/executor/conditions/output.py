@@ -10,8 +10,9 @@ from gocept.runner.executor.conditions.base import Check, Condition
 from gocept.runner.executor.conditions.pattern import compiled, find
 from gocept.runner.waits.deadline import Deadline
 
-_BRIEFLY = 0.1
-"""Seconds between the end of the output and that of the child, as a rule."""
+_BRIEFLY = 1.0
+"""Seconds between the end of the output and that of the child, at most, also
+on a busy machine. As a rule there is less than a millisecond."""
 
 _LONGEST_LINE = 2 ** 16
 """Characters at the end of a line that are searched again when more comes."""

@@ -13,7 +13,9 @@ import time
 import unittest
 import unittest.mock
 import warnings
+from unittest import mock
 
+from gocept.runner.background import link
 from gocept.runner.background.client import Client
 from gocept.runner.background.frames import (
     AWAIT,
@@ -387,8 +389,9 @@ class TimeTests(ClientTestCase):
                 conversation.answer(PONG, ping.id)
             conversation.respond(request, 'done')
             silent(conversation)
-        client = self.client(script, heartbeat=0.2)
-        self.assertEqual('done', client.execute({}, True))
+        with mock.patch.object(link, 'SILENCES', DEADLINE / 0.1):
+            client = self.client(script, heartbeat=0.1)
+            self.assertEqual('done', client.execute({}, True))
         self.assertEqual([PING] * 5, pings)
 
     def test_server_that_hangs(self):

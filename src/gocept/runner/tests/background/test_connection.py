@@ -163,7 +163,7 @@ class SlowReaderTests(WireTestCase):
         for _ in range(4):
             self.assertIsNotNone(slow.hear())
         self.assertEqual(3, self.seen.count(b'more'))
-        self.assertFalse(any(
+        until(lambda: not any(
             each.suspended for each in self.wire._clients))
 
     def test_it_costs_bounded_memory(self) -> None:
@@ -191,9 +191,8 @@ class SlowReaderTests(WireTestCase):
             slow.send(EXEC, AWAIT, bytes(8 * MIB))
             until(lambda: self.wire.account.total > 8 * MIB)
             close(slow)
-            until(lambda: not len(self.wire))
+            until(lambda: not (len(self.wire) or self.wire._stuck))
             self.assertEqual(0, self.wire.account.total)
-            self.assertEqual({}, self.wire._stuck)
 
     def test_who_does_not_even_ask(self) -> None:
         """Pings without end, whose answers nobody reads."""

@@ -5,7 +5,6 @@ import os
 from gocept.runner.background import initialize
 from gocept.runner.errors import (
     BackgroundError,
-    DeadlineExceeded,
     ProtocolError,
     ServerRefused,
 )
@@ -58,13 +57,7 @@ class EncryptedTests(ServerTestCase):
 
     def test_long_task(self):
         self.start()
-        fifo = self.fifo()
-        with self.client(tls=self.ours, heartbeat=0.3) as client:
-            pending = client.submit({'fifo': fifo})
-            with self.assertRaises(DeadlineExceeded):
-                pending.result(timeout=1.5)
-            open(fifo, 'wb').close()
-            self.assertEqual([None], pending.result())
+        self.check_long_task(tls=self.ours)
 
     def test_client_without(self):
         self.start()

@@ -200,7 +200,9 @@ class RunAttemptsTests(Case):
 
         def step(number):
             numbers.append(number)
-            threading.Timer(0.01, self.shutdown.request).start()
+            timer = threading.Timer(0.01, self.shutdown.request)
+            timer.start()
+            self.addCleanup(timer.join)
             raise ConflictError()
         with (mock.patch('gocept.runner.boot.attempts._pause_after',
                          return_value=3600),

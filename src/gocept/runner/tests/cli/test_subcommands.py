@@ -4,8 +4,11 @@ import contextlib
 import inspect
 import io
 import json
+import signal
 import subprocess
 import sys
+import threading
+import types
 import unittest
 from importlib import import_module
 from unittest import mock
@@ -58,6 +61,48 @@ class MainTests(unittest.TestCase):
                                side_effect=KeyboardInterrupt):
             self.assertEqual((130, '', 'gocept-runner: interrupted\n'),
                              self.run_main('list'))
+
+    def test_an_interrupt_that_an_import_throws_away(self) -> None:
+        def throwing(name: str) -> types.ModuleType:
+            with contextlib.suppress(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+            return import_module(name)
+        self.addCleanup(signal.signal, signal.SIGINT,
+                        signal.getsignal(signal.SIGINT))
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        with (mock.patch.object(subcommands, 'import_module', throwing),
+              mock.patch.object(declared, 'list_') as list_):
+            self.assertEqual((130, '', 'gocept-runner: interrupted\n'),
+                             self.run_main('list'))
+        list_.assert_not_called()
+        self.assertIs(signal.default_int_handler,
+                      signal.getsignal(signal.SIGINT))
+
+    def test_the_handler_of_a_caller_stays_while_it_is_imported(self) -> None:
+        came = []
+        self.addCleanup(signal.signal, signal.SIGINT,
+                        signal.getsignal(signal.SIGINT))
+        signal.signal(signal.SIGINT, lambda signum, frame: came.append(signum))
+
+        def raising(name: str) -> types.ModuleType:
+            signal.raise_signal(signal.SIGINT)
+            return import_module(name)
+        with (mock.patch.object(subcommands, 'import_module', raising),
+              mock.patch.object(declared, 'list_', return_value=0)):
+            self.assertEqual((0, '', ''), self.run_main('list'))
+        self.assertEqual([signal.SIGINT], came)
+
+    def test_outside_the_main_thread(self) -> None:
+        self.addCleanup(signal.signal, signal.SIGINT,
+                        signal.getsignal(signal.SIGINT))
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        statuses = []
+        thread = threading.Thread(
+            target=lambda: statuses.append(cli.main(['list'])))
+        with mock.patch.object(declared, 'list_', return_value=7):
+            thread.start()
+            thread.join(DEADLINE)
+        self.assertEqual([7], statuses)
 
     def test_nobody_reads_any_more(self) -> None:
         program = subprocess.Popen(

@@ -1202,12 +1202,17 @@ class EachInstantTests(support.TestCase):
         self.last_pause = 3600
 
         def end_sleep(signum, frame):
-            totals.append(self.instants)
-            os.kill(os.getpid(), signal.SIGTERM)
+            pausing = self.loop._shutdown._pausing
+            if (self.ticks == 2 and pausing is not None
+                    and pausing._descriptors.waiting):
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                totals.append(self.instants)
+                os.kill(os.getpid(), signal.SIGTERM)
         totals = []
         signal.signal(signal.SIGALRM, end_sleep)
         for _ in range(2):  # the first one imports
-            signal.setitimer(signal.ITIMER_REAL, 0.5)
+            # Again and again, as nobody knows when it sleeps.
+            signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
             self.run_loop()
         self.assertGreater(totals[-1], 500)
         self.run_with_each_instant(totals[-1])
@@ -1440,7 +1445,8 @@ class LeftBehindTests(support.TestCase):
         with self.assertPutBack():
             for _ in range(times):
                 run()
-        self.assertEqual(threads, threading.enumerate())
+        # One of another test may end meanwhile.
+        self.assertLessEqual({*threading.enumerate()}, {*threads})
 
     def assertNothingLeftBy(self, error, appname=None, conf=None,
                             principal=None, times=20):

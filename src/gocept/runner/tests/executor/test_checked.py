@@ -152,10 +152,11 @@ class CheckedTests(ExecutorTestCase):
             self.assertRaises(TimeoutExpired, executor.start)
 
     def test_wait_for_kills_when_the_time_is_over(self) -> None:
-        executor = SimpleExecutor('sleep 100', timeout=0.05).start()
+        executor = SimpleExecutor('sleep 100', timeout=DEADLINE).start()
         process = executor.child
         assert process is not None
         self.assertTrue(executor.check_timeout())
+        executor._deadline = Deadline(0.05)
         with self.assertRaises(TimeoutExpired):
             executor.wait_for(lambda: False)
         self.assertEqual(-signal.SIGKILL, process.returncode)

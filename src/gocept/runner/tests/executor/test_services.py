@@ -430,25 +430,29 @@ class RedisTests(ServiceTestCase):
         with self.executor('--requirepass', 'secret'):
             pass
 
-    def fill(self) -> list[str]:
-        """Have it begin with data; returns options that make this slow."""
+    def fill(self, count: int = 200, pause: int = 1000) -> list[str]:
+        """Have it begin with so many keys; returns options that make this
+        slow, with a pause of so many microseconds for each key."""
         with self.executor('--enable-debug-command', 'yes') as executor, \
                 connected(executor.port) as client, \
                 client.makefile('rb') as file:
-            client.sendall(b'DEBUG POPULATE 200\r\nSAVE\r\n')
+            client.sendall(b'DEBUG POPULATE %d\r\nSAVE\r\n' % count)
             self.assertEqual(b'+OK\r\n+OK\r\n', file.read(10))
-        return ['--key-load-delay', '1000',
+        return ['--key-load-delay', str(pause),
                 '--loading-process-events-interval-bytes', '1024']
 
     def test_it_loads_its_data(self) -> None:
-        slowly = self.fill()
+        slowly = self.fill(4000, 5000)
         for password in '', 'secret':
             more = ['--requirepass', password] if password else []
             with self.subTest(password):
                 executor = self.executor(*slowly, *more, password=password)
                 starting = Starting(executor)
                 starting.until_seen('-LOADING Redis is loading')
-                starting.wait()
+                with connected(executor.port) as client:
+                    client.sendall(b'AUTH secret\r\n' * bool(password)
+                                   + b'CONFIG SET key-load-delay 0\r\n')
+                    starting.wait()
                 executor.stop()
 
     def test_it_fails_after_it_listens(self) -> None:

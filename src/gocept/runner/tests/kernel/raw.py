@@ -33,7 +33,7 @@ class RawKernel:
     """A kernel on a Unix socket in a directory of its own."""
 
     def __init__(self, script=START, prepare=None, **options):
-        """`prepare` is a command of the shell that comes before."""
+        """`prepare` is a command of Bash that comes before."""
         self.directory = tempfile.mkdtemp(prefix='runner-kernel-')
         self.path = os.path.join(self.directory, 'kernel')
         self.log = os.path.join(self.directory, 'log')
@@ -43,7 +43,7 @@ class RawKernel:
             'address': self.path, 'log': self.log, 'python': sys.executable,
             'path': code()['path'], **options}
         command = [] if prepare is None else [
-            '/bin/sh', '-c', f'{prepare}; exec "$@"', 'sh']
+            'bash', '-c', f'{prepare}; exec "$@"', 'bash']
         done = subprocess.run(
             [*command, sys.executable, '-I', '-S', script],
             input=json.dumps(options).encode(), capture_output=True,

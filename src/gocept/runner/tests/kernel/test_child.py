@@ -23,6 +23,7 @@ from gocept.runner.errors import (
     ProcessExistsException,
     WriteBufferFull,
 )
+from gocept.runner.events import ChildEnded, hearing
 from gocept.runner.executor import (
     ConditionExecutor,
     OutputExecutor,
@@ -41,7 +42,7 @@ from gocept.runner.spawn.application import Application
 from gocept.runner.testing import KernelLayer, private_kernel
 from gocept.runner.tests.executors import ExecutorTestCase, is_gone
 from gocept.runner.tests.kernels import free_port
-from gocept.runner.tests.support import DEADLINE, end_background
+from gocept.runner.tests.support import DEADLINE, Slow, end_background
 from gocept.runner.tests.victims import until
 
 KERNEL = KernelLayer('KERNEL')
@@ -245,6 +246,20 @@ class RunnerTests(LivingTestCase):
         self.assertTrue(is_gone(pid))
         self.assertEqual(-15, runner.status('it'))
         self.assertEqual({}, self.listed())
+
+    def test_another_thread_tells_the_end(self) -> None:
+        slow, told = Slow(self), []
+
+        def hear(event: object) -> None:
+            if isinstance(event, ChildEnded):
+                slow()
+                told.append(event.status)
+        runner = self.started(['sleep', '1000'])
+        with hearing(hear):
+            runner.get_process('it').send_signal(signal.SIGTERM)
+            slow.wait_entered()
+            runner.terminate('it')
+            self.assertEqual([-15], told)
 
     def test_terminate_reaches_what_others_have_started(self) -> None:
         with self.started() as runner:
@@ -750,7 +765,8 @@ class WritingTests(LivingTestCase):
                 try:
                     channel.write(line)
                 except WriteBufferFull:
-                    channel.flush(0.5)
+                    # The kernel takes the first ones, if slowly.
+                    channel.flush(0.5 if count > 10 else DEADLINE)
                 else:
                     count += 1
         self.assertGreater(count, 10)

@@ -373,7 +373,8 @@ class ConnectTests(TestCase):
 
     def test_what_is_no_kernel_has_not_ended(self) -> None:
         daemon = self.fake()
-        kernel = Kernel(daemon.place, 0.05, autostart=False)
+        kernel = Kernel(daemon.place, DEADLINE, autostart=False)
+        kernel.connection_timeout = 0.05
         kernel.close()
         daemon.close()
         os.unlink(str(daemon.place))

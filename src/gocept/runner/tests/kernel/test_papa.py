@@ -318,8 +318,14 @@ class ProcessTests(PapaTestCase):
                          found)
 
     def test_small_buffer_keeps_the_newest(self) -> None:
-        self.sh('hello', 'for i in 1 2 3 4; do echo line $i; sleep 0.05; done',
-                bufsize='14')
+        os.mkfifo(self.dir / 'go')
+        self.sh('hello', 'while read x; do echo line $x; done < go',
+                bufsize='14', working_dir=str(self.dir))
+        with self.daemon.kernel() as kernel, open(self.dir / 'go', 'w') as go:
+            for number in range(1, 5):
+                print(number, file=go, flush=True)
+                until(lambda number=number: kernel.list_processes(
+                    'hello')['hello']['end'] == 7 * number)
         until(lambda: not self.papa.list_processes()['hello']['running'])
         out, _, _ = self.read('hello')
         self.assertEqual(b'line 3\nline 4\n', out)

@@ -15,6 +15,8 @@ from gocept.runner.tests.kernel.deaths import (
     death_at,
     full_memory,
 )
+from gocept.runner.tests.support import DEADLINE
+from gocept.runner.waits.deadline import Deadline
 
 MEMORY = 400 * 2 ** 20  # bytes of addresses: enough for Python
 
@@ -350,8 +352,11 @@ class DeathTests(StateCase):
         self.addCleanup(theirs.close)
         ours.setblocking(False)
         fd = os.dup(self.state.fd)
-        last = 0
-        for _ in range(100):
+        last = kills = 0
+        # On a busy machine, most of them have not done much.
+        deadline = Deadline(DEADLINE)
+        while kills < 100 or (last <= 100 and not deadline.passed):
+            kills += 1
             state = State(os.dup(fd))
 
             def work(report, state=state):

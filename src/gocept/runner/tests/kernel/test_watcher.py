@@ -488,13 +488,23 @@ class ResumeTests(WatcherCase):
             raise ValueError('of a handler')
         previous = signal.signal(signal.SIGUSR1, interrupt)
         self.addCleanup(signal.signal, signal.SIGUSR1, previous)
-        timer = threading.Timer(
-            0.1, signal.pthread_kill,
-            (threading.main_thread().ident, signal.SIGUSR1))
-        timer.start()
-        with Alarms(), self.assertRaisesRegex(ValueError, 'handler'):
+        begun = threading.Event()
+        batch = watcher._transport.batch  # type: ignore[attr-defined]
+
+        def wait() -> Any:
+            begun.set()
+            return batch()
+
+        def send() -> None:
+            begun.wait(DEADLINE)
+            signal.pthread_kill(
+                threading.main_thread().ident or 0, signal.SIGUSR1)
+        thread = threading.Thread(target=send)
+        with (Alarms(), mock.patch.object(watcher._transport, 'batch', wait),
+              self.assertRaisesRegex(ValueError, 'handler')):
+            thread.start()
             watcher.read()
-        timer.join()
+        thread.join()
         self.change(lambda: process.write(b'2'))
         self.assertEqual(b'2', self.data(watcher))
 

@@ -97,7 +97,7 @@ class WatchdogCase(LoopCase):
         logger.propagate = False
         self.addCleanup(setattr, logger, 'propagate', before)
         begin_tick = watchdog.Watchdog.begin_tick
-        self.hanging = {}
+        self.hanging, self.watchdogs = {}, {}
 
         def begin(it, now):
             # A machine that is busy may take longer for a tick that does
@@ -106,19 +106,39 @@ class WatchdogCase(LoopCase):
             if ticks is not None:
                 it._seconds = (it._loop.tick_timeout if it._loop.tick in ticks
                                else DEADLINE)
+                self.watchdogs[threading.get_ident()] = it
             begin_tick(it, now)
         self.enterContext(mock.patch.object(
             watchdog.Watchdog, 'begin_tick', begin))
 
     def loop(self, *results, seconds=SHORT, **kwargs):
+        hanging = []
+        if seconds == SHORT:
+            results = [self.in_short(each) if callable(each) else each
+                       for each in results]
+        elif seconds == ITEM:
+            hanging = [number for number, result in enumerate(results, 1)
+                       if callable(result)]
         loop = super().loop(*results, **kwargs)
         if seconds in (SHORT, ITEM):
-            self.hanging[loop.worker] = [
-                number for number, result in enumerate(results, 1)
-                if callable(result)]
+            self.hanging[loop.worker] = hanging
         loop.name = 'convert'
         loop.tick_timeout = seconds
         return loop
+
+    def in_short(self, work):
+        """`work`, whose time begins when it is called, and not before.
+
+        It might be over then: the way from the begin of a tick to its worker
+        may take longer on a busy machine.
+        """
+        def run():
+            it = self.watchdogs[threading.get_ident()]
+            it._seconds = SHORT
+            it._begin_time(time.monotonic())
+            it._wake.put(None)  # since it looks at the end of another time
+            return work()
+        return run
 
     def heard(self, *kinds):
         """The events of these kinds that come from now on."""

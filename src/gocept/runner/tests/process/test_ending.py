@@ -21,6 +21,7 @@ from gocept.runner.tests.victims import (
     adopt_no_more,
     ended,
     lines,
+    looks_for_marks,
     until,
 )
 
@@ -97,15 +98,9 @@ class EndingTests(ProcessTestCase):
 
     def test_one_look_for_marks_serves_all(self):
         children = [self.start() for _ in range(5)]
-        looks = []
-        marked = descendants.marked
-
-        def look(*args):
-            looks.append(args)
-            return marked(*args)
-        with mock.patch('gocept.runner.process.descendants.marked', look):
+        with looks_for_marks() as looks:
             end([self.ending(child) for child in children])
-        self.assertEqual(1, len(looks))
+        self.assertEqual(1, looks.call_count)
         self.assertEqual([-signal.SIGTERM] * 5,
                          [child.returncode for child in children])
 
@@ -121,7 +116,8 @@ class EndingTests(ProcessTestCase):
             if pid == orphan.pid and next(looks, None) is not None:
                 return None
             return variable(pid, name)
-        with mock.patch('gocept.runner.process.procfs.variable', becoming):
+        with mock.patch.object(procfs, 'variable', becoming), (
+                mock.patch.object(ending, '_BECOMING', DEADLINE)):
             child.terminate()
         self.assertTrue(orphan.has_ended())
         self.assertEqual([], list(looks))

@@ -1,3 +1,4 @@
+import contextlib
 import os
 import threading
 import unittest
@@ -95,6 +96,14 @@ class NumbersTests(unittest.TestCase):
 
 class SystemTests(ProcessTestCase):
 
+    @contextlib.contextmanager
+    def assertNoLookAtAll(self):
+        """However many processes others may start meanwhile."""
+        with mock.patch.object(procfs, 'pids') as pids, (
+                mock.patch.multiple(numbers, _FASTEST=1.0, _FEW=10 ** 7)):
+            yield
+        self.assertFalse(pids.called)
+
     def test_the_present_state(self):
         before = numbers.now()
         child = self.start()
@@ -124,21 +133,17 @@ class SystemTests(ProcessTestCase):
 
     def test_a_short_child_does_not_cost_a_look_at_all_processes(self):
         for options in {}, {'adopt': True, 'setsid': True}:
-            with mock.patch.object(procfs, 'pids') as pids, mock.patch.object(
-                    numbers, '_FASTEST', 1.0):
+            with self.assertNoLookAtAll():
                 with self.start('true', **options) as child:
                     child.wait()
-            self.assertFalse(pids.called, options)
             self.assertTrue(child.finished)
 
     def test_whoever_was_left_is_found_all_the_same(self):
         child = self.start_victim('leave()')
         [leaver] = self.children_of(child)
         child.wait()
-        with mock.patch.object(procfs, 'pids') as pids, mock.patch.object(
-                numbers, '_FASTEST', 1.0):
+        with self.assertNoLookAtAll():
             child.close()
-        self.assertFalse(pids.called)
         self.assertTrue(ended(leaver))
 
 

@@ -9,7 +9,7 @@ from gocept.runner.poller import Poller
 from gocept.runner.process import output
 from gocept.runner.process.output import Output
 from gocept.runner.tests.streams import StreamTestCase
-from gocept.runner.tests.support import DEADLINE
+from gocept.runner.tests.support import DEADLINE, Slow
 
 log = logging.getLogger('gocept.runner.spawn')
 
@@ -128,6 +128,22 @@ class OutputTests(StreamTestCase):
         read()
         thread.join(DEADLINE)
         self.assertLogged(*range(20_000))
+
+    def test_another_thread_logs(self):
+        slow, logged = Slow(self), []
+
+        class Handler(logging.Handler):
+            def emit(self, record):
+                slow()
+                logged.append(record.getMessage())
+        handler = Handler()
+        log.addHandler(handler)
+        self.addCleanup(log.removeHandler, handler)
+        thread = self.start(self.say, b'0\n')
+        slow.wait_entered()
+        self.say(b'1\n')
+        self.assertEqual(['it: 0', 'it: 1'], logged)
+        thread.join(DEADLINE)
 
     def test_a_log_that_takes_no_more(self):
         # A handler that hangs in another thread holds no lock that we need.

@@ -3,15 +3,10 @@ import signal
 import time
 from unittest import mock
 
-from gocept.runner.process import (
-    descendants,
-    procfs,
-    registry,
-    terminate_all,
-)
+from gocept.runner.process import procfs, registry, terminate_all
 from gocept.runner.tests.process.test_child import Fallback, ProcessTestCase
 from gocept.runner.tests.support import DEADLINE
-from gocept.runner.tests.victims import until
+from gocept.runner.tests.victims import looks_for_marks, until
 
 
 class UnfinishedTests(ProcessTestCase):
@@ -38,14 +33,13 @@ class FinishedTests(ProcessTestCase):
     def test_who_was_ended_is_not_looked_for_again(self):
         children = [self.start(stdout='pipe') for _ in range(5)]
         self.assertFalse(any(child.finished for child in children))
-        with mock.patch.object(
-                descendants, 'marked', side_effect=descendants.marked) as look:
+        with looks_for_marks() as looks:
             terminate_all(children)
             for child in children:
                 child.terminate()
                 child.close()
             terminate_all(children)
-        self.assertEqual(1, look.call_count)
+        self.assertEqual(1, looks.call_count)
         self.assertTrue(all(child.finished for child in children))
 
     def test_who_has_ended_by_himself_is(self):
@@ -127,12 +121,14 @@ class ExitTimeoutTests(ProcessTestCase):
 
     def test_a_callback_is_not_cut_short(self):
         output = self.run_program('''
-            import threading, time
+            import threading
+            from gocept.runner.process import registry
+            registry._CALLBACKS_TIMEOUT = DEADLINE
             begun = threading.Event()
 
             def on_end(child):
                 begun.set()
-                time.sleep(0.1)  # the exit has begun by now
+                until(lambda: registry._called)  # the exit has begun
                 say(child.returncode)
 
             child = Process('true', on_end=on_end)

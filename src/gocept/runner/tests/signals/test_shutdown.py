@@ -44,9 +44,11 @@ class ShutdownTests(unittest.TestCase):
 
     def test_a_request_ends_the_wait(self):
         with Shutdown() as shutdown:
-            threading.Timer(0.01, shutdown.request).start()
+            timer = threading.Timer(0.01, shutdown.request)
+            timer.start()
             self.assertTrue(shutdown.wait(3600))
             self.assertTrue(shutdown.wait(3600))
+            timer.join()
 
     def test_a_request_holds_until_the_exit(self):
         shutdown = Shutdown()
@@ -252,10 +254,11 @@ class PauseTests(unittest.TestCase):
             self.assertTrue(self.shutdown.wait(3600, poller))
 
     def test_but_no_wait(self):
-        self.meanwhile(self.shutdown.wakeup)
-        started = time.monotonic()
-        self.assertFalse(self.shutdown.wait(0.02))
-        self.assertGreaterEqual(time.monotonic() - started, 0.02)
+        self.meanwhile(lambda: (
+            self.shutdown.wakeup(),
+            until(lambda: not self.shutdown._woken),  # it has heard
+            self.shutdown.request()))
+        self.assertTrue(self.shutdown.wait(3600))
 
     def test_a_request_ends_it(self):
         self.meanwhile(self.shutdown.request)
@@ -425,6 +428,37 @@ class DroppedTests(unittest.TestCase):
                 with contextlib.suppress(BaseException):
                     signal.raise_signal(signal.SIGTERM)
 
+    def test_an_interrupt_is_raised_at_the_end_of_booting(self):
+        def caught():
+            with contextlib.suppress(BaseException):
+                signal.raise_signal(signal.SIGINT)
+
+        def dropped():
+            self.drop(lambda: signal.raise_signal(signal.SIGINT))
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for self.in_callback in False, True:
+            for swallow in caught, dropped:
+                done = []
+                with self.assertRaises(KeyboardInterrupt), booting():
+                    swallow()
+                    done.append(swallow)
+                    self.assertEqual([signal.SIG_DFL] * 3, [
+                        signal.getsignal(each) for each in SIGNALS])
+                self.assertEqual([swallow], done)
+        self.assertEqual([], self.shown)
+        self.assertIs(signal.default_int_handler,
+                      signal.getsignal(signal.SIGINT))
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    def test_an_interrupt_is_raised_at_once(self):
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        with self.assertRaises(KeyboardInterrupt), booting():
+            signal.raise_signal(signal.SIGINT)
+            self.fail('too late')
+        with self.assertRaises(Terminated), booting():
+            signal.raise_signal(signal.SIGTERM)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
     def test_an_error_of_the_block_comes_first(self):
         for self.in_callback in False, True:
             for block in self.blocks():
@@ -522,6 +556,17 @@ class CommitTests(unittest.TestCase):
                     self.assertIs(signal.SIG_DFL, signal.getsignal(signum))
                 self.assertEqual(signum, caught.exception.signum)
                 self.assertEqual(steps, resource.done)
+
+    def test_an_interrupt_ends_the_program_after_all_steps(self):
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        manager = transaction.TransactionManager()
+        resource = Committing('vote', signal.SIGINT)
+        with self.assertRaises(KeyboardInterrupt), booting():
+            manager.get().join(resource)
+            manager.commit()
+        self.assertEqual(
+            ['begin', 'commit', 'vote', 'finish'], resource.done)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     def test_an_error_of_the_commit_is_raised(self):
         class Failing(Committing):

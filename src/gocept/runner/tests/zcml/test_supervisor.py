@@ -18,7 +18,7 @@ from gocept.runner.boot import zopeconf
 from gocept.runner.boot.toolkit import Toolkit
 from gocept.runner.channel import PipeChannel
 from gocept.runner.errors import CannotStart, Terminated
-from gocept.runner.events import ChildReady
+from gocept.runner.events import ChildEnded, ChildReady, hearing
 from gocept.runner.executor import (
     ProcessExitedWithError,
     SimpleExecutor,
@@ -27,7 +27,7 @@ from gocept.runner.executor import (
 from gocept.runner.interfaces import IPoller, ISupervisor
 from gocept.runner.poller import background
 from gocept.runner.poller.timer import Timer
-from gocept.runner.process import descendants, ending
+from gocept.runner.process import ending
 from gocept.runner.runner import MainLoop, init
 from gocept.runner.signals import current_shutdown
 from gocept.runner.tests.declaring import (
@@ -38,8 +38,13 @@ from gocept.runner.tests.declaring import (
 )
 from gocept.runner.tests.executors import is_gone
 from gocept.runner.tests.streams import Alarms
-from gocept.runner.tests.support import DEADLINE, SIGNALS, open_descriptors
-from gocept.runner.tests.victims import until
+from gocept.runner.tests.support import (
+    DEADLINE,
+    SIGNALS,
+    Slow,
+    open_descriptors,
+)
+from gocept.runner.tests.victims import looks_for_marks, until
 
 EAGER = {'start': 'eager'}
 
@@ -233,7 +238,7 @@ class StopTests(LifeTestCase):
         self.load(self.an_app('a', TAKES_ITS_TIME, **EAGER)
                   + self.an_executor('b', STUBBORN, requires='a', **EAGER)
                   + self.an_executor('c', STUBBORN, requires='a', **EAGER))
-        with self.running(3):
+        with self.running(6):
             a, b = self.process('a'), self.process('b')
         self.assertTrue(b.killed)
         self.assertEqual((False, 0), (a.killed, a.returncode))
@@ -305,11 +310,10 @@ class StopTests(LifeTestCase):
         self.load(''.join(
             f'<runner:app name="{name}" command="cat" start="eager" />'
             for name in 'abcde'))
-        with mock.patch.object(
-                descendants, 'marked', wraps=descendants.marked) as marked:
+        with looks_for_marks() as looks:
             with self.running():
-                marked.assert_not_called()
-        marked.assert_called_once()
+                looks.assert_not_called()
+        looks.assert_called_once()
 
     def test_an_alias_that_is_called_as_an_executor_is(self) -> None:
         self.load(self.an_executor('a') + self.an_executor('b', **EAGER)
@@ -324,11 +328,10 @@ class StopTests(LifeTestCase):
 
     def test_five_apps_with_one_look_at_all_processes(self) -> None:
         self.load(''.join(self.an_app(name, **EAGER) for name in 'abcde'))
-        with mock.patch.object(
-                descendants, 'marked', side_effect=descendants.marked) as look:
+        with looks_for_marks() as looks:
             with self.running():
-                self.assertEqual(0, look.call_count)
-        self.assertEqual(1, look.call_count)
+                looks.assert_not_called()
+        looks.assert_called_once()
         self.assertEqual(5, len(self.notes[5:]))
 
     def test_their_descendants(self) -> None:
@@ -345,6 +348,22 @@ class StopTests(LifeTestCase):
         with self.running():
             for name in 'ab':
                 self.process(name).terminate()
+
+    def test_other_threads_tell_the_ends(self) -> None:
+        self.load(self.an_app('a', **EAGER) + self.an_executor('b', **EAGER))
+        for name in 'ab':
+            slow, told = Slow(self), []
+
+            def hear(event: object) -> None:
+                if isinstance(event, ChildEnded):
+                    if event.name == name:
+                        slow()
+                    told.append(event.name)
+            with hearing(hear):
+                with self.running():
+                    self.process(name).send_signal(signal.SIGTERM)
+                    slow.wait_entered()
+                self.assertEqual(['a', 'b'], sorted(told))
 
     def test_those_that_end_badly_are_logged(self) -> None:
         self.load(self.an_executor('a', ENDS_BADLY, **EAGER)
@@ -380,7 +399,7 @@ class StopTests(LifeTestCase):
             + self.an_executor('c', **EAGER))
         with mock.patch.object(ending, 'KILL_TIMEOUT', 0.05), self.assertLogs(
                 'gocept.runner.supervisor', 'WARNING') as logs:
-            with self.supervisor.running(0.1):
+            with self.supervisor.running(2):
                 app, executor = self.process('a'), self.process('b')
                 began = time.monotonic()
             # Nobody has waited for it once more, as long as it may take.

@@ -295,7 +295,8 @@ class AnswerTests(AnswerTestCase):
         executor = self.executor(
             "conn.sendall(b'-ERR'); say('sorry'); os._exit(3)")
         with self.assertRaisesRegex(
-                ProcessExitedWithError, r'non-zero code: 3; waited \d\.\d\d s '
+                ProcessExitedWithError,
+                r'non-zero code: 3; waited \d+\.\d\d s '
                 r"for an answer that matches '\^\\\\\+PONG' from 127.0.0.1 "
                 r'port \d+; (?s:.*)sorry$'):
             executor.start()

@@ -166,7 +166,7 @@ class AllTests(ExecutorTestCase):
             'sleep 100', early, all_of(late, later), timeout=0.1)
         self.assertRaisesRegex(
             TimeoutExpired,
-            r'after 0\.1 seconds; waited \d\.\d\d s for late and later; '
+            r'after 0\.1 seconds; waited \d+\.\d\d s for late and later; '
             'seen last: late not yet; later not yet; ', executor.start)
         for each in (early, late, later):
             self.assertTrue(each.checks[0].closed)

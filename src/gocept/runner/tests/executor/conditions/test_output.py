@@ -182,6 +182,21 @@ class BannerTests(ExecutorTestCase):
         self.assertIs(ExecutorError, type(caught.exception))
         self.assertTrue(is_gone(int(str(caught.exception).split('\n')[1])))
 
+    def test_one_that_ends_a_while_after_its_output(self) -> None:
+        # As on a busy machine.
+        self.enterContext(mock.patch.object(module, '_BRIEFLY', DEADLINE))
+        starting = Starting(self.stopping(OutputExecutor(victim('''
+            os.close(1)
+            sys.stdin.readline()
+            os._exit(3)
+            '''), 'ready')))
+        until(lambda: starting.executor._run
+              and starting.executor._run.captures['stdout'].ended)
+        starting.go_on()
+        with self.assertRaises(ProcessExitedWithError) as caught:
+            starting.wait()
+        self.assertEqual(3, caught.exception.exit_code)
+
     def test_a_daemon_may_say_it_later(self) -> None:
         executor = self.stopping(OutputExecutor(victim('''
             if not os.fork():
