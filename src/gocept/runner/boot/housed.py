@@ -9,6 +9,7 @@ notices that the program above has ended.
 import atexit
 import contextlib
 import fcntl
+import io
 import os
 import select
 import signal
@@ -77,6 +78,9 @@ def move_in(stdout: int, stderr: int, mark: str, argv: Sequence[str],
     for fd, number in (null, 0), (stdout, 1), (stderr, 2):
         os.dup2(fd, number)
     os.close(null)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Whatever the standard output was before: somebody reads these lines.
+        sys.stdout.reconfigure(line_buffering=True)
     if mark:
         *above, _ = os.environ.get(MARKER, '').split() or ['']
         os.environ[MARKER] = ' '.join([*above, mark])

@@ -12,17 +12,19 @@ go on.
 
 import collections
 import contextlib
+import fcntl
 import json
 import os
 import select
+import signal
 import types
 import typing
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any, Literal, NamedTuple, TypeVar, Union, cast
 
 from gocept.runner.errors import LinkError
 from gocept.runner.waits.closing import Owning
-from gocept.runner.waits.deadline import NEVER, wait_for
+from gocept.runner.waits.deadline import NEVER, is_broken, wait_for
 from gocept.runner.waits.packets import LONGEST, Packets
 from gocept.runner.waits.source import Source
 
@@ -379,6 +381,23 @@ class Up(Owning):
                 return
             except BlockingIOError:
                 wait_for(self._end.packets.fileno(), select.POLLOUT, NEVER)
+
+    @contextlib.contextmanager
+    def required(self) -> Iterator[None]:
+        """End the process if `up` ends in this block, whatever goes on here.
+
+        The system tells it by SIGIO, and that ends who does not handle it.
+        """
+        fd = self._end.packets.fileno()
+        flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+        fcntl.fcntl(fd, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(fd, fcntl.F_SETFL, flags | os.O_ASYNC)
+        if is_broken(fd):  # up has ended before
+            signal.raise_signal(signal.SIGIO)
+        try:
+            yield
+        finally:
+            fcntl.fcntl(fd, fcntl.F_SETFL, flags)
 
     def wishes(self) -> Generator[tuple[Fork, Streams], None, None]:
         """What is to be forked, until the link ends.

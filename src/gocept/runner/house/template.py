@@ -9,6 +9,7 @@ import contextlib
 import io
 import os
 import socket
+import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
@@ -61,8 +62,9 @@ def _packets(fd: int) -> Packets:
 def _serve(up: Up, wanted: Wanted) -> int:
     """Read the configuration, and fork workers until the link ends."""
     try:
-        warmth = warm.configure(wanted)
-        warm.preload(warmth)
+        with up.required():
+            warmth = warm.configure(wanted)
+            warm.preload(warmth)
         ready = warm.ready()
     except UserError as error:
         up.say(Failed(error.status, str(error)))
@@ -73,6 +75,7 @@ def _serve(up: Up, wanted: Wanted) -> int:
             f'{type(error).__name__}: {error}'.split())))
         return WORKER_FAILED
     parser = _Parser(wanted)
+    _flush()  # or each worker would write that again
     warm.freeze()
     up.say(ready)
     with contextlib.closing(up.wishes()) as wishes:
@@ -88,6 +91,12 @@ def _serve(up: Up, wanted: Wanted) -> int:
                 inherited.enter_context(contextlib.closing(wishes))
                 _become(wish, streams, inherited, warmth, parse)
     return SUCCESS
+
+
+def _flush() -> None:
+    for stream in sys.stdout, sys.stderr:
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
 
 
 _MOST_KNOWN = 1000  # command lines

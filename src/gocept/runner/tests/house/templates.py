@@ -133,8 +133,8 @@ class TemplateTestCase(ProcessTestCase):
             f'site-definition {self.dir}/site.zcml', f'path {self.dir}',
             textwrap.dedent(conf), textwrap.dedent(more), ''])))
 
-    def start_template(self, conf, **wanted):
-        """Start a template; its process, the link, and what it says."""
+    def start_template(self, conf, until=lambda: None, **wanted):
+        """Start a template; returns what it says after `until` was called."""
         ours, theirs = pair()
         link = Template(Packets(ours))
         self.addCleanup(link.close)
@@ -145,6 +145,7 @@ class TemplateTestCase(ProcessTestCase):
         self.addCleanup(process.close)
         self.poller.register(link)
         self.link, self.template = link, process
+        until()
         return self.told()
 
     def template_log(self):

@@ -270,6 +270,19 @@ class TemplateTests(TemplateTestCase):
             self.assertEqual(0, worker.orphan.wait(DEADLINE))
             self.assertEqual('True\nthread\nexit\n', worker.rest())
 
+    def test_what_the_configuration_prints_is_written_once(self):
+        self.boot(WORKER.format('ticks="100"'), '''
+            print('configured')
+
+            def tick():
+                print('tick')
+            ''')
+        self.assertEqual('configured\n', self.template_log())
+        worker = self.fork('work')
+        self.assertEqual('tick', worker.line())  # in a pipe, too
+        self.assertEqual(0, worker.end())
+        self.assertEqual('', worker.rest())
+
     def test_objects_of_the_configuration_are_frozen(self):
         self.boot(WORKER.format('once="true"'), '''
             import gc
@@ -294,6 +307,18 @@ class TemplateTests(TemplateTestCase):
 
 class DeathTests(TemplateTestCase):
     """The end of the program that has started all."""
+
+    def test_a_configuration_that_takes_for_ever(self):
+        path = self.dir / 'here'
+        conf = self.declare(WORKER.format(''), f'''
+            open({str(path)!r}, 'w').close()
+            while True:
+                signal.pause()
+            ''')
+        with self.assertRaisesRegex(AssertionError, 'it ended with'):
+            self.start_template(
+                conf, until=lambda: (until(path.exists), self.link.close()))
+        self.assertEqual(-signal.SIGIO, self.template.wait(DEADLINE))
 
     def test_workers_end(self):
         self.boot(WORKER.format('ticks="100"'))
