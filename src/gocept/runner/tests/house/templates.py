@@ -1,5 +1,6 @@
 """A template for a test, and the workers that it forks."""
 
+import contextlib
 import os
 import signal
 import textwrap
@@ -75,6 +76,10 @@ class Worker:
 
     def _read(self, fd):
         if not wait_for(fd, 1, Deadline(DEADLINE)):
+            for each in {self.stdout, self.stderr} - {fd}:
+                os.set_blocking(each, False)
+                with contextlib.suppress(BlockingIOError):
+                    self._seen[each] += os.read(each, 65536)
             raise AssertionError(f'silent: {self._seen}')
         data = os.read(fd, 65536)
         self._seen[fd] += data
