@@ -12,7 +12,7 @@ from http import HTTPStatus
 from queue import Full, Queue
 from typing import TYPE_CHECKING, NamedTuple
 
-from gocept.runner.errors import CannotStart
+from gocept.runner.errors import CannotStart, UsageError
 from gocept.runner.house.census import Census, Resident
 from gocept.runner.house.http import (
     MOST_CONNECTIONS,
@@ -24,7 +24,7 @@ from gocept.runner.house.http import (
 )
 from gocept.runner.logs import Log
 from gocept.runner.poller import Poller, Timer
-from gocept.runner.waits.names import listening, place, reason_of
+from gocept.runner.waits.names import address, listening, place, reason_of
 
 if TYPE_CHECKING:
     from gocept.runner.house.part import Premises
@@ -228,3 +228,15 @@ def _metrics(question: Question, residents: list[Resident]) -> Answer:
 
 _PAGES: dict[str, Callable[[Question, list[Resident]], Answer]] = {
     '/': _page, '/healthz': _health, '/metrics': _metrics}
+
+
+def web_of(where: str, *, with_page: bool = False) -> Web:
+    """The part that serves at ``[HOST:]PORT``; UsageError if it is no place.
+
+    Without a host, this machine alone is served.
+    """
+    try:
+        host, port = address(where)
+    except ValueError as error:
+        raise UsageError(f'--http: {error}') from error
+    return Web(host, port, with_page=with_page)

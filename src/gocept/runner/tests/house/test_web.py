@@ -10,7 +10,7 @@ from unittest import mock
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from gocept.runner.errors import CannotStart
+from gocept.runner.errors import CannotStart, UsageError
 from gocept.runner.house import http, page, web
 from gocept.runner.house.web import Desk, Web
 from gocept.runner.operation import directory, state
@@ -266,6 +266,14 @@ class EndTests(WebCase):
         part.stop(Deadline(5))
         part.kill()
         self.assertEqual(-1, part._socket.fileno())
+
+    def test_the_options(self) -> None:
+        part = web.web_of('0')
+        self.addCleanup(part.kill)
+        self.assertRegex(part.address, r'^127\.0\.0\.1:\d+$')
+        for where in '', 'here', 'localhost:', ':80':
+            with self.assertRaisesRegex(UsageError, '^--http: not .*PORT'):
+                web.web_of(where)
 
     def test_a_place_that_is_taken(self) -> None:
         with socket.create_server(('127.0.0.1', 0)) as taken:
