@@ -90,9 +90,19 @@ def up(argv: Sequence[str]) -> int:
         '--log-format', choices=('text', 'json'),
         help='write the log as zope.conf says, or a line of JSON for each '
              'message; then, lines have no marks (default: text)')
+    parser.add_argument(
+        '--http', metavar='[HOST:]PORT',
+        help='serve a page with the workers, /healthz and /metrics; without '
+             'HOST for this machine alone')
+    parser.add_argument(
+        '--http-page', action='store_true',
+        help='serve the page, which shows the tracebacks of errors, also if '
+             'other machines can reach HOST')
     add_application(parser)
     command.add_verbose(parser)
     options = parser.parse_args(argv)
+    if options.http_page and options.http is None:
+        parser.error('--http-page needs --http')
     return guarded(PROG, lambda: _up(options))
 
 
@@ -143,7 +153,15 @@ def _launch(options: argparse.Namespace) -> 'Launch':
 def _parts(options: argparse.Namespace) -> 'list[Part]':
     """What lives as long as the workers, in the order of the start."""
     from gocept.runner.house.former import Former
-    parts: list[Part] = [Former()]
+    parts: list[Part] = []
+    if options.http is not None:
+        # The first one, so that it shows the start and the end of the others.
+        from gocept.runner.house.web import web_of
+        try:
+            parts.append(web_of(options.http, with_page=options.http_page))
+        except errors.RunnerError as error:
+            raise UserError(str(error), error.status) from error
+    parts.append(Former())
     if options.zeo:
         from gocept.runner.house.zeo import ZEO
         parts.append(ZEO(options.application, wait=options.wait,

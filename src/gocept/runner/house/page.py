@@ -36,6 +36,9 @@ TITLES = {
 
 _NUMBERS = 'PID', 'TICKS', 'FAILED', 'CHILDREN', 'MEMORY'
 
+_ALWAYS = 'former', 'http'
+"""Parts of a house that tell nobody anything here."""
+
 _HOUR = 'Last hour'
 """The title of the line, which stands before the number of ticks."""
 
@@ -154,15 +157,17 @@ def _beginning(house: 'HouseState', residents: Sequence[Resident],
         yield (f'<p class="sum ill">{len(ill)} of {len(residents)} not '
                f'healthy: {escaped(names)}</p>\n')
     else:
-        yield (f'<p class="sum">All {len(residents)} healthy</p>\n'
-               if len(residents) != 1 else '<p class="sum">Healthy</p>\n')
+        text = {0: 'No workers yet', 1: 'Healthy'}.get(
+            len(residents), f'All {len(residents)} healthy')
+        yield f'<p class="sum">{text}</p>\n'
     facts = [house['config'],
              f'process {house["pid"]}, {house["phase"]}, started '
              f'{_ago(house["started"]["realtime"], now)}']
     facts += [f'template {each["generation"]} {each["phase"]}'
               for each in (house['template'], house['successor']) if each]
-    if house['parts']:
-        facts.append(f'with {", ".join(house["parts"])}')
+    parts = [name for name in house['parts'] if name not in _ALWAYS]
+    if parts:
+        facts.append(f'with {", ".join(parts)}')
     yield f'<p class="soft">{escaped("; ".join(facts))}</p>\n'
     clock = time.strftime('%Y-%m-%d %H:%M:%S %Z', time.localtime(now))
     yield f'<p class="soft">{escaped(clock)}, ' + (

@@ -206,9 +206,10 @@ def _health(question: Question, residents: list[Resident]) -> Answer:
         text = f'not healthy: {len(ill)} of {len(residents)}: {sentences}'
         status = HTTPStatus.SERVICE_UNAVAILABLE
     else:
-        text = (f'healthy: {len(residents)} worker'
-                + 's' * (len(residents) != 1))
-        status = HTTPStatus.OK
+        count = len(residents)
+        text, status = ('healthy: no workers yet' if not count else
+                        f'healthy: {count} worker{"s" * (count > 1)}',
+                        HTTPStatus.OK)
     return Answer(f'{text}\n'.encode(errors='backslashreplace'), status)
 
 

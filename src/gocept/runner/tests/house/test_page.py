@@ -90,10 +90,11 @@ class PageTests(PageCase):
                     'pid': 9, 'generation': 2, 'phase': 'starting'}},
                  'reloading, started 0 s ago; template 1 ready; template 2 '
                  'starting; with zeo'),
-                ({'template': None, 'phase': 'starting', 'parts': []},
+                ({'template': None, 'phase': 'starting',
+                  'parts': ['http', 'former']},
                  'starting, started 0 s ago</p>')):
             self.assertIn(expected, self.page(**changes))
-        for count, expected in (0, 'All 0 healthy'), (1, '>Healthy<'), (
+        for count, expected in (0, '>No workers yet<'), (1, '>Healthy<'), (
                 2, 'All 2 healthy'):
             self.assertIn(expected, self.page(*[
                 worker_state(f'w{number}') for number in range(count)]))

@@ -1,6 +1,7 @@
 """What a house serves, and to whom."""
 
 import contextlib
+import io
 import os
 import socket
 import threading
@@ -10,6 +11,7 @@ from unittest import mock
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from gocept.runner.cli.up import up
 from gocept.runner.errors import CannotStart, UsageError
 from gocept.runner.house import http, page, web
 from gocept.runner.house.web import Desk, Web
@@ -117,6 +119,16 @@ class HealthTests(WebCase):
         answer = self.serve().get('/healthz')
         self.assertStatus(200, answer)
         self.assertEqual(b'healthy: 1 worker\n', answer[1])
+
+    def test_several(self) -> None:
+        served = self.serve(worker_state('a'), worker_state('b'))
+        for workers, expected in (
+                (self.house.workers, b'healthy: 2 workers\n'),
+                ((), b'healthy: no workers yet\n')):
+            self.house.workers = workers
+            answer = served.get('/healthz')
+            self.assertStatus(200, answer)
+            self.assertEqual(expected, answer[1])
 
     def test_not_healthy(self) -> None:
         self.put(boot='\ud800\n')
@@ -283,3 +295,36 @@ class EndTests(WebCase):
                     f'{port}: Address already in use; name another place with '
                     r'--http \[HOST:\]PORT$'):
                 Web('127.0.0.1', port)
+
+
+class CommandTests(WebCase):
+    """What ``gocept-runner up`` says before it starts anything."""
+
+    def up(self, *argv: str) -> tuple[object, str]:
+        """The status, and the last line that was written to the error output.
+        """
+        with contextlib.redirect_stderr(io.StringIO()) as stderr:
+            try:
+                status: object = up(['--config', 'zope.conf', *argv])
+            except SystemExit as error:
+                status = error.code
+        return status, stderr.getvalue().splitlines()[-1]
+
+    def test_no_place(self) -> None:
+        status, line = self.up('--http', 'here')
+        self.assertEqual(2, status)
+        self.assertIn('error: --http: not [HOST:]PORT, such as 9100', line)
+
+    def test_a_page_that_is_served_nowhere(self) -> None:
+        status, line = self.up('--http-page')
+        self.assertEqual((2, True), (
+            status, line.endswith('error: --http-page needs --http')))
+
+    def test_a_place_that_is_taken(self) -> None:
+        with socket.create_server(('127.0.0.1', 0)) as taken:
+            port = taken.getsockname()[1]
+            self.assertEqual((71, (
+                'gocept-runner up: error: the page cannot be served at '
+                f'127.0.0.1:{port}: Address already in use; name another '
+                'place with --http [HOST:]PORT')), self.up(
+                    '--http', str(port)))
