@@ -1,6 +1,7 @@
 """The subcommand ``gocept-runner up``: all workers, from one warm process."""
 
 import argparse
+import functools
 import os
 import socket
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,7 @@ from gocept.runner.cli.mistakes import UserError, guarded
 if TYPE_CHECKING:
     from gocept.runner.house.part import Part
     from gocept.runner.house.templates import Launch
+    from gocept.runner.house.tenant import LaunchProgram
     from gocept.runner.poller import Poller
     from gocept.runner.process import Process
 
@@ -132,22 +134,24 @@ def _up(options: argparse.Namespace) -> int:
         colours=cells.wants_colour(choice, os.isatty(1))))
     with occupied(directory, config):
         return House(
-            config, directory, _launch(options), Writer(1), marks,
+            config, directory, *_launches(options), Writer(1), marks,
             names=options.names, words=[*_words(options)],
             parts=_parts(options),
             shutdown_timeout=options.shutdown_timeout).run()
 
 
-def _launch(options: argparse.Namespace) -> 'Launch':
-    """What starts a template."""
-    from gocept.runner.house import launch
+def _launches(options: argparse.Namespace) -> 'tuple[Launch, LaunchProgram]':
+    """What starts a template, and what starts a worker as a program."""
+    from gocept.runner.house import launch, program
     wanted = launch.Wanted(
         os.path.abspath(options.config), *settings_of(options),
         verbose=options.verbose)
 
-    def start(theirs: socket.socket, poller: 'Poller') -> 'Process':
-        return launch.start(wanted, theirs, poller=poller)
-    return start
+    def start(link: socket.socket, output: int, poller: 'Poller',
+              ) -> 'Process':
+        return launch.start(
+            wanted, link, stdout=output, stderr=output, poller=poller)
+    return start, functools.partial(program.start, wanted)
 
 
 def _parts(options: argparse.Namespace) -> 'list[Part]':

@@ -27,6 +27,8 @@ class Changeover:
             tenant for tenant in tenants
             if tenant.life.has_process and tenant.life.generation < generation
             and not (tenant.life.once)]
+        self.count = len(self._left)
+        """How many are to change over."""
         self._turn: Tenant | None = None
         self._latest: Instant | None = None
 

@@ -38,8 +38,10 @@ from gocept.runner.house.part import Part
 from gocept.runner.house.plan import Plan
 from gocept.runner.house.record import HouseState
 from gocept.runner.house.rounds import Rounds
+from gocept.runner.house.service import Service
+from gocept.runner.house.templates import NAME as TEMPLATE
 from gocept.runner.house.templates import Launch, TemplateProcess, Templates
-from gocept.runner.house.tenant import UNFORKED, Tenant
+from gocept.runner.house.tenant import UNFORKED, LaunchProgram, Tenant
 from gocept.runner.house.workerprocess import Clock
 from gocept.runner.house.writer import Writer
 from gocept.runner.logs import Log
@@ -62,13 +64,15 @@ class House:
     """See the module. `names` are the workers that are to run; none are all.
 
     `words` are options of ``gocept-runner run`` that all workers get. `launch`
-    starts a template. `parts` are driven as `part` says. `writer` gets all
-    output. After `shutdown_timeout` seconds, what has not ended is killed;
-    None: as long as the workers may need.
+    starts a template, and `launch_program` a worker as a program. `parts` are
+    driven as `part` says. `writer` gets all output. After `shutdown_timeout`
+    seconds, what has not ended is killed; None: as long as the workers may
+    need.
     """
 
     def __init__(self, config: str, directory: str, launch: Launch,
-                 writer: Writer, marks: Marks, *,
+                 launch_program: LaunchProgram, writer: Writer, marks: Marks,
+                 *,
                  names: Sequence[str] = (), words: Sequence[str] = (),
                  parts: Sequence[Part] = (),
                  shutdown_timeout: float | None = None,
@@ -91,6 +95,10 @@ class House:
         self._clock = clock or Clock()
         self._started = self._clock.moment()
         self._templates = Templates(launch, self)
+        self._launch_program = launch_program
+        self._forks = True
+        """Whether workers are forked, and not started as programs."""
+        self._generation = 0
         self._numbers = itertools.count(1)
         self._wishes: dict[int, Tenant] = {}
         """Who waits for an answer of the template."""
@@ -101,10 +109,11 @@ class House:
         self._reloading: Reply | None = None
         self._signals: list[int] = []
         self._wall: WallTimer | None = None
+        self._service = Service()
         self._written: HouseState | None = None
         self._cannot_write = False
         self.has_terminal = _has_terminal()
-        marks.add([OURS, *(each.name for each in parts)], dim=True)
+        marks.add([OURS, TEMPLATE, *(each.name for each in parts)], dim=True)
 
     # What parts use; see `Premises`.
 
@@ -172,20 +181,33 @@ class House:
             return
         try:
             plan = Plan(ready.workers, self._names, ready.children)
-            if ready.threads:
-                raise UserError(_threads(ready), errors.BAD_CONFIGURATION)
         except UserError as error:
             self.note_failed(template, Failed(error.status, str(error)))
             return
         is_first = self.plan is None
         self._templates.promote(template)
         self._lose_wishes(template)
+        self._generation = template.generation
+        self._choose(template, ready.threads)
         self._settle_in(plan)
         if is_first:
             log.info('%d worker%s: %s', len(plan.workers),
                      's' * (len(plan.workers) != 1), ', '.join(plan.workers))
         if self._reloading is not None:
             self._change_over(template)
+
+    def _choose(self, template: TemplateProcess, threads: Sequence[str],
+                ) -> None:
+        """Fork workers from the template, or start them as programs."""
+        self._forks = not threads
+        if threads:
+            # What these threads do, each of the programs does.
+            self._templates.drop(template)
+            log.warning(
+                'ZCML has started threads, which a fork does not have, so '
+                'each worker is a program of its own and shares no memory: '
+                '%s. Start them with the worker, when its database is open',
+                ', '.join(threads))
 
     def _settle_in(self, plan: Plan) -> None:
         """Have the workers of this plan, and no others."""
@@ -224,8 +246,10 @@ class House:
             self.tenants.values(), template.generation, self._clock.monotonic)
         log.info('The new code has booted: the workers change over, each '
                  'after its tick')
+        count = self._changeover.count
         self._answer({'step': 'done', 'text': (
-            f'{len(self.tenants)} workers change over, each after its tick')})
+            '1 worker changes over after its tick' if count == 1 else
+            f'{count} workers change over, each after its tick')})
 
     def note_failed(self, template: TemplateProcess, failed: Failed) -> None:
         """See `Owner`."""
@@ -239,7 +263,7 @@ class House:
                       'the old: %s', failed.error)
             self._answer({'step': 'failed', 'text': failed.error})
         if self._end is None and self._templates.current is None and (
-                self.plan is not None):
+                self.plan is not None and self._forks):
             self._templates.boot_again(
                 f'The template cannot boot: {failed.error}')
 
@@ -287,6 +311,7 @@ class House:
                 lambda: self._writer.close(Deadline(_LAST_WORDS)))
             stack.callback(self.poller.close)
             stack.enter_context(self._logging())
+            stack.enter_context(self._service.told())
             stack.enter_context(self._handling_signals())
             stack.enter_context(adoption.subreaping())
             self._control = Control(self.directory, self)
@@ -346,21 +371,33 @@ class House:
                 return
 
     def _start_workers(self) -> None:
-        template = self._templates.current
-        if template is None or not all(
-                part.ready for part in self._parts):
+        if not self._can_start():
             return
         for tenant in self.tenants.values():
             if tenant.life.is_due() and tenant.tenancy is None:
-                number = next(self._numbers)
-                self._wishes[number] = tenant
                 try:
-                    tenant.ask(number, template.generation, self,
-                               template.link.fork)
-                except OSError as error:  # no descriptors are left
-                    del self._wishes[number]
+                    self._start(tenant)
+                except (OSError, RunnerError) as error:
                     log.error('%s cannot be started: %s', tenant.name, error)
                     self.note_end(tenant, UNFORKED)
+
+    def _can_start(self) -> bool:
+        return self.plan is not None and not (
+            self._forks and self._templates.current is None) and all(
+                part.ready for part in self._parts)
+
+    def _start(self, tenant: Tenant) -> None:
+        template = self._templates.current
+        if template is None:
+            tenant.start(self._generation, self, self._launch_program)
+            return
+        number = next(self._numbers)
+        self._wishes[number] = tenant
+        try:
+            tenant.ask(number, template.generation, self, template.link.fork)
+        except OSError:  # no descriptors are left
+            del self._wishes[number]
+            raise
 
     def _left(self) -> float | None:
         """Seconds until `_step` has to be called, whatever happens."""
@@ -372,8 +409,7 @@ class House:
                   and each.tenancy is None]
         if self._changeover is not None and self._changeover.next_step:
             starts.append(self._changeover.next_step)
-        if self._templates.current is None or not all(
-                part.ready for part in self._parts):
+        if not self._can_start():
             return None  # that of the template, or a part, comes first
         now = self._clock.monotonic()
         self._arm(min((each.at for each in starts
@@ -522,12 +558,22 @@ class House:
             root.removeHandler(handler)
             root.setLevel(level)
 
+    def _status_text(self) -> str:
+        """What people are told in a line."""
+        lives = [each.life for each in self.tenants.values()]
+        running = sum(each.has_process for each in lives)
+        bad = [each.name for each in lives
+               if each.phase in ('pausing', 'given up')]
+        return f'{running} of {len(lives)} workers run' + (
+            f'; failed: {", ".join(bad)}' if bad else '')
+
     def _write_record(self) -> None:
         """Write the state to its file, if it has changed."""
         state = self.state()
         if state == self._written:
             return
         self._written = state
+        self._service.tell(state['phase'], self._status_text())
         try:
             record.write(self.directory, state)
         except OSError as error:
@@ -560,10 +606,5 @@ def _has_terminal() -> bool:
     except OSError:
         return False
     return True
-
-
-def _threads(ready: Ready) -> str:
-    return ('the configuration has started threads, so no worker can be '
-            f'forked: {", ".join(ready.threads)}')
 
 

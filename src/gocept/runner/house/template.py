@@ -157,7 +157,7 @@ def _become(wish: Fork, streams: Streams, inherited: contextlib.ExitStack,
         inherited.close()
 
         def main() -> int:
-            with life.watched(), _telling(control):
+            with life.watched(), telling(control):
                 options, args = parse()
                 return guarded(command.PROG, lambda: worker.run(
                     lambda: command.find(options, args), options, args,
@@ -166,7 +166,7 @@ def _become(wish: Fork, streams: Streams, inherited: contextlib.ExitStack,
 
 
 @contextlib.contextmanager
-def _telling(control: Packets | None) -> Iterator[None]:
+def telling(control: Packets | None) -> Iterator[None]:
     """Say on the control socket how far the worker is."""
     if control is None:
         yield

@@ -5,6 +5,8 @@ takes its place when it is ready. Workers of the old one go on: they are
 children of the house. If a template dies, another one is booted after a pause.
 """
 
+import contextlib
+import os
 import signal
 import socket
 from collections.abc import Callable
@@ -19,6 +21,7 @@ from gocept.runner.house.link import (
     Told,
     Unforked,
 )
+from gocept.runner.house.output import Output
 from gocept.runner.house.record import TemplateState
 from gocept.runner.house.workerprocess import RULES, said
 from gocept.runner.logs import Log
@@ -30,10 +33,13 @@ from gocept.runner.waits.threads import survived
 
 log = Log('gocept.runner.house')
 
-Launch = Callable[[socket.socket, Poller], BaseProcess]
-"""Starts a template that has this end of the link; the caller closes it.
+NAME = 'template'
+"""What its lines are marked with."""
 
-The end of the process is told to the poller.
+Launch = Callable[[socket.socket, int, Poller], BaseProcess]
+"""Starts a template that has this end of the link, and writes to a pipe.
+
+The caller closes both. The end of the process is told to the poller.
 
 It is `detached`, or it would have a mark that all its workers inherit. So
 nobody calls its `terminate`, which ends descendants as well.
@@ -44,6 +50,9 @@ class Owner(Protocol):
     """Who has the templates."""
 
     poller: Poller
+
+    def tell_line(self, name: str, line: bytes) -> None:
+        """A template has written this line."""
 
     def note_ready(self, template: 'TemplateProcess', ready: Ready) -> None:
         """A template can fork; the owner decides whether it does."""
@@ -67,14 +76,21 @@ class TemplateProcess:
         self.ended = False
         self._closed = False
         self._owner = owner
-        ours, theirs = pair()
-        try:
-            with theirs:
-                self.process = launch(theirs, owner.poller)
-        except BaseException:
-            ours.close()
-            raise
+        with contextlib.ExitStack() as undo:
+            ours, theirs = pair()
+            undo.callback(ours.close)
+            read, write = os.pipe()
+            self._output = Output(
+                read, lambda line: owner.tell_line(NAME, line))
+            undo.callback(self._output.close)
+            try:
+                with theirs:
+                    self.process = launch(theirs, write, owner.poller)
+            finally:
+                os.close(write)
+            undo.pop_all()
         self.link = Template(Packets(ours))
+        owner.poller.register(self._output)
         owner.poller.register(self.link, self._hear)
         owner.poller.register(self.process, self._end)
 
@@ -94,6 +110,7 @@ class TemplateProcess:
 
     def _end(self, status: int, process: BaseProcess) -> None:
         self.ended = True
+        self._output.read_rest()
         # What it has said before comes first.
         try:
             told, _ = self.link.collect()

@@ -32,6 +32,7 @@ from gocept.runner.house.workerprocess import (
     WorkerProcess,
 )
 from gocept.runner.poller import Poller
+from gocept.runner.process.base import BaseProcess
 from gocept.runner.process.orphan import Expected, Orphan
 from gocept.runner.waits.packets import Packets, pair
 from gocept.runner.waits.source import Item, Source
@@ -53,6 +54,12 @@ class Landlord(Protocol):
 
     def note_lost(self, tenant: 'Tenant') -> None:
         """There is no process, as the template has ended before the fork."""
+
+
+LaunchProgram = Callable[
+    [str, Sequence[str], Streams, Poller, Callable[[BaseProcess], object]],
+    BaseProcess]
+"""Starts a worker as a program; the caller closes the streams."""
 
 
 class _Stages(Source):
@@ -94,7 +101,7 @@ class Tenancy:
         self.lost = False
         self.over = False
         self._landlord = landlord
-        self._process: Orphan | None = None
+        self._process: BaseProcess | None = None
         self._reopen = False
         with contextlib.ExitStack() as undo:
             read, self._life = _pipe(undo)
@@ -133,6 +140,17 @@ class Tenancy:
             self._expected, self.tenant.name, told.pid, told.pidfd,
             poller=self._landlord.poller, on_end=self._end)
 
+    def start(self, launch: LaunchProgram) -> int:
+        """Start it as a program; returns its number."""
+        try:
+            self._process = launch(
+                self.tenant.name, self.tenant.words, self.streams,
+                self._landlord.poller, self._end)
+        finally:
+            self.streams.close()
+            self._expected.close()
+        return self._process.pid
+
     def note_unborn(self) -> None:
         """It was not forked: it leaves nothing."""
         self._expected.close()
@@ -161,7 +179,7 @@ class Tenancy:
             self._close()
             self._landlord.note_lost(self.tenant)
 
-    def _end(self, process: Orphan) -> None:
+    def _end(self, process: BaseProcess) -> None:
         self.over = True
         self._read_rest()
         self._close()
@@ -224,6 +242,17 @@ class Tenant:
         self.tenancy = Tenancy(self, landlord)
         fork(Fork(number, self.name, self.words, self.tenancy.mark),
              self.tenancy.streams)
+
+    def start(self, generation: int, landlord: Landlord,
+              launch: LaunchProgram) -> None:
+        """Start a process that is a program of its own."""
+        self.life.begin(generation)
+        self.tenancy = Tenancy(self, landlord)
+        try:
+            self.life.note_start(self.tenancy.start(launch))
+        except BaseException:
+            self.tenancy.note_unborn()
+            raise
 
     def tell_to_end(self) -> None:
         """Let it end after its tick."""

@@ -7,11 +7,13 @@ signals.
 import json
 import socket
 import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from gocept.runner.cli.mistakes import UserError
 from gocept.runner.house import record
 from gocept.runner.house.house import House
+from gocept.runner.house.link import Streams
 from gocept.runner.house.marks import Marks
 from gocept.runner.house.part import Part
 from gocept.runner.house.writer import Writer
@@ -27,14 +29,24 @@ def fake_house(directory: str, *parts: Part, **options: Any) -> House:
     """A house whose templates read `DECLARED` in this directory."""
     path = f'{directory}/{DECLARED}'
 
-    def launch(theirs: socket.socket, poller: Poller) -> Process:
+    def launch(theirs: socket.socket, output: int, poller: Poller,
+               ) -> Process:
         fd = theirs.fileno()
         return Process(
             [sys.executable, '-m', 'gocept.runner.tests.house.faketemplate',
              str(fd), path], pass_fds=(fd,), detached=True, poller=poller,
-            stdin='null')
-    return House(path, directory, launch, Writer(1), Marks(colours=False),
-                 parts=parts, **options)
+            stdin='null', stdout=output, stderr=output)
+
+    def launch_program(name: str, words: Sequence[str], streams: Streams,
+                       poller: Poller, on_end: Callable[[Process], object],
+                       ) -> Process:
+        return Process(
+            [sys.executable, '-m', 'gocept.runner.tests.house.faketemplate',
+             name, path, *map(str, streams)], pass_fds=streams.numbers,
+            setsid=True, poller=poller, stdin='null', stdout=streams.stdout,
+            stderr=streams.stderr, on_end=on_end)
+    return House(path, directory, launch, launch_program, Writer(1),
+                 Marks(colours=False), parts=parts, **options)
 
 
 def run(directory: str, *parts: Part, **options: Any) -> int:

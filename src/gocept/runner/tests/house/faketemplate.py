@@ -89,6 +89,15 @@ def fork(name: str, what: str, streams: Streams, path: str,
     return pid
 
 
+def alone(name: str, path: str, streams: Streams) -> NoReturn:
+    """Be a worker that is a program of its own."""
+    with open(path, encoding='utf-8') as file:
+        said = json.load(file)
+    [what] = [each['does'] for each in said['workers']
+              if each['name'] == name]
+    work(name, what, streams._replace(stdout=1, stderr=2), path, said)
+
+
 def say(line: str) -> None:
     """Write a line, unless nobody reads it."""
     with contextlib.suppress(OSError):
@@ -132,4 +141,6 @@ def work(name: str, what: str, streams: Streams, path: str,
 
 
 if __name__ == '__main__':
+    if len(sys.argv) > 3:
+        alone(sys.argv[1], sys.argv[2], Streams(*map(int, sys.argv[3:])))
     main(int(sys.argv[1]), sys.argv[2])

@@ -1,7 +1,11 @@
+import contextlib
 import os
 import signal
 
+from gocept.runner.process.pidfd import hold
 from gocept.runner.tests.house.fakehouse import HouseTestCase, worker
+from gocept.runner.tests.support import DEADLINE
+from gocept.runner.waits.deadline import READABLE, Deadline, wait_for
 
 
 class StartTests(HouseTestCase):
@@ -73,6 +77,48 @@ class StartTests(HouseTestCase):
         self.assertLessEqual(fds, {'socket'})
         house.send(signal.SIGTERM)
         self.assertEqual(0, house.end())
+
+
+class ProgramTests(HouseTestCase):
+    """Where the template has threads."""
+
+    def test_each_worker_is_a_program(self):
+        self.declare(worker('a'), worker('b'), threads=['watcher'])
+        house = self.house()
+        pid = self.started(house, 'b')
+        self.assertRegex(
+            house.output, 'ZCML has started threads, .*: watcher')
+        os.kill(pid, signal.SIGKILL)
+        house.wait_for('b has ended with signal SIGKILL; it is restarted')
+        house.wait_for('b runs')
+        self.assertIsNone(self.state()['template'])
+        house.send(signal.SIGTERM)
+        self.assertEqual(0, house.end())
+        self.assertIn('a ends', house.output)
+
+    def test_a_reload(self):
+        self.declare(worker('a'), threads=['watcher'])
+        house = self.house()
+        house.wait_for('a runs version 1')
+        self.declare(worker('a'), threads=['watcher'], version=2)
+        house.send(signal.SIGHUP)
+        house.wait_for('a runs version 2')
+        self.declare(worker('a'), version=3)  # and no threads any more
+        house.send(signal.SIGHUP)
+        house.wait_for('a runs version 3')
+        self.assertEqual(3, self.state()['template']['generation'])
+        house.send(signal.SIGTERM)
+        self.assertEqual(0, house.end())
+
+    def test_they_end_with_a_house_that_was_killed(self):
+        self.declare(worker('a'), threads=['watcher'])
+        house = self.house()
+        pid = self.started(house, 'a')
+        house.send(signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            with contextlib.closing(hold(pid)) as handle:
+                wait_for(handle.fileno(), READABLE, Deadline(DEADLINE))
+                self.assertTrue(handle.has_ended())
 
 
 class RestartTests(HouseTestCase):
