@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
 
 from gocept.runner import errors
@@ -64,9 +63,9 @@ def _reload(options: argparse.Namespace) -> int:
                 print(f'The new code has booted: {answer["text"]}.')
                 return errors.SUCCESS
             if answer['step'] in ('failed', 'refused'):
-                print(f'{PROG}: the new code does not run, and the workers go '
-                      f'on with the old: {answer["text"]}', file=sys.stderr)
-                return errors.WORKER_FAILED
+                raise UserError(
+                    'the new code cannot boot, so the workers go on with the '
+                    f'old: {answer["text"]}', errors.WORKER_FAILED)
     except (FileNotFoundError, ConnectionRefusedError) as error:
         raise UserError(_nobody(options), errors.KERNEL_NOT_RUNNING,
                         ) from error

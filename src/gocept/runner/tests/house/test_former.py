@@ -1,0 +1,84 @@
+import os
+import types
+
+from gocept.runner.house import record
+from gocept.runner.house.former import Former
+from gocept.runner.house.rounds import Rounds
+from gocept.runner.operation import vitals
+from gocept.runner.process import Process
+from gocept.runner.process.procfs import look
+from gocept.runner.tests.house.test_record import STATE
+from gocept.runner.tests.support import (
+    DEADLINE,
+    TestCase,
+    end_background,
+    open_descriptors,
+)
+from gocept.runner.waits.deadline import NEVER
+
+
+class FormerTests(TestCase):
+
+    def setUp(self):
+        super().setUp()
+        self.addCleanup(end_background)
+        self.child = Process(['cat'], stdin='pipe', stdout='null')
+        self.addCleanup(self.child.close)
+        self.before = open_descriptors()
+        self.poller = self.enterContext(Rounds())
+        self.house = types.SimpleNamespace(
+            directory=str(self.dir), poller=self.poller)
+        self.former = Former()
+
+    def write_record(self, pid, start, boot=None):
+        record.write(str(self.dir), {
+            **STATE, 'pid': 99, 'boot': boot or vitals.boot(),
+            'workers': [{'name': 'a', 'pid': pid, 'start': start}]})
+
+    def test_it_waits_for_their_end(self):
+        self.write_record(self.child.pid, look(self.child.pid).start)
+        with self.assertLogs('gocept.runner.house', 'WARNING') as logs:
+            self.former.start(self.house)
+        self.assertIn(
+            'Process 99, which has run these workers, has died; waiting until '
+            f'they end: a ({self.child.pid})', logs.output[0])
+        self.assertFalse(self.former.ready)
+        self.child.channel.write_eof()
+        while not self.former.ready:
+            self.poller.poll(DEADLINE)
+        self.assertTrue(self.former.ended)
+
+    def assertNobody(self):
+        self.former.start(self.house)
+        self.assertTrue(self.former.ready)
+
+    def test_there_was_no_house(self):
+        self.assertNobody()
+
+    def test_there_was_another_boot(self):
+        self.write_record(self.child.pid, look(self.child.pid).start, 'other')
+        self.assertNobody()
+
+    def test_another_process_has_the_number(self):
+        self.write_record(self.child.pid, look(self.child.pid).start - 1)
+        self.assertNobody()
+
+    def test_nobody_has_the_number(self):
+        self.child.close()
+        self.write_record(self.child.pid, 1)
+        self.assertNobody()
+
+    def test_one_that_had_no_process(self):
+        self.write_record(None, None)
+        self.assertNobody()
+
+    def test_the_end_does_not_wait(self):
+        self.write_record(self.child.pid, look(self.child.pid).start)
+        with self.assertLogs('gocept.runner.house', 'WARNING'):
+            self.former.start(self.house)
+        self.former.stop(NEVER)
+        self.former.kill()
+        self.assertTrue(self.former.ended)
+        self.poller.close()
+        self.assertEqual(self.before, open_descriptors())
+        os.kill(self.child.pid, 0)
