@@ -97,7 +97,7 @@ def _declared(it: Program) -> DeclaredWorker:
         else None,
         decorator.schedule, decorator.timezone, decorator.jitter,
         decorator.missed, decorator.lock, decorator.tick_timeout,
-        decorator.shutdown_timeout, ())
+        decorator.shutdown_timeout, tuple(getattr(it, 'apps', ())))
 
 
 def threads() -> Iterator[str]:

@@ -19,11 +19,12 @@ from collections.abc import Iterator
 
 from gocept.runner.errors import KernelError
 from gocept.runner.kernel.keeper import control, handover, systemd
-from gocept.runner.kernel.keeper.link import End, Link, Message, pair
+from gocept.runner.kernel.keeper.link import End, Link, Message
 from gocept.runner.kernel.keeper.options import Options
 from gocept.runner.logs import Log
 from gocept.runner.process import procfs
 from gocept.runner.waits.deadline import NEVER, Deadline, wait_for_any
+from gocept.runner.waits.packets import pair
 
 log = Log('gocept.runner.kernel')
 

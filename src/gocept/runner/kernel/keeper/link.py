@@ -6,10 +6,8 @@ so it outlives the daemon. Neither end ever waits for long: who is stopped
 (SIGSTOP) does not stop the other one.
 """
 
-import array
 import collections
 import contextlib
-import errno
 import fcntl
 import json
 import os
@@ -21,20 +19,13 @@ from typing import Any, Literal
 from gocept.runner.errors import KernelError
 from gocept.runner.waits.closing import Owning
 from gocept.runner.waits.deadline import NEVER, Deadline, wait_for
+from gocept.runner.waits.packets import LONGEST, MOST_DESCRIPTORS, Packets
 from gocept.runner.waits.source import Source
 
 VERSION = 1
 
 Outcome = Literal['ended', 'become keeper']
 """What a daemon returns with; see `Link`."""
-
-_MOST_DESCRIPTORS = 200  # in one message; the system takes 253
-
-_LONGEST = 65536  # bytes of a message
-
-_BUFFER = 1 << 20  # bytes of the queue, as far as the system allows
-
-_LATE = {errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM}
 
 _PATIENCE = 1.0  # seconds that the daemon waits once for a busy keeper
 
@@ -59,31 +50,21 @@ class End:
     """One end of the socket, which never blocks."""
 
     def __init__(self, sock: socket.socket) -> None:
-        self.sock = sock
-        self.sock.setblocking(False)
-        # What is beyond the limit of the system is left out without an error.
-        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
+        self._packets = Packets(sock)
+
+    @property
+    def sock(self) -> socket.socket:
+        """The socket."""
+        return self._packets.sock
 
     def send(self, operation: str, argument: object = None,
              descriptors: Sequence[int] = ()) -> None:
-        """Put a message into the other end's queue.
-
-        BlockingIOError if the queue is full, BrokenPipeError or
-        ConnectionResetError if there is no other end.
-        """
+        """Put a message into the other end's queue; see `Packets.send`."""
         self.send_data(pack(operation, argument), descriptors)
 
     def send_data(self, data: bytes, descriptors: Sequence[int]) -> None:
         """The same with a message that `pack` has returned."""
-        try:
-            self.sock.sendmsg([data], [(
-                socket.SOL_SOCKET, socket.SCM_RIGHTS,
-                array.array('i', descriptors))] if descriptors else [])
-        except OSError as error:
-            # Too many descriptors on their way: the other end is late.
-            if error.errno in _LATE:
-                raise BlockingIOError(*error.args) from error
-            raise
+        self._packets.send(data, descriptors)
 
     def receive(self) -> Message | None:
         """The next message; None if the other end is closed.
@@ -91,52 +72,29 @@ class End:
         BlockingIOError if there is none now, KernelError for one that cannot
         be read, which is gone then.
         """
-        while True:
-            try:
-                data, ancillary, _, _ = self.sock.recvmsg(
-                    _LONGEST, socket.CMSG_SPACE(4 * _MOST_DESCRIPTORS),
-                    socket.MSG_CMSG_CLOEXEC)
-                break
-            except ConnectionResetError:
-                # The other end is gone, and has not read all that we have
-                # sent. The system says so once, before it gives out what the
-                # other end had sent.
-                continue
-        descriptors = array.array('i')
-        for level, kind, content in ancillary:
-            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-                descriptors.frombytes(
-                    content[:len(content) - len(content) % 4])
-        if not data:
+        packet = self._packets.receive()
+        if packet is None:
             return None
         try:
             # What is cut off by the limit is not JSON either.
-            return Message(data, descriptors.tolist())
+            return Message(packet.data, packet.descriptors)
         except KernelError:
-            for fd in descriptors:
-                os.close(fd)
+            packet.discard()
             raise
 
     def close(self) -> None:
         """Close it."""
-        self.sock.close()
+        self._packets.close()
 
 
 def pack(operation: str, argument: object = None) -> bytes:
     """A message in bytes; KernelError if the other end takes no such one."""
     data = json.dumps([VERSION, operation, argument]).encode()
-    if len(data) > _LONGEST:
+    if len(data) > LONGEST:
         raise KernelError(
             f'a message of {len(data)} bytes is too long for the keeper, '
-            f'which takes {_LONGEST}: choose a shorter name')
+            f'which takes {LONGEST}: choose a shorter name')
     return data
-
-
-def pair() -> tuple[socket.socket, socket.socket]:
-    """The keeper's end and the daemon's; neither is a standard stream."""
-    one, other = socket.socketpair(
-        socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    return one, other
 
 
 class Link(Source, Owning):
@@ -182,9 +140,9 @@ class Link(Source, Owning):
         For a daemon whose other descriptors need certain numbers. No poller
         may have the link yet.
         """
-        old = self._end.sock
+        old = self._end
         self._end = End(socket.socket(fileno=fcntl.fcntl(
-            old.fileno(), fcntl.F_DUPFD_CLOEXEC, minimum)))
+            old.sock.fileno(), fcntl.F_DUPFD_CLOEXEC, minimum)))
         old.close()
 
     def hold(self, descriptors: Mapping[str, int]) -> None:
@@ -196,8 +154,8 @@ class Link(Source, Owning):
         `release` is to be called for all.
         """
         keys = list(descriptors)
-        for first in range(0, len(keys), _MOST_DESCRIPTORS):
-            part = keys[first:first + _MOST_DESCRIPTORS]
+        for first in range(0, len(keys), MOST_DESCRIPTORS):
+            part = keys[first:first + MOST_DESCRIPTORS]
             self._send_now('hold', part, [descriptors[key] for key in part])
         self.table |= descriptors
 

@@ -4,9 +4,10 @@ import json
 import os
 
 from gocept.runner.errors import KernelError
-from gocept.runner.kernel.keeper.link import End, KeeperGone, Link, pair
+from gocept.runner.kernel.keeper.link import End, KeeperGone, Link
 from gocept.runner.poller import Poller
 from gocept.runner.tests.support import TestCase
+from gocept.runner.waits.packets import pair
 
 
 class LinkTests(TestCase):

@@ -10,8 +10,9 @@ import unittest
 
 from gocept.runner.kernel.daemon.sockets import restore_numbers
 from gocept.runner.kernel.daemon.state import State
-from gocept.runner.kernel.keeper.link import Link, pair
+from gocept.runner.kernel.keeper.link import Link
 from gocept.runner.tests.kernel.raw import KernelCase, Refused
+from gocept.runner.waits.packets import pair
 
 
 class Sockets(KernelCase):
