@@ -21,6 +21,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
+import ZODB
 import ZODB.config
 from zc.lockfile import LockError
 from ZODB.interfaces import IStorage
@@ -237,6 +238,10 @@ def _open(section: _Section, deadline: Deadline) -> IStorage:
         else:
             if is_new:
                 log.warning('Created a new, empty database: %s', path)
+            if not len(storage):
+                # Makes the root object. Clients that did so at the same time
+                # would be in each other's way.
+                ZODB.DB(storage)
             return storage
 
 

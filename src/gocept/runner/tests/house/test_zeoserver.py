@@ -22,6 +22,7 @@ from ZODB import DB
 from ZODB.blob import Blob
 from ZODB.FileStorage import FileStorage
 from ZODB.POSException import ConflictError
+from ZODB.utils import maxtid, z64
 
 from gocept.runner.boot.claim import Claim, holder, socket_of
 from gocept.runner.boot.zeoclient import ServedStorage
@@ -95,6 +96,13 @@ class ServingTests(ServerTestCase):
     def test_a_new_file_is_told(self) -> None:
         self.serve().ready().wait_for(
             f'Created a new, empty database: {self.path}\n')
+
+    def test_the_root_of_a_new_file_is_there(self) -> None:
+        # Clients that make it at the same time would meet conflicts.
+        self.serve().ready()
+        storage = self.storage()
+        self.assertEqual(1, len(storage))
+        self.assertIsNotNone(storage.loadBefore(z64, maxtid))
 
     def test_several_files_have_one_server(self) -> None:
         other = self.directory / 'Other.fs'
