@@ -15,6 +15,7 @@ import os
 import stat
 from typing import NamedTuple, Self
 
+from gocept.runner.process import procfs
 from gocept.runner.waits.closing import Closing
 from gocept.runner.waits.forks import tell_forks
 
@@ -27,8 +28,11 @@ class Holder(NamedTuple):
     """Who has claimed a file, as far as the claim tells."""
 
     pid: int
-    """0 if it is not known."""
+    """That of `up`, or of its server if `up` has died; 0 if it is not known.
+    """
     host: str
+    is_server: bool = False
+    """Whether it is the server of an `up` that has died."""
 
     @property
     def is_here(self) -> bool:
@@ -132,7 +136,7 @@ class Claim(Closing):
                 if _is_at(fd, claim):
                     if access is not None:
                         access.give(fd)
-                    _write(fd)
+                    _write(fd, f'{os.getpid()} {os.uname().nodename}')
                     return cls(path, fd)
             except BaseException:
                 os.close(fd)
@@ -143,9 +147,11 @@ class Claim(Closing):
         """The descriptor, for a program that is to hold the claim as well."""
         return self._fd
 
-    def take_over(self) -> None:
-        """Be named as the holder, whose process has ended."""
-        _write(self._fd)
+    def note_server(self) -> None:
+        """Be named as the server, in the claim of `up`."""
+        line = os.pread(self._fd, _LONGEST, 0).partition(b'\n')[0]
+        pid = os.getpid()
+        _write(self._fd, line.decode(), f'{pid} {procfs.look(pid).start}')
 
     def give_up(self) -> None:
         """Free the file; no other process holds this claim any more.
@@ -186,13 +192,21 @@ def _is_at(fd: int, path: str) -> bool:
         return False
 
 
-def _write(fd: int) -> None:
+def _write(fd: int, *lines: str) -> None:
+    """Write who has the claim: the number of `up` and the name of the host,
+    and then the number of the server and when it was started."""
     os.ftruncate(fd, 0)
-    os.pwrite(fd, f'{os.getpid()} {os.uname().nodename}\n'.encode(), 0)
+    os.pwrite(fd, ''.join(f'{line}\n' for line in lines).encode(), 0)
 
 
 def _read(fd: int) -> Holder:
     with contextlib.suppress(ValueError):
-        number, host = os.pread(fd, _LONGEST, 0).decode().split()
-        return Holder(int(number), host)
+        first, *rest = os.pread(fd, _LONGEST, 0).decode().splitlines()
+        number, host = first.split()
+        found = Holder(int(number), host)
+        if rest and found.is_here and procfs.look(found.pid).state in 'ZX':
+            server, start = map(int, rest[0].split())
+            if procfs.look(server).start == start:
+                return Holder(server, host, True)
+        return found
     return Holder(0, '')  # it is about to write

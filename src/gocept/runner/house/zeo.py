@@ -9,6 +9,7 @@ Three kinds of process take part: `up`, where `ZEO` runs; a short one that
 reads the zope.conf (`storages`); and the server (`zeoserver`).
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -161,8 +162,12 @@ class ZEO:
         if who is not None and not self._has_told:
             self._has_told = True
             log.info('%s serves the database %s, for another "gocept-runner '
-                     'up": waiting up to %s for its end', who, path,
-                     self._deadline)
+                     'up"%s: waiting up to %s for its end', who, path,
+                     ' that has died' * who.is_server, self._deadline)
+            if who.is_server:
+                # If it was stopped, it has not seen yet that it is to end.
+                with contextlib.suppress(OSError):
+                    os.kill(who.pid, signal.SIGCONT)
         self._later(_AGAIN, self._claim)
 
     # The server.
@@ -229,6 +234,7 @@ class ZEO:
             self._leave()
         else:
             self._program.send(signal.SIGTERM)
+            self._program.send(signal.SIGCONT)
 
     def kill(self) -> None:
         """See `Part`."""

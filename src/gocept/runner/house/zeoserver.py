@@ -120,6 +120,7 @@ class _Server:
             in zip(options['files'], options['claims'], strict=True)]
         for claim in self._claims:
             os.set_inheritable(claim.fileno(), False)
+            claim.note_server()
         close.callback(self._leave_claims)
         self._storages: list[ServedStorage] = []
         close.callback(_close, self._storages)
@@ -155,8 +156,6 @@ class _Server:
         """`up` has died."""
         self._loop.remove_reader(_LIFE)
         self._is_orphan = True
-        for claim in self._claims:
-            claim.take_over()
         self._sockets.close()
         log.warning('"gocept-runner up" has died: ending in at most %g s, '
                     'when its workers have ended', self._grace)

@@ -79,13 +79,26 @@ class ClaimTests(unittest.TestCase):
             child.wait()
             self.assertIsNone(self.holder())
 
-    def test_who_goes_on_alone_is_named(self) -> None:
+    def test_a_server_whose_up_has_died_is_named(self) -> None:
         claim = self.take()
-        path = pathlib.Path(claim_of(str(self.path)))
-        path.write_text('1 elsewhere\n')
-        self.assertEqual('process 1 on elsewhere', str(self.holder()))
-        claim.take_over()
+        claim.note_server()
         self.assertEqual(US, self.holder())
+        path = pathlib.Path(claim_of(str(self.path)))
+        with subprocess.Popen(['true']) as child:
+            pass
+        _, server = path.read_text().splitlines()
+        for start, expected in (
+                (server.split()[1], Holder(os.getpid(), US.host, True)),
+                # A process that has got the number later.
+                ('1', Holder(child.pid, US.host))):
+            path.write_text(f'{child.pid} {US.host}\n{os.getpid()} {start}\n')
+            self.assertEqual(expected, self.holder())
+
+    def test_a_claim_of_another_machine(self) -> None:
+        self.take()
+        path = pathlib.Path(claim_of(str(self.path)))
+        path.write_text(f'1 elsewhere\n{os.getpid()} 1\n')
+        self.assertEqual('process 1 on elsewhere', str(self.holder()))
 
     def test_a_child_that_is_forked_does_not_hold_it(self) -> None:
         claim = self.take()

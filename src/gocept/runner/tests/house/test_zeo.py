@@ -6,6 +6,7 @@ import os
 import pathlib
 import shutil
 import signal
+import subprocess
 import tempfile
 import textwrap
 import unittest
@@ -21,7 +22,7 @@ from gocept.runner.errors import RunnerError
 from gocept.runner.house import zeo
 from gocept.runner.house.zeo import ZEO
 from gocept.runner.poller import Poller
-from gocept.runner.tests.house.zeos import commit, connected, root_of
+from gocept.runner.tests.house.zeos import Server, commit, connected, root_of
 from gocept.runner.tests.support import DEADLINE
 from gocept.runner.waits.deadline import Deadline
 
@@ -74,6 +75,8 @@ class PartTestCase(unittest.TestCase):
         self.path = self.directory / 'Data.fs'
         self.logs = self.enterContext(
             self.assertLogs('gocept.runner.zeo', 'INFO'))
+        # Clients tell when a server is gone.
+        self.enterContext(self.assertLogs(level='INFO'))
         zeo.log.info('The test begins')
 
     def begin(self, text: str | None = None, **options: Any) -> ZEO:
@@ -268,6 +271,26 @@ class OwnerTests(PartTestCase):
                       self.logs.output[-1])
         claim.give_up()
         self.house.run(lambda: part.ready)
+
+    def test_the_server_of_an_up_that_was_killed(self) -> None:
+        # It was stopped before, so it does not end by itself.
+        server = Server(self.path)
+        self.addCleanup(server.close)
+        server.ready()
+        pid = server.process.pid
+        with subprocess.Popen(['true']) as up:
+            pass
+        claim = pathlib.Path(claim_of(str(self.path)))
+        claim.write_text(claim.read_text().replace(
+            f'{os.getpid()} ', f'{up.pid} ', 1))
+        os.kill(pid, signal.SIGSTOP)
+        server.abandon()
+        part = self.begin(wait=DEADLINE)
+        self.house.run(lambda: part.ready)
+        self.assertIn(f'process {pid} serves the database {self.path}, for '
+                      'another "gocept-runner up" that has died: waiting',
+                      '\n'.join(self.logs.output))
+        self.assertEqual(0, server.wait())
 
     def test_another_up_that_goes_on(self) -> None:
         self.other()
