@@ -32,7 +32,7 @@ from gocept.runner.tests.victims import adopt_no_more
 
 NARRATIVES = ('appmain.rst', 'background/background.rst',
               'boot/zopeconf.rst', 'executor/executor.rst', 'house/house.rst',
-              'house/page.rst',
+              'house/page.rst', 'house/zeo.rst',
               'kernel/kernel.rst', 'once.rst', 'operation/operation.rst',
               'operation/status.rst', 'operation/watchdog.rst',
               'schedule/schedule.rst',
