@@ -35,7 +35,7 @@ from gocept.runner.waits.modules import interpreter_flags, module_path
 if TYPE_CHECKING:
     from gocept.runner.house.part import Premises
 
-log = Log('gocept.runner.zeo')
+log = Log('gocept.runner.house')
 
 WAIT = 30.0
 """Seconds in which another process has to close a file."""

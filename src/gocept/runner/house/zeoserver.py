@@ -41,7 +41,7 @@ from gocept.runner.waits.unixpath import short_address
 if TYPE_CHECKING:
     from gocept.runner.house.storages import FileSection
 
-log = logging.getLogger('gocept.runner.zeo')
+log = logging.getLogger('gocept.runner.house')
 
 _LIFE = 0
 """Standard input, whose end is that of `up`."""

@@ -74,7 +74,7 @@ class PartTestCase(unittest.TestCase):
         self.addCleanup(shutil.rmtree, self.directory)
         self.path = self.directory / 'Data.fs'
         self.logs = self.enterContext(
-            self.assertLogs('gocept.runner.zeo', 'INFO'))
+            self.assertLogs('gocept.runner.house', 'INFO'))
         # Clients tell when a server is gone.
         self.enterContext(self.assertLogs(level='INFO'))
         zeo.log.info('The test begins')
