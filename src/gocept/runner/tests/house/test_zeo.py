@@ -75,8 +75,6 @@ class PartTestCase(unittest.TestCase):
         self.path = self.directory / 'Data.fs'
         self.logs = self.enterContext(
             self.assertLogs('gocept.runner.house', 'INFO'))
-        # Clients tell when a server is gone.
-        self.enterContext(self.assertLogs(level='INFO'))
         zeo.log.info('The test begins')
 
     def begin(self, text: str | None = None, **options: Any) -> ZEO:

@@ -30,6 +30,7 @@ from gocept.runner.house.zeoserver import Handler
 from gocept.runner.tests.house import zeos
 from gocept.runner.tests.house.zeos import (
     Server,
+    catch_up,
     client,
     commit,
     connected,
@@ -47,11 +48,6 @@ class ServerTestCase(unittest.TestCase):
         self.addCleanup(directory.cleanup)
         self.directory = pathlib.Path(directory.name)
         self.path = self.directory / 'Data.fs'
-        # Clients tell when a server is gone.
-        logger = logging.getLogger('gocept.runner.environment')
-        handler = logging.NullHandler()
-        logger.addHandler(handler)
-        self.addCleanup(logger.removeHandler, handler)
 
     def serve(self, *paths: pathlib.Path, **options: Any) -> Server:
         """Start a server, which may have to wait for the files."""
@@ -146,6 +142,7 @@ class ServingTests(ServerTestCase):
         self.serve(blob_dir=blobs).ready()
         one, other = (self.connect(blob_dir=blobs) for _ in range(2))
         commit(one, blob=Blob(b'content'))
+        catch_up(other)
         with other.transaction() as connection:
             path = connection.root()['blob'].committed()
             self.assertTrue(path.startswith(blobs), path)
@@ -242,10 +239,12 @@ class CommitTests(ServerTestCase):
         self.serve().ready()
         one, other = self.connect(), self.connect()
         commit(one, counter=kind())
+        catch_up(other)
         with one.transaction() as connection:
             connection.root()['counter'].number += 1
             with other.transaction() as second:
                 second.root()['counter'].number += 2
+        catch_up(other)
         with other.transaction() as connection:
             self.assertEqual(3, connection.root()['counter'].number)
 
@@ -259,6 +258,7 @@ class CommitTests(ServerTestCase):
             nonlocal votes
             votes += 1
             data = resolve(*args, **keywords)
+            catch_up(other)
             with other.transaction() as connection:
                 connection.root()['counter'].number += 1
             return data
@@ -267,16 +267,19 @@ class CommitTests(ServerTestCase):
         self.addCleanup(manager.abort)
         counter = one.open(manager).root()['counter']
         counter.number += 1
+        catch_up(other)
         with other.transaction() as connection:
             connection.root()['counter'].number += 1
         with self.assertRaises(ConflictError):
             manager.commit()
         manager.abort()
+        catch_up(one)
         # What others have committed is there, and all can go on.
         self.assertEqual(votes + 1, counter.number)
         one.storage.tryToResolveConflict = resolve
         counter.number += 1
         manager.commit()
+        catch_up(other)
         with other.transaction() as connection:
             self.assertEqual(votes + 2, connection.root()['counter'].number)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 import pathlib
 import signal
@@ -148,14 +149,23 @@ def plain(path: pathlib.Path, **options: Any) -> DB:
         socket_of(str(path)), wait_timeout=DEADLINE, **options))
 
 
+def catch_up(database: DB) -> None:
+    """See what others have committed, of which the server tells clients."""
+    ping = getattr(database.storage, 'ping', None)
+    if ping is not None:
+        ping()
+
+
 def commit(database: DB, **values: object) -> None:
     """Set values in the root."""
+    catch_up(database)
     with database.transaction() as connection:
         connection.root().update(values)
 
 
 def root_of(database: DB) -> dict[str, object]:
     """What is in the root now."""
+    catch_up(database)
     with database.transaction() as connection:
         return dict(connection.root())
 
@@ -202,3 +212,9 @@ def client(path: pathlib.Path, script: str) -> subprocess.Popen[str]:
             ''') + textwrap.dedent(script), str(path)],
         env=child_environment(), stdin=subprocess.PIPE,
         stdout=subprocess.PIPE, text=True)
+
+
+# A client that tells of a server which is gone, also after the test, is not to
+# write to the terminal.
+logging.getLogger('gocept.runner.environment').addHandler(
+    logging.NullHandler())
