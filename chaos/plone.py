@@ -51,7 +51,7 @@ LONGEST_LIFE = 5.0
 LONGEST_WORK = 1200.0
 """How long a program may take for all of its work, in seconds."""
 
-LONGEST_END = 30.0
+LONGEST_END = 180.0
 """How long it may take to end after a signal, in seconds."""
 
 URL = 'https://www.example.org/portal'

@@ -79,17 +79,21 @@ class Process(Offspring):
         if adopt:
             adoption.begin(self)
         adoption.watch()
+        undo = contextlib.ExitStack()
         try:
-            self._start(launch, self._polled_by, channel, on_start)
+            self._start(launch, self._polled_by, channel, on_start, undo)
         except BaseException:
+            # Also that of a signal handler, when all was done.
+            undo.close()
             adoption.end(self)
             raise
 
     def _start(self, launch: Launch, poller: Poller, channel: dict[str, Any],
-               on_start: Callable[['Process'], object] | None) -> None:
+               on_start: Callable[['Process'], object] | None,
+               undo: contextlib.ExitStack) -> None:
         newborn = Newborn(self.mark, self.leads_group)
-        with shortages(), contextlib.ExitStack() as undo:
-            undo.callback(self._abandon, newborn)
+        undo.callback(self._abandon, newborn)
+        with shortages():
             with roster.starting():
                 self.before_start = numbers.now()
                 self.started_at = descendants.clock()
@@ -104,9 +108,10 @@ class Process(Offspring):
                 if faucet >= 0 or sink >= 0:
                     it = PipeChannel(*(fd if fd >= 0 else None for fd in (
                         faucet, sink)), **channel)
-                    undo.callback(it.close)
+                    # First, as nothing may be closed twice.
                     newborn.take(faucet)
                     newborn.take(sink)
+                    undo.callback(it.close)
                     it.name = f'{self.name!r} ({self.pid})'
                     poller.send_for(it)
                     setattr(self, name, it)
@@ -115,6 +120,7 @@ class Process(Offspring):
             except ProcessLookupError:  # reaped, as SIGCHLD is ignored
                 self.handle = Handle(self.pid)
             undo.callback(self.handle.close)
+            undo.callback(self._abandon, newborn)  # while it is held
             tell_forks(self)
             if not self.detached:
                 registry.processes.add(self)
@@ -123,14 +129,17 @@ class Process(Offspring):
                 on_start(self)
             # From now on the child may be reaped. The background thread need
             # not be woken for one that has ended already.
+            undo.callback(poller.unregister, self)
             if self._poller or self._on_end or self.poll() is None:
                 poller.register(self)
-            undo.pop_all()
 
     def _abandon(self, newborn: Newborn) -> None:
         """End a child that could not be started as a whole."""
-        if self.returncode is None:  # else on_start has waited for it
-            newborn.abandon()
+        # A thread that polls may be about to take the status.
+        with contextlib.nullcontext() if self._lock.held else self._lock:
+            if self.returncode is None:  # else somebody has waited for it
+                newborn.abandon()
+                self.returncode = -signal.SIGKILL
 
     @property
     def _has_servers(self) -> bool:

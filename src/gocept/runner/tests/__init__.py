@@ -2,21 +2,22 @@
 
 import os
 
-_PREFIX = 'gocept.runner.tests.'
+_MARKER = 'GOCEPT_RUNNER_TESTS'
+"""A variable that programs of tests have: a test may have given them a state
+home of its own."""
 
 
 def _have_state_home() -> None:
     """Have a state home of this run, for its children, too."""
     # This module is imported by programs of tests as well, which have the
     # environment of the run, and have to be quick.
-    name = os.path.basename(os.environ.get('XDG_STATE_HOME', ''))
-    if name.startswith(_PREFIX):
+    if _MARKER in os.environ:
         return
     import atexit
     import shutil
     import tempfile
-    directory = tempfile.mkdtemp(prefix=_PREFIX)
-    os.environ['XDG_STATE_HOME'] = directory
+    directory = tempfile.mkdtemp(prefix='gocept.runner.tests.')
+    os.environ[_MARKER], os.environ['XDG_STATE_HOME'] = 'true', directory
     ours = os.getpid()
 
     def remove() -> None:

@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import fcntl
 import functools
 import itertools
 import os
@@ -89,7 +90,14 @@ def _ports() -> Iterator[int]:
     raise AssertionError('too many runs of the tests beside each other')
 
 
-_block = socket.socket(socket.AF_UNIX)
+def _high_socket() -> socket.socket:
+    """One whose descriptor does not move those of tests up."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        return socket.socket(fileno=fcntl.fcntl(
+            sock.fileno(), fcntl.F_DUPFD_CLOEXEC, 100))
+
+
+_block = _high_socket()
 """Tells other runs which block of ports is that of this run."""
 
 atexit.register(_block.close)

@@ -70,6 +70,23 @@ def sqlite_conf(directory: pathlib.Path, history: str = 'true') -> str:
         '''
 
 
+@contextlib.contextmanager
+def limited(process: subprocess.Popen[str]) -> Iterator[None]:
+    """Kill it, and its group, if the block takes longer than a test waits."""
+    def end() -> None:
+        with contextlib.suppress(ProcessLookupError):
+            if os.getpgid(process.pid) == process.pid:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.kill()
+    timer = threading.Timer(DEADLINE, end)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()  # no other test sees this thread
+
+
 def rest_of(process: subprocess.Popen[str]) -> tuple[str, str]:
     """Wait for its end; returns what it has still written to its pipes.
 
@@ -81,21 +98,11 @@ def rest_of(process: subprocess.Popen[str]) -> tuple[str, str]:
         with stream:
             return stream.read()
 
-    def end() -> None:
-        with contextlib.suppress(ProcessLookupError):
-            if os.getpgid(process.pid) == process.pid:
-                os.killpg(process.pid, signal.SIGKILL)
-            process.kill()
-    timer = threading.Timer(DEADLINE, end)
-    timer.start()
-    try:
+    with limited(process):
         with ThreadPoolExecutor() as threads:
             output, error = threads.map(
                 read, (process.stdout, process.stderr))
         process.wait()
-    finally:
-        timer.cancel()
-        timer.join()  # no other test sees this thread
     return output, error
 
 
@@ -120,10 +127,11 @@ class Program:
     def wait_for(self, expected: str) -> None:
         """Read its output up to a line that contains `expected`."""
         assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.output += line
-            if expected in line:
-                return
+        with limited(self.process):
+            for line in self.process.stdout:
+                self.output += line
+                if expected in line:
+                    return
         raise AssertionError(
             f'{expected!r} not in the output of a program that ended:\n'
             + self.output)

@@ -214,7 +214,7 @@ class SimpleTests(ExecutorTestCase):
                 'umask': 0o27, 'pass_fds': [write]}))
         executor.command_parts = [
             'name', '-c', 'echo $0 $ONLY $PWD $(umask) >&2; '
-            f'cut -d " " -f 5 /proc/$$/stat >&2; echo open >&{write}']
+            f'cut -d " " -f 5 /proc/$$/stat >&2; echo open > /dev/fd/{write}']
         executor.start()
         os.close(write)
         self.assertEqual(b'open\n', os.read(read, 100))

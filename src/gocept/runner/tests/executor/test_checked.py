@@ -1,5 +1,6 @@
 """Executors that wait until a child is ready."""
 
+import itertools
 import signal
 import threading
 import unittest.mock
@@ -147,7 +148,8 @@ class CheckedTests(ExecutorTestCase):
         self.assertIsNone(executor.child)
 
     def test_the_clock_may_be_set_back(self) -> None:
-        with unittest.mock.patch('time.time', side_effect=range(0, -99, -1)):
+        with unittest.mock.patch(
+                'time.time', side_effect=itertools.count(0, -1)):
             executor = OutputExecutor('sleep 100', 'ready', timeout=0.05)
             self.assertRaises(TimeoutExpired, executor.start)
 

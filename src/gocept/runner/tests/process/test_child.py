@@ -30,6 +30,7 @@ from gocept.runner.process import (
     terminate_all,
 )
 from gocept.runner.process import child as child_module
+from gocept.runner.process.newborn import Newborn
 from gocept.runner.process.pidfd import hold
 from gocept.runner.tests import support
 from gocept.runner.tests.streams import Alarms
@@ -783,6 +784,37 @@ class EndTests(ProcessTestCase):
         for child in started:
             self.assertTrue(child.channel.closed)
             self.assertFalse(procfs.stat(child.pid))
+
+    def assertInterrupted(self, owner, name, when=lambda *args: True):
+        """A signal handler raises an exception after this call."""
+        call, seen = getattr(owner, name), []
+
+        def interrupted(*args):
+            result = call(*args)
+            if when(*args):
+                seen.append(set(procfs.children(os.getpid())))
+                raise InterruptedError
+            return result
+        with Poller() as poller:
+            for options in {}, {'poller': poller}:
+                before = set(procfs.children(os.getpid()))
+                with mock.patch.object(owner, name, interrupted):
+                    with self.assertRaises(InterruptedError):
+                        Process('sleep 100', stdin='pipe', stdout='pipe',
+                                **options)
+                [pid] = seen.pop() - before
+                self.assertIsNone(procfs.stat(pid))
+
+    def test_interrupted_when_its_channel_has_one_end(self):
+        self.assertInterrupted(Newborn, 'take', lambda newborn, fd: (
+            fd == newborn.stdout))
+
+    def test_interrupted_when_a_thread_may_notice_its_end(self):
+        self.assertInterrupted(Poller, 'register', lambda poller, source: (
+            isinstance(source, Process)))
+
+    def test_interrupted_when_all_is_done(self):
+        self.assertInterrupted(Process, '_start')
 
     def test_on_start_ends_it_and_fails(self):
         # By then another process may have its number.

@@ -24,7 +24,7 @@ from gocept.runner.spawn import Runner, application, instance
 from gocept.runner.tests.spawn.test_runner import ECHO, SpawnTestCase, settle
 from gocept.runner.tests.streams import read_to_end, wait_readable
 from gocept.runner.tests.support import DEADLINE, open_descriptors
-from gocept.runner.tests.victims import losing_statuses
+from gocept.runner.tests.victims import losing_statuses, until
 from gocept.runner.waits.deadline import Deadline, is_broken, wait_for
 
 FOREVER = {'restart': 'always', 'restart_delay': 0, 'restart_limit': 10 ** 6}
@@ -39,6 +39,15 @@ class RestartTestCase(SpawnTestCase):
     def wait_started(self, name, count):
         self.log.wait_for(f"Started <Process '{name}'", count)
         settle()
+
+    def ends(self):
+        """The records of ends.
+
+        A child may have ended already when its start is logged.
+        """
+        return [record for record in list(self.log.records)
+                if 'ended with' in record.getMessage()
+                and not record.getMessage().startswith('Started')]
 
     def timer(self, name):
         return self.runner._instances[name]._timer
@@ -57,7 +66,7 @@ class PolicyTests(RestartTestCase):
         self.assertEqual(3, self.started('it'))
 
     def assertNotRestarted(self):
-        self.log.wait_for('ended with')
+        until(self.ends)
         settle()
         self.assertEqual([], self.log.having('restarting'))
         self.assertEqual(1, self.started('it'))
@@ -83,7 +92,7 @@ class PolicyTests(RestartTestCase):
             self.run_it('false', restart='on-failure')
             self.assertNotRestarted()
         self.assertIn('ended with an unknown status',
-                      self.log.having('ended with')[0])
+                      self.ends()[0].getMessage())
 
     def test_a_true_255_is_a_failure(self):
         self.run_it('exit 255', shell=True, restart='on-failure')
@@ -886,7 +895,7 @@ class StateTests(RestartTestCase):
             self.assertEqual('ended', runner.state('it'))
 
     def levels(self, text):
-        return [record.levelno for record in self.log.records
+        return [record.levelno for record in self.ends()
                 if text in record.getMessage()]
 
 

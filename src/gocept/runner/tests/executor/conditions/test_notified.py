@@ -67,8 +67,9 @@ class NotifiedTests(ExecutorTestCase):
 
     def test_the_descriptor_may_be_in_the_command(self) -> None:
         for command in (
-                'echo >&{notify_fd}; exec sleep 100',
-                ['sh', '-c', 'echo >&$0; exec sleep 100', '{notify_fd}']):
+                'echo > /dev/fd/{notify_fd}; exec sleep 100',
+                ['sh', '-c', 'echo > /dev/fd/$0; exec sleep 100',
+                 '{notify_fd}']):
             with self.subTest(command):
                 executor = self.stopping(ConditionExecutor(
                     command, notified(), shell=isinstance(command, str)))

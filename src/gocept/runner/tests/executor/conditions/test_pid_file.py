@@ -86,6 +86,8 @@ class PidFileTests(ExecutorTestCase):
     def test_a_stale_one_that_is_touched_otherwise_does_not_count(
             self) -> None:
         self.path.write_text('1000000000')
+        # What is written in the same tick of a clock has the same time.
+        os.utime(self.path, (1, 1))
         executor = self.executor()
         check = executor.condition.check()
         self.path.chmod(0o600)
