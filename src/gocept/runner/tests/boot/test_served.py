@@ -37,7 +37,7 @@ WORKER = '''
         pass
 
     if __name__ == '__main__':
-        sys.exit(work.main(['--config', 'zope.conf']))
+        sys.exit(work.main(config='zope.conf'))
     '''
 
 
