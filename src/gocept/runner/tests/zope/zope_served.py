@@ -6,14 +6,14 @@ from gocept.runner.tests.zope.instances import InstanceTestCase
 
 WORKER = '''\
     import sys
-    from zope.component.hooks import getSite
+    from zope.globalrequest import getRequest
     from gocept.runner import once
 
     @once()
     def count():
-        site = getSite()
-        site.number = getattr(site, 'number', 0) + 1
-        print('in', type(site._p_jar.db().storage).__name__, site.number)
+        root = getRequest()['PARENTS'][-1]
+        root.number = getattr(root, 'number', 0) + 1
+        print('in', type(root._p_jar.db().storage).__name__, root.number)
 
     sys.exit(count.main(config='zope.conf'))
     '''
