@@ -51,8 +51,14 @@ class Plan:
                        each.shutdown_timeout for each in self)
 
     def unused_apps(self) -> list[str]:
-        """The eager apps that belong to no worker of the plan."""
+        """The eager apps that belong to no worker of the plan.
+
+        None if no worker names any: then each worker starts all of them, as
+        `gocept-runner run` does.
+        """
         used = {name for each in self for name in each.apps}
+        if not used:
+            return []
         return [child.name for child in self.children
                 if child.kind == 'app' and child.start == 'eager'
                 and child.name not in used]

@@ -63,6 +63,8 @@ class PlanTests(unittest.TestCase):
             child('used'), child('unused'), child('lazy', start='lazy'),
             child('redis', 'executor')])
         self.assertEqual(['unused'], plan.unused_apps())
+        self.assertEqual([], Plan([declared('a')], (), [child('unused')],
+                                  ).unused_apps())
 
 
 class TimesTests(unittest.TestCase):
