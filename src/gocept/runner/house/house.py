@@ -373,13 +373,25 @@ class House:
     def _start_workers(self) -> None:
         if not self._can_start():
             return
-        for tenant in self.tenants.values():
-            if tenant.life.is_due() and tenant.tenancy is None:
-                try:
-                    self._start(tenant)
-                except (OSError, RunnerError) as error:
-                    log.error('%s cannot be started: %s', tenant.name, error)
-                    self.note_end(tenant, UNFORKED)
+        due = [tenant for tenant in self.tenants.values()
+               if tenant.life.is_due() and tenant.tenancy is None]
+        prepared = [tenant for tenant in due if self._tried(
+            tenant, lambda it: it.prepare(self._generation, self))]
+        if prepared:
+            self._write_record()
+        for tenant in prepared:
+            self._tried(tenant, self._start)
+
+    def _tried(self, tenant: Tenant, step: Callable[[Tenant], object],
+               ) -> bool:
+        """Whether a step of a start has worked."""
+        try:
+            step(tenant)
+        except (OSError, RunnerError) as error:
+            log.error('%s cannot be started: %s', tenant.name, error)
+            self.note_end(tenant, UNFORKED)
+            return False
+        return True
 
     def _can_start(self) -> bool:
         return self.plan is not None and not (
@@ -389,15 +401,11 @@ class House:
     def _start(self, tenant: Tenant) -> None:
         template = self._templates.current
         if template is None:
-            tenant.start(self._generation, self, self._launch_program)
+            tenant.start(self._launch_program)
             return
         number = next(self._numbers)
         self._wishes[number] = tenant
-        try:
-            tenant.ask(number, template.generation, self, template.link.fork)
-        except OSError:  # no descriptors are left
-            del self._wishes[number]
-            raise
+        tenant.ask(number, template.link.fork)
 
     def _left(self) -> float | None:
         """Seconds until `_step` has to be called, whatever happens."""

@@ -33,6 +33,9 @@ class WorkerState(TypedDict):
     pid: int | None
     start: int | None
     """When this process was started, as in /proc/PID/stat."""
+    life: int | None
+    """The inode of the pipe that tells it the end of `up`. It is written
+    before the process is asked for, so the process is found in any case."""
     since: 'Moment'
     """When the phase has begun."""
     due: float | None

@@ -235,19 +235,22 @@ class Tenant:
         """The name of the worker."""
         return self.declared.name
 
-    def ask(self, number: int, generation: int, landlord: Landlord,
-            fork: Callable[[Fork, Streams], object]) -> None:
-        """Have a process forked."""
+    def prepare(self, generation: int, landlord: Landlord) -> None:
+        """Have all that a process needs, and have it in the record."""
         self.life.begin(generation)
         self.tenancy = Tenancy(self, landlord)
+        self.life.life = os.fstat(self.tenancy.streams.life).st_ino
+
+    def ask(self, number: int,
+            fork: Callable[[Fork, Streams], object]) -> None:
+        """Have a process forked, for which all is prepared."""
+        assert self.tenancy is not None
         fork(Fork(number, self.name, self.words, self.tenancy.mark),
              self.tenancy.streams)
 
-    def start(self, generation: int, landlord: Landlord,
-              launch: LaunchProgram) -> None:
-        """Start a process that is a program of its own."""
-        self.life.begin(generation)
-        self.tenancy = Tenancy(self, landlord)
+    def start(self, launch: LaunchProgram) -> None:
+        """Start a program of its own, for which all is prepared."""
+        assert self.tenancy is not None
         try:
             self.life.note_start(self.tenancy.start(launch))
         except BaseException:

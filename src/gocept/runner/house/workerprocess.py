@@ -93,6 +93,8 @@ class WorkerProcess:
         self.times = times
         self.clock = clock or Clock()
         self.pid: int | None = None
+        self.life: int | None = None
+        """See `WorkerState`."""
         self._start: int | None = None
         self.generation = 0
         self.starts = 0
@@ -149,6 +151,7 @@ class WorkerProcess:
     def note_failed_start(self) -> None:
         """There is no process, as what was to fork it has ended."""
         self.starts -= 1
+        self.life = None
         if self.ending:
             self._become('ended')
         else:
@@ -160,7 +163,7 @@ class WorkerProcess:
         """The process has ended; returns what to say of it, or ''."""
         lasted = self.clock.monotonic() - self._born
         was_told = self.phase == 'ending'
-        self.pid = self._start = None
+        self.pid = self._start = self.life = None
         self.status = status
         replaced, self.replacing = self.replacing, False
         how = f'has ended with {said(status)}'
@@ -268,7 +271,8 @@ class WorkerProcess:
         """What is told of it."""
         return {
             'name': self.name, 'site': self.site, 'phase': self.phase,
-            'pid': self.pid, 'start': self._start, 'since': self._since,
+            'pid': self.pid, 'start': self._start,
+            'life': self.life, 'since': self._since,
             'due': None if self.next_start is None else self._due,
             'starts': self.starts, 'failures': self.failures,
             'status': self.status, 'generation': self.generation}

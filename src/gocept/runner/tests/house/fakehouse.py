@@ -87,6 +87,11 @@ class HouseTestCase(TestCase):
         assert found is not None
         return found
 
+    def all_run(self, house: Program, count: int) -> None:
+        """Wait until so many workers run, in whichever order they start."""
+        for _ in range(count):
+            house.wait_for(' runs version 1')
+
     def started(self, house: Program, name: str) -> int:
         """Wait until a worker runs; returns its pid."""
         house.wait_for(f'{name} runs')

@@ -30,10 +30,11 @@ class FormerTests(TestCase):
             directory=str(self.dir), poller=self.poller)
         self.former = Former()
 
-    def write_record(self, pid, start, boot=None):
+    def write_record(self, pid, start, boot=None, life=None):
         record.write(str(self.dir), {
             **STATE, 'pid': 99, 'boot': boot or vitals.boot(),
-            'workers': [{'name': 'a', 'pid': pid, 'start': start}]})
+            'workers': [{'name': 'a', 'pid': pid, 'start': start,
+                         'life': life}]})
 
     def test_it_waits_for_their_end(self):
         self.write_record(self.child.pid, look(self.child.pid).start)
@@ -47,6 +48,21 @@ class FormerTests(TestCase):
         while not self.former.ready:
             self.poller.poll(DEADLINE)
         self.assertTrue(self.former.ended)
+
+    def test_one_whose_number_was_not_written_any_more(self):
+        pipe = os.stat(f'/proc/{self.child.pid}/fd/0').st_ino
+        self.write_record(None, None, life=pipe)
+        # This process has its other end, and is not meant.
+        with self.assertLogs('gocept.runner.house', 'WARNING') as logs:
+            self.former.start(self.house)
+        self.assertIn(f'until they end: a ({self.child.pid})', logs.output[0])
+        self.child.channel.write_eof()
+        while not self.former.ready:
+            self.poller.poll(DEADLINE)
+
+    def test_nobody_has_the_pipe(self):
+        self.write_record(None, None, life=1)
+        self.assertNobody()
 
     def assertNobody(self):
         self.former.start(self.house)

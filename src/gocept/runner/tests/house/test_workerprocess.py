@@ -197,7 +197,7 @@ class LoopTests(LifeTests):
         self.clock.passed += 10
         self.assertEqual(
             {'name': 'w', 'site': None, 'phase': 'pausing', 'pid': None,
-             'start': None,
+             'start': None, 'life': None,
              'since': {'realtime': 1_000_001, 'monotonic': 1001},
              'due': 1_000_001.25, 'starts': 1, 'failures': 1, 'status': 1,
              'generation': 1}, self.life.state())
