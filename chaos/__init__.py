@@ -24,7 +24,9 @@ PARTS = (
     'worker', 'trouble', 'crowd', 'server', 'children', 'house', 'kernel',
     'lines', 'frames', 'jobs', 'schedule', 'status')
 
-SPECIAL_PARTS = ('plone',)
+# The house of workers that `up` tests is not finished: whoever changes it asks
+# for this part, and CI does not run it yet.
+SPECIAL_PARTS = ('plone', 'up')
 """Those that have to be asked for."""
 
 
@@ -73,13 +75,15 @@ def _run(name: str, seed: int, runs: int) -> int:
         return int(services.none_may_be_left_out())
     started = time.monotonic()
     done = 0
+    failed = False
     try:
         for step in part.run(random.Random(f'{seed} {name}'), runs):
             done += 1
             print(f'{name} {done}/{runs}: {step}', flush=True)
-    except Exception:
+    except Exception:  # perhaps after the last run
         traceback.print_exc()
-    failed = done < runs
+        failed = True
+    failed = failed or done < runs
     print(f'{name}: {"FAILED after " if failed else ""}{done} runs in '
           f'{time.monotonic() - started:.0f} s, seed {seed}', flush=True)
     return int(failed)
