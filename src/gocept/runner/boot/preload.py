@@ -10,15 +10,18 @@ from importlib import import_module
 from typing import Protocol
 
 _OF_SECTIONS = {
-    'ZODB.config.DemoStorage': 'ZODB.DemoStorage',
-    'ZODB.config.FileStorage': 'ZODB.FileStorage',
-    'ZODB.config.MappingStorage': 'ZODB.MappingStorage',
-    'ZODB.config.ZEOClient': 'ZEO.ClientStorage',
-    'relstorage.config.MySQLAdapterFactory': 'relstorage.adapters.mysql',
-    'relstorage.config.PostgreSQLAdapterFactory':
-        'relstorage.adapters.postgresql',
-    'relstorage.config.Sqlite3AdapterFactory':
-        'relstorage.adapters.sqlite.adapter',
+    'ZODB.config.DemoStorage': ('ZODB.DemoStorage',),
+    'ZODB.config.FileStorage': (
+        'ZODB.FileStorage',
+        'gocept.runner.boot.zeoclient',  # as a server may have the file
+    ),
+    'ZODB.config.MappingStorage': ('ZODB.MappingStorage',),
+    'ZODB.config.ZEOClient': ('ZEO.ClientStorage',),
+    'relstorage.config.MySQLAdapterFactory': ('relstorage.adapters.mysql',),
+    'relstorage.config.PostgreSQLAdapterFactory': (
+        'relstorage.adapters.postgresql',),
+    'relstorage.config.Sqlite3AdapterFactory': (
+        'relstorage.adapters.sqlite.adapter',),
 }
 """What a section of zope.conf imports when a storage of it is opened."""
 
@@ -31,6 +34,7 @@ _OF_WORKERS = (
 
 _OF_APPLICATIONS = {
     'toolkit': (
+        'encodings.latin_1',
         'zope.site.folder',  # the class of the root, which the database names
     ),
     'zope': (
@@ -75,8 +79,8 @@ def preload(options: object, application: str,
     names = [*_OF_WORKERS, *_OF_APPLICATIONS.get(application, ())]
     for section in _sections(getattr(options, 'databases', ())):
         kind = type(section)
-        names += filter(None, [_OF_SECTIONS.get(
-            f'{kind.__module__}.{kind.__qualname__}')])
+        names += _OF_SECTIONS.get(
+            f'{kind.__module__}.{kind.__qualname__}', ())
     for decorator in decorators:
         for attribute, modules in _OF_OPTIONS.items():
             if getattr(decorator, attribute, None):

@@ -49,6 +49,14 @@ class PreloadTests(TestCase):
                      'gocept.runner.operation.watchdog'):
             self.assertNotIn(name, modules)
 
+    def test_a_file_that_a_server_may_have(self):
+        # A template opens no database, so zope.conf alone tells.
+        modules = self.modules(
+            '<zodb>\n<filestorage>\npath Data.fs\n</filestorage>\n</zodb>')
+        for name in 'ZODB.FileStorage', 'gocept.runner.boot.zeoclient':
+            self.assertIn(name, modules)
+        self.assertFalse((self.dir / 'Data.fs').exists())
+
     def test_adapters_of_relstorage(self):
         self.assertIn('relstorage.adapters.sqlite.adapter',
                       self.modules(sqlite_conf(self.dir)))
@@ -65,6 +73,6 @@ class PreloadTests(TestCase):
         path = self.zope_conf()
         before = dict(module._OF_SECTIONS)
         self.addCleanup(module._OF_SECTIONS.update, before)
-        module._OF_SECTIONS['ZODB.config.FileStorage'] = 'no.such.module'
+        module._OF_SECTIONS['ZODB.config.FileStorage'] = ('no.such.module',)
         module.preload(load(path), 'toolkit', [types.SimpleNamespace()])
         self.assertFalse((self.dir / 'Data.fs').exists())
