@@ -17,6 +17,7 @@ BENCHMARKS = {
     'background': 'background servers, beside bgpy, execnet and rpyc',
     'events': 'a worker that events wake, and what they cost a tick, beside '
               'gocept.runner 3.0',
+    'house': 'twenty workers under one roof, beside twenty programs',
     'watch': 'a worker that a commit of another process wakes',
     'zope': 'a worker in Zope 5, Zope 6 and Plone, beside zconsole and a loop '
             'by hand',
