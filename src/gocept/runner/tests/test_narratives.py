@@ -31,8 +31,7 @@ from gocept.runner.tests.support import (
 from gocept.runner.tests.victims import adopt_no_more
 
 NARRATIVES = ('appmain.rst', 'background/background.rst',
-              'boot/zopeconf.rst', 'executor/executor.rst', 'house/house.rst',
-              'house/page.rst', 'house/zeo.rst',
+              'boot/zopeconf.rst', 'executor/executor.rst',
               'kernel/kernel.rst', 'once.rst', 'operation/operation.rst',
               'operation/status.rst', 'operation/watchdog.rst',
               'schedule/schedule.rst',
@@ -171,11 +170,15 @@ def tear_down(test: doctest.DocTest) -> None:
     reset_process()
 
 
+def narratives(*paths: str, package: str | None = 'gocept.runner',
+               ) -> unittest.TestSuite:
+    """The tests that narratives are."""
+    return doctest.DocFileSuite(
+        *paths, package=package, module_relative=package is not None,
+        setUp=set_up, tearDown=tear_down, optionflags=OPTIONS,
+        encoding='utf-8')
+
+
 def test_suite() -> unittest.TestSuite:
-    suite = unittest.TestSuite()
-    for paths, package in (NARRATIVES, 'gocept.runner'), (PAGES, None):
-        suite.addTest(doctest.DocFileSuite(
-            *paths, package=package, module_relative=package is not None,
-            setUp=set_up, tearDown=tear_down, optionflags=OPTIONS,
-            encoding='utf-8'))
-    return suite
+    return unittest.TestSuite([
+        narratives(*NARRATIVES), narratives(*PAGES, package=None)])
