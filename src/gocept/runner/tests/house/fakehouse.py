@@ -21,6 +21,7 @@ from gocept.runner.poller import Poller
 from gocept.runner.process import Process
 from gocept.runner.tests import leftovers
 from gocept.runner.tests.support import Program, TestCase
+from gocept.runner.tests.victims import until
 
 DECLARED = 'declared.json'
 
@@ -93,9 +94,12 @@ class HouseTestCase(TestCase):
             house.wait_for(' runs version 1')
 
     def started(self, house: Program, name: str) -> int:
-        """Wait until a worker runs; returns its pid."""
+        """Wait until a worker runs, and the house knows; returns its pid."""
         house.wait_for(f'{name} runs')
-        return int(house.output.split()[-1])
+        pid = int(house.output.split()[-1])
+        # The template tells the pid while the worker runs already.
+        until(lambda: self.worker_state(name)['pid'] == pid)
+        return pid
 
     def worker_state(self, name: str) -> record.WorkerState:
         """What it has written about a worker."""
