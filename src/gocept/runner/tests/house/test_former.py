@@ -1,3 +1,4 @@
+import json
 import os
 import types
 
@@ -41,8 +42,8 @@ class FormerTests(TestCase):
         with self.assertLogs('gocept.runner.house', 'WARNING') as logs:
             self.former.start(self.house)
         self.assertIn(
-            'Process 99, which has run these workers, has died; waiting until '
-            f'they end: a ({self.child.pid})', logs.output[0])
+            'An "up" that has run these workers has died; waiting until they '
+            f'end: a ({self.child.pid})', logs.output[0])
         self.assertFalse(self.former.ready)
         self.child.channel.write_eof()
         while not self.former.ready:
@@ -59,6 +60,38 @@ class FormerTests(TestCase):
         self.child.channel.write_eof()
         while not self.former.ready:
             self.poller.poll(DEADLINE)
+
+    def test_one_that_a_house_has_waited_for_that_was_killed(self):
+        self.write_record(self.child.pid, look(self.child.pid).start)
+        with self.assertLogs('gocept.runner.house', 'WARNING'):
+            self.former.start(self.house)
+        self.write_record(None, None)  # that of the house that waits
+        self.former.stop(NEVER)
+        self.former = Former()
+        with self.assertLogs('gocept.runner.house', 'WARNING') as logs:
+            self.former.start(self.house)
+        self.assertIn(f'until they end: a ({self.child.pid})', logs.output[0])
+        self.child.channel.write_eof()
+        while not self.former.ready:
+            self.poller.poll(DEADLINE)
+        self.assertEqual(['house.json'], os.listdir(self.dir))
+
+    def test_what_a_house_has_waited_for_is_of_no_use(self):
+        for text in ('', '[', '7', '{}', '{"boot": 1}', json.dumps(
+                {'boot': vitals.boot(), 'workers': [7]})):
+            (self.dir / 'former.json').write_text(text)
+            with self.subTest(text):
+                self.assertNobody()
+
+    def test_it_cannot_be_written_who_is_waited_for(self):
+        self.write_record(self.child.pid, look(self.child.pid).start)
+        (self.dir / 'former.json').mkdir()
+        with self.assertLogs('gocept.runner.house', 'WARNING') as logs:
+            self.former.start(self.house)
+        self.assertIn('former.json, which tells the next "up" of these '
+                      'workers if this one is killed, cannot be written: Is a '
+                      'directory', logs.output[1])
+        self.former.stop(NEVER)
 
     def test_nobody_has_the_pipe(self):
         self.write_record(None, None, life=1)

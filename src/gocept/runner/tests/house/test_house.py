@@ -6,6 +6,7 @@ import signal
 from gocept.runner.process.pidfd import hold
 from gocept.runner.tests.house.fakehouse import HouseTestCase, worker
 from gocept.runner.tests.support import DEADLINE
+from gocept.runner.tests.victims import until
 from gocept.runner.waits.deadline import READABLE, Deadline, wait_for
 
 
@@ -163,6 +164,13 @@ class RestartTests(HouseTestCase):
         os.mkfifo(self.dir / 'go')
         house = self.house()
         pid = self.started(house, 'a')
+        house.send(signal.SIGKILL)
+        house.process.wait()
+        # The next one is killed as well, when it has written its own state.
+        house = self.house('Former()')
+        house.wait_for(f'waiting until they end: a ({pid})')
+        house.wait_for('1 worker: a')
+        until(lambda: self.state()['pid'] == house.pid)
         house.send(signal.SIGKILL)
         house.process.wait()
         house = self.house('Former()')
