@@ -126,7 +126,7 @@ class Life:
         check(not self.estate.diaries[NAMES[0]].path.exists(),
               'a worker works although the file is open elsewhere')
         self.collect()
-        self.wait_for_work()
+        self.wait_for_work(self.estate.version)
 
     def start_up(self) -> None:
         """Start `up`, with new failures."""
@@ -169,10 +169,11 @@ class Life:
             diary.read()
             diary.forget_gap()
         self._acts = []
-        for _ in range(self.randomly.choice([1, 1, 1, 2, 2, 3])):
+        for _ in range(self.randomly.choice([1, 1, 1, 2, 2, 3, 4])):
             act = self.randomly.choice(ACTS)
-            if act not in self._acts and not self._excludes(act):
-                time.sleep(self.randomly.uniform(0, LONGEST_PAUSE))
+            if not self._excludes(act):
+                time.sleep(self.randomly.choice([
+                    0, self.randomly.uniform(0, LONGEST_PAUSE)]))
                 self._acts.append(act)
                 self.done.append(act)
                 self._do(act)
@@ -183,13 +184,23 @@ class Life:
         if 'kill up' in self._acts and self.up.poll() is not None:
             self.start_up()
         self.collect()
-        self.wait_for_work()
+        if 'kill up' in self._acts and {'good code', 'hang up'} & {
+                *self._acts}:
+            # A new `up` may have read the code before it was new, and was
+            # asked too early to reload it.
+            self.wait_for_work(1)
+            self._others.append(('good code', self.estate.runner('reload')))
+            self.collect()
+        self.wait_for_work(self.estate.version)
         self.estate.check_alone()
         gap = max(each.gap for each in self.estate.diaries.values())
         return (f'{" + ".join(self._acts)}: all work, the longest pause was '
                 f'{gap:.2f} s')
 
     def _excludes(self, act: str) -> bool:
+        """Whether something cannot happen in this round any more."""
+        if act in self._acts and act.split()[0] not in ('kill', 'stop'):
+            return True
         codes = {'good code', 'broken code', 'hang up'}
         if act in codes:
             # One reload would take the place of the other.
@@ -309,8 +320,9 @@ class Life:
                   f'no sign of {what} within {LONGEST_WAIT} s')
             time.sleep(0.02)
 
-    def wait_for_work(self) -> None:
-        """Wait until each worker has begun another tick, with the last code.
+    def wait_for_work(self, version: int) -> None:
+        """Wait until each worker has begun another tick, with at least this
+        version of the code.
 
         AssertionError if one is missing for longer than its back-off.
         """
@@ -331,8 +343,7 @@ class Life:
             for name in [*missing]:
                 diary = self.estate.diaries[name]
                 diary.read()
-                if (diary.instant > begin
-                        and diary.version == self.estate.version):
+                if diary.instant > begin and diary.version >= version:
                     missing.remove(name)
                     continue
                 pause = back_off(failures[name])
