@@ -169,6 +169,11 @@ class Estate:
         path = self.directory / f'{name}.log'
         return path.read_text(errors='replace') if path.exists() else ''
 
+    def committed(self, name: str) -> int:
+        """How much a worker has written of what it has committed."""
+        path = self.directory / f'{name}.acknowledged'
+        return path.stat().st_size if path.exists() else 0
+
     # Processes.
 
     def state(self) -> HouseState | None:

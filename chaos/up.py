@@ -322,12 +322,13 @@ class Life:
 
     def wait_for_work(self, version: int) -> None:
         """Wait until each worker has begun another tick, with at least this
-        version of the code.
+        version of the code, and has committed something.
 
         AssertionError if one is missing for longer than its back-off.
         """
         begin = time.monotonic()
         failures = dict.fromkeys(NAMES, 0)
+        committed = {name: self.estate.committed(name) for name in NAMES}
         missing = [*NAMES]
         while missing:
             status = self.up.poll()
@@ -343,7 +344,8 @@ class Life:
             for name in [*missing]:
                 diary = self.estate.diaries[name]
                 diary.read()
-                if diary.instant > begin and diary.version >= version:
+                if (diary.instant > begin and diary.version >= version
+                        and self.estate.committed(name) > committed[name]):
                     missing.remove(name)
                     continue
                 pause = back_off(failures[name])
