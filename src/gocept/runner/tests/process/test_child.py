@@ -326,14 +326,20 @@ class TerminateTests(ProcessTestCase):
         self.assertAllEnded(orphans)
 
     def test_a_leaver_forks_while_it_is_ended(self):
+        # Blocked for the fork, as Python forgets in a new child which signals
+        # have arrived already.
         child = self.start_victim('''
             def fork_when_told():
                 def told(*args):
                     if os.getpid() != leaver:
                         ends.append(True)
-                    elif os.fork():
+                        return
+                    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+                    if os.fork():
                         os._exit(0)
                     else:
+                        signal.pthread_sigmask(
+                            signal.SIG_UNBLOCK, [signal.SIGTERM])
                         say(os.getpid())
                         while not ends:
                             select.select([], [], [], 0.01)
