@@ -230,6 +230,8 @@ class TemplateTests(TemplateTestCase):
     def test_it_is_killed(self):
         self.boot(WORKER.format('ticks="0.01"'))
         worker = self.fork('work')
+        # Before, it may wait for the template to let it begin.
+        self.assertEqual('tick', worker.line())
         self.template.send_signal(signal.SIGKILL)
         self.assertEqual(-9, self.template.wait(DEADLINE))
         self.template.terminate()
