@@ -114,6 +114,8 @@ class OrphanTests(Forking, ProcessTestCase):
             [[below]] = (each for each in words if len(each) == 1)
             orphan = Orphan(expected, 'worker', int(pid))
         below = self.hold(below)
+        # Until then they descend from the child.
+        until(lambda: procfs.look(int(pid)).parent == os.getpid())
         self.child.terminate()
         self.assertFalse(below.has_ended())
         orphan.send_signal(signal.SIGKILL)
