@@ -54,6 +54,8 @@ class Crowd:
         self.runner = Runner()
         self.told: dict[Any, list[type]] = collections.defaultdict(list)
         self.failures: list[str] = []
+        self.hearing: list[object] = []
+        """Events that `hear` is called with now."""
         randomly = random.Random(seed)
         for number in range(3):
             self.add(f'socket{number}', randomly, type='socket',
@@ -87,10 +89,15 @@ class Crowd:
         if os.getpid() != self.pid or not isinstance(event, ChildEvent):
             return
         self.told[event.process].append(type(event))
-        if time.monotonic() < self.end:
-            with contextlib.suppress(RunnerError, OSError, KeyError):
-                self.use(random.choice(self.names), random.choice(
-                    ['', '', '', 'ensure', 'channel', 'terminate', 'state']))
+        self.hearing.append(event)
+        try:
+            if time.monotonic() < self.end:
+                with contextlib.suppress(RunnerError, OSError, KeyError):
+                    self.use(random.choice(self.names), random.choice(
+                        ['', '', '', 'ensure', 'channel', 'terminate',
+                         'state']))
+        finally:
+            self.hearing.pop()
         if random.random() < 0.1:
             raise random.choice(ERRORS)
 
@@ -171,6 +178,13 @@ class Crowd:
                     give_up('a thread hangs')
         zope.event.subscribers.remove(self.hear)
         zope.event.subscribers.append(self.note)
+        # A subscriber in the background thread may be about to start a child,
+        # of which a runner that is closed meanwhile does not know.
+        deadline = time.monotonic() + LONGEST_WAIT
+        while self.hearing:
+            if time.monotonic() > deadline:
+                give_up('a subscriber hangs')
+            time.sleep(0.01)
         self.runner.close()
         self.check()
 
